@@ -1,0 +1,45 @@
+# One command per need; `make help` lists them. Every target creates the environment it needs.
+PYTHON ?= python3
+VENV   ?= .venv
+# torch is pinned: an open range would pull several GB of CUDA packages on a machine that has no GPU.
+TORCH  ?= torch==2.13.0
+BIN    := $(VENV)/bin
+
+.PHONY: help dev format lint types test test-all demo bench clean
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+dev: $(VENV)/.installed  ## create .venv with everything that the tests and the demo need
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" "$(TORCH)"
+	@touch $@
+
+format: dev  ## let ruff format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: dev  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: dev  ## mypy --strict over the four packages
+	$(BIN)/mypy
+
+test: dev  ## the fast tests (under 10 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-all: dev  ## every test that this machine can run
+	$(BIN)/python -m pytest
+
+demo: dev  ## export, check and run the shipped weights; results in demo/
+	$(BIN)/python examples/demo.py --out demo
+
+bench: dev  ## the CPU benchmarks: the scan, and whole clips end to end
+	$(BIN)/python benchmarks/scan_cpu.py
+	$(BIN)/python benchmarks/e2e_cpu.py
+
+clean:  ## remove the environment and what the demo wrote
+	rm -rf $(VENV) demo build *.egg-info

@@ -1,0 +1,76 @@
+"""Where the commands start: an error becomes one line and an exit code, a missing extra says which one.
+
+The commands themselves live in the packages (`vivim_runtime.cli`, `vivim_export.cli`, `vivim.cli`) and are
+imported only here and only when called, so that `vivim-run` works where torch is not installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import NoReturn
+
+import typer
+
+from vivim_runtime.errors import MissingExtraError
+
+__all__ = ["export", "main", "run", "train"]
+
+# A module whose absence means that an extra is not installed.
+_MODULES_OF_EXTRA = {
+    "export": ("onnx", "onnxscript"),
+    "train": ("torch", "safetensors"),
+    "cpu": ("onnxruntime",),
+    "dicom": ("pydicom", "PIL"),
+}
+
+
+def _missing_extra(command: str, error: ModuleNotFoundError) -> MissingExtraError | None:
+    root = (error.name or "").partition(".")[0]
+    for extra, modules in _MODULES_OF_EXTRA.items():
+        if root in modules:
+            return MissingExtraError(f"{command} (module {root} is missing)", extra)
+    return None
+
+
+def main(command: str, module: str) -> NoReturn:
+    """Run the Typer application `module.app` as `command` and exit with the code of the outcome.
+
+    Every exception class of ours carries `exit_code`; anything else is a defect and keeps its traceback.
+    """
+    try:
+        app: typer.Typer = importlib.import_module(module).app
+        app(prog_name=command)
+    except KeyboardInterrupt:
+        _fail(f"{command}: interrupted", 130)
+    except ModuleNotFoundError as error:
+        missing = _missing_extra(command, error)
+        if missing is None:
+            raise
+        _fail(f"error: {missing}", missing.exit_code)
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if not isinstance(code, int):
+            raise
+        _fail(f"error: {error}", code)
+    sys.exit(0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    sys.stderr.write(" ".join(message.split()) + "\n")
+    sys.exit(code)
+
+
+def run() -> NoReturn:
+    """Entry point of `vivim-run`."""
+    main("vivim-run", "vivim_runtime.cli")
+
+
+def export() -> NoReturn:
+    """Entry point of `vivim-export`."""
+    main("vivim-export", "vivim_export.cli")
+
+
+def train() -> NoReturn:
+    """Entry point of `vivim-train`."""
+    main("vivim-train", "vivim.cli")

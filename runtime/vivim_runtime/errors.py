@@ -1,0 +1,56 @@
+"""What can go wrong at run time, and the exit code of each.
+
+VivimRuntimeError               1  a defect of ours, or of the machine
+├── UsageError                  2  options that contradict each other or are out of range
+├── SourceError                 2  a video, folder or DICOM file that cannot be read
+├── SinkError                   2  an output that cannot be written
+├── ModelError                  2  a model file that is missing, damaged or not ours
+└── MissingExtraError           2  an optional dependency that is not installed
+
+A message says what was received, what was expected, and how to fix it, in one line.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = ["MissingExtraError", "ModelError", "SinkError", "SourceError", "UsageError", "VivimRuntimeError"]
+
+
+class VivimRuntimeError(Exception):
+    """Base of this package's errors. `exit_code` is what a command that fails with it returns."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(VivimRuntimeError):
+    """Options that contradict each other or are out of range."""
+
+    exit_code = 2
+
+
+class SourceError(VivimRuntimeError):
+    """A video, image folder, DICOM file or other source that cannot be read."""
+
+    exit_code = 2
+
+
+class SinkError(VivimRuntimeError):
+    """An output that cannot be written."""
+
+    exit_code = 2
+
+
+class ModelError(VivimRuntimeError):
+    """A model file that is missing, damaged or not written by vivim-export."""
+
+    exit_code = 2
+
+
+class MissingExtraError(VivimRuntimeError):
+    """An optional dependency that is not installed."""
+
+    exit_code = 2
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs the extra '{extra}': pip install 'vivim-edge[{extra}]'")

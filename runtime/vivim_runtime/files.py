@@ -1,0 +1,59 @@
+"""Files that are whole or absent: written under a temporary name beside the target, then renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vivim_runtime.errors import SinkError
+
+__all__ = ["atomic_path", "sha256_file", "writable_folder", "write_text"]
+
+
+def writable_folder(folder: Path) -> Path:
+    """Create `folder` if need be and return it; SinkError when it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SinkError(f"cannot create the folder {folder}: {error.strerror}; choose another output") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise SinkError(f"cannot write into the folder {folder}: permission denied; choose another output")
+    return folder
+
+
+@contextmanager
+def atomic_path(target: str | Path) -> Iterator[Path]:
+    """A temporary path beside `target` that replaces it when the block ends, and is removed when it fails.
+
+    The temporary name keeps the suffix of `target`, since libraries choose a format by it.
+    """
+    target = Path(target)
+    if target.is_dir():
+        raise SinkError(f"{target} is a folder; expected a file name")
+    writable_folder(target.parent)
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
+    try:
+        yield temporary
+        temporary.replace(target)
+    except OSError as error:
+        raise SinkError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(target: str | Path, text: str) -> None:
+    """Write `text` as UTF-8 to `target`, whole or not at all."""
+    with atomic_path(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def sha256_file(path: str | Path) -> str:
+    """The SHA-256 of a file, as lower-case hexadecimal."""
+    with Path(path).open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Vivim in PyTorch."""
