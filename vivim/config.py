@@ -1,0 +1,157 @@
+"""The one description of a Vivim network: everything that its shape depends on, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vivim.errors import ConfigError
+
+__all__ = ["MEAN", "PRESETS", "STD", "Direction", "VivimConfig"]
+
+# ImageNet statistics of RGB in 0..1: what the authors normalise frames with.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+Direction = Literal["forward", "backward", "spatial"]
+EdgeHead = Literal["none", "conv1x1", "conv3"]
+
+STAGES = 4
+# Scan orders over the grid of T rows and H*W columns, as `vivim.operators` numbers them.
+_ORDER = {"forward": 0, "backward": 1, "spatial": 2}
+
+
+@dataclass(frozen=True)
+class VivimConfig:
+    """Shape of a network. Tuples of four are per stage.
+
+    Attributes:
+        widths: channels C of the stages' tokens.
+        depths: SegFormer blocks a stage.
+        heads: attention heads a stage; must divide the width.
+        reductions: sequence-reduction ratio of the attention a stage (keys and values are pooled by it).
+        mamba_layers: Temporal Mamba layers a stage (2 in the paper's code).
+        state: N, states a channel of the scan.
+        conv: taps of the causal convolution before the scan.
+        expand: inner width D of the scan over C.
+        directions: scans to average, a non-empty subset in this order (paper, Table III: basic is
+            ("forward",), C1 adds "backward", C2 is forward and spatial, C3 all three).
+        decoder_width: channels of the decoder.
+        frames: T, frames of a clip for which the network is exported; `forward` takes any T >= 1.
+        classes: names of the K output classes, each an independent sigmoid.
+        edge_head: boundary head on the first stage ("conv1x1" is the authors', "conv3" the paper's).
+        mlp_ratio: hidden width of the feed-forward parts over C.
+        drop_path: largest stochastic depth of the SegFormer blocks, in training (grows linearly from 0).
+        dropout: dropout of the decoder, in training.
+    """
+
+    widths: tuple[int, ...] = (64, 128, 320, 512)
+    depths: tuple[int, ...] = (3, 4, 18, 3)
+    heads: tuple[int, ...] = (1, 2, 5, 8)
+    reductions: tuple[int, ...] = (8, 4, 2, 1)
+    mamba_layers: int = 2
+    state: int = 16
+    conv: int = 4
+    expand: int = 2
+    directions: tuple[Direction, ...] = ("forward", "backward", "spatial")
+    decoder_width: int = 768
+    frames: int = 5
+    classes: tuple[str, ...] = ("lesion",)
+    edge_head: EdgeHead = "none"
+    mlp_ratio: int = 4
+    drop_path: float = 0.1
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("widths", "depths", "heads", "reductions"):
+            values = getattr(self, name)
+            if len(values) != STAGES or any(not isinstance(v, int) or v < 1 for v in values):
+                raise ConfigError(f"{name} is {values!r}; expected {STAGES} integers of at least 1")
+        for width, heads in zip(self.widths, self.heads, strict=True):
+            if width % heads or width % 4:
+                raise ConfigError(f"width {width} with {heads} heads: expected a multiple of the heads and of 4")
+        for name in ("mamba_layers", "state", "conv", "expand", "decoder_width", "frames", "mlp_ratio"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if not self.directions or tuple(d for d in _ORDER if d in self.directions) != self.directions:
+            raise ConfigError(f"directions are {self.directions!r}; expected a non-empty subset of {tuple(_ORDER)}")
+        if not self.classes or len(set(self.classes)) != len(self.classes):
+            raise ConfigError(f"classes are {self.classes!r}; expected at least one name, each once")
+        if self.edge_head not in ("none", "conv1x1", "conv3"):
+            raise ConfigError(f"edge_head is {self.edge_head!r}; expected 'none', 'conv1x1' or 'conv3'")
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> VivimConfig:
+        """A named configuration: `tiny` (demo), `b0` .. `b5` (SegFormer's sizes); `b3` is the paper's."""
+        if name not in PRESETS:
+            raise ConfigError(f"there is no preset {name!r}; expected one of {', '.join(PRESETS)}")
+        return dataclasses.replace(PRESETS[name], **changes)
+
+    @property
+    def preset_name(self) -> str:
+        """The preset whose network this is (frames, classes, edge head and directions aside), or `custom`."""
+        for name, preset in PRESETS.items():
+            same = dataclasses.replace(
+                preset,
+                frames=self.frames,
+                classes=self.classes,
+                edge_head=self.edge_head,
+                directions=self.directions,
+                drop_path=self.drop_path,
+                dropout=self.dropout,
+            )
+            if same == self:
+                return name
+        return "custom"
+
+    @property
+    def direction_codes(self) -> tuple[int, ...]:
+        """The directions as `vivim.operators` numbers them (DESIGN section 4)."""
+        return tuple(_ORDER[d] for d in self.directions)
+
+    def dt_rank(self, stage: int) -> int:
+        """R, rank of the time-step projection: ceil(C / 16), as in Mamba."""
+        return math.ceil(self.widths[stage] / 16)
+
+    def to_json(self) -> str:
+        """One line of JSON that `from_json` takes."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> VivimConfig:
+        """The configuration that `to_json` wrote; ConfigError when it is not one."""
+        try:
+            values = json.loads(text)
+            known = {f.name for f in dataclasses.fields(cls)}
+            unknown = sorted(set(values) - known)
+            if unknown:
+                raise ConfigError(f"the configuration has unknown fields {', '.join(unknown)}; update vivim-edge")
+            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        except (json.JSONDecodeError, TypeError, AttributeError) as error:
+            raise ConfigError(f"not a network configuration: {error}") from None
+
+
+def _segformer(widths: tuple[int, ...], depths: tuple[int, ...], decoder_width: int) -> VivimConfig:
+    return VivimConfig(widths=widths, depths=depths, decoder_width=decoder_width)
+
+
+PRESETS: dict[str, VivimConfig] = {
+    # Small enough to train on two CPU cores and to run on any laptop.
+    "tiny": VivimConfig(
+        widths=(16, 32, 64, 128),
+        depths=(1, 1, 2, 1),
+        heads=(1, 1, 2, 4),
+        decoder_width=64,
+        drop_path=0.0,
+        dropout=0.0,
+    ),
+    "b0": _segformer((32, 64, 160, 256), (2, 2, 2, 2), 256),
+    "b1": _segformer((64, 128, 320, 512), (2, 2, 2, 2), 256),
+    "b2": _segformer((64, 128, 320, 512), (3, 4, 6, 3), 768),
+    "b3": _segformer((64, 128, 320, 512), (3, 4, 18, 3), 768),
+    "b4": _segformer((64, 128, 320, 512), (3, 8, 27, 3), 768),
+    "b5": _segformer((64, 128, 320, 512), (3, 6, 40, 3), 768),
+}
