@@ -124,12 +124,13 @@ class VivimConfig:
     def from_json(cls, text: str) -> VivimConfig:
         """The configuration that `to_json` wrote; ConfigError when it is not one."""
         try:
-            values = json.loads(text)
+            values: dict[str, Any] = json.loads(text)
             known = {f.name for f in dataclasses.fields(cls)}
             unknown = sorted(set(values) - known)
             if unknown:
                 raise ConfigError(f"the configuration has unknown fields {', '.join(unknown)}; update vivim-edge")
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            return cls(**fields)
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise ConfigError(f"not a network configuration: {error}") from None
 

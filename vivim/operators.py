@@ -218,7 +218,7 @@ def _sum_of_directions(
 
 def _columns(dbc: Tensor, rows: int, direction: int, rank: int, states: int) -> tuple[Tensor, ...]:
     """(B, L, R + 2N) -> low (B, L, R), B (B, L, N), C (B, L, N), in the order of a direction."""
-    return torch.split(_to_order(dbc, rows, direction), (rank, states, states), dim=-1)
+    return _to_order(dbc, rows, direction).split([rank, states, states], dim=-1)
 
 
 class _Chunks:
@@ -318,8 +318,8 @@ class _Chunks:
             grad_dt[:, step] = work.mul_(self.A).sum(1)
         grad_dt.addcmul_(grad_du, self.u)
         grad_u = grad_du.mul_(self.dt)
-        joined = (self._joined(t) for t in (grad_u, grad_dt))
-        return (*joined, grad_A.sum(0), self._joined(grad_b), self._joined(grad_c))
+        grads = [self._joined(t) for t in (grad_u, grad_dt, grad_b, grad_c)]
+        return grads[0], grads[1], grad_A.sum(0), grads[2], grads[3]
 
 
 def _scan_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
@@ -372,7 +372,8 @@ def _scan_backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
         grad_dbc[k] = _from_order(torch.cat((g_pre @ w_dt[k], gb, gc), dim=-1), rows, direction)
         grad_x[shared] += _from_order(gu, rows, direction)
 
-    narrow = [t.to(source.dtype) for t, source in zip(grads, (xc, dbc, A_log2e, dt_weight, dt_bias, d_skip))]
+    sources = (xc, dbc, A_log2e, dt_weight, dt_bias, d_skip)
+    narrow = [t.to(source.dtype) for t, source in zip(grads, sources, strict=True)]
     return narrow[0], narrow[1], grad_xz, *narrow[2:], None, None, None
 
 

@@ -24,9 +24,7 @@ def token_of_step(length: int, rows: int, direction: int) -> Tensor:
     return step if direction < 2 else (step % rows) * (length // rows) + step // rows
 
 
-def causal_conv1d_reference(
-    x: Tensor, weight: Tensor, bias: Tensor, rows: int, directions: list[int]
-) -> Tensor:
+def causal_conv1d_reference(x: Tensor, weight: Tensor, bias: Tensor, rows: int, directions: list[int]) -> Tensor:
     """Float64 twin of `vivim.operators.causal_conv1d`; same arguments and result (K, B, L, D)."""
     batch, length, _ = x.shape
     width, taps = weight.shape[1:]
@@ -67,7 +65,7 @@ def selective_scan_reference(
         h = torch.zeros(batch, width, states, dtype=torch.float64)
         for token in token_of_step(length, rows, direction):
             u = xc[min(k, xc.shape[0] - 1), :, token]  # (B, D)
-            low, b, c = dbc[k, :, token].split((rank, states, states), dim=-1)
+            low, b, c = dbc[k, :, token].split([rank, states, states], dim=-1)
             dt = torch.nn.functional.softplus(low @ dt_weight[k].T + dt_bias[k])  # (B, D)
             h = torch.exp(dt[..., None] * A) * h + (dt * u)[..., None] * b[:, None, :]  # (B, D, N)
             y[:, token] += (h * c[:, None, :]).sum(-1) + d_skip[k] * u

@@ -1,0 +1,380 @@
+"""Weights in and out: our safetensors, the authors' checkpoints, and SegFormer encoders to start training from."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Callable, Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+from vivim_runtime.files import atomic_path
+
+from vivim.config import PRESETS, VivimConfig
+from vivim.errors import CheckpointError, ConfigError
+from vivim.model import Vivim
+
+__all__ = [
+    "from_segformer",
+    "from_upstream",
+    "load_checkpoint",
+    "read_metadata",
+    "resolve_weights",
+    "save_checkpoint",
+    "upstream_key",
+]
+
+FORMAT = "vivim-edge/1"
+_DIRECTIONS = (("", "forward"), ("_b", "backward"), ("_s", "spatial"))
+_PREFIXES = ("module.", "model.", "net.", "_orig_mod.", "segformer.")
+_TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")
+# Present in upstream checkpoints, read by no forward pass (golden README, point 1).
+_NEVER_USED = re.compile(r"encoder\.downsample_layers\.layer_norm\.\d\.|decoder\.classifier\.")
+
+
+def save_checkpoint(path: str | Path, model: Vivim, metadata: Mapping[str, str] | None = None) -> None:
+    """Write weights and configuration as safetensors, whole or not at all; `metadata` is stored beside them."""
+    tensors = {k: v.detach().to("cpu").contiguous() for k, v in model.state_dict().items()}
+    header = {**(metadata or {}), "format": FORMAT, "config": model.config.to_json()}
+    with atomic_path(path) as temporary:
+        safetensors.torch.save_file(tensors, temporary, metadata=header)
+
+
+def resolve_weights(name: str | Path) -> Path:
+    """The path itself, or the weights that the package ships under a preset's name (`tiny`).
+
+    Raises:
+        CheckpointError: when there is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = Path(str(files("vivim"))) / "weights" / f"{name}.safetensors"
+    if str(name) in PRESETS and shipped.is_file():
+        return shipped
+    if str(name) in PRESETS:
+        raise CheckpointError(f"the package ships no weights for the preset {name}; give a checkpoint file")
+    raise CheckpointError(f"there is no checkpoint {name}; expected a .safetensors, .pth, .pt or .ckpt file, or tiny")
+
+
+def load_checkpoint(path: str | Path, frames: int | None = None) -> Vivim:
+    """The network in a checkpoint, in eval mode on the CPU.
+
+    Args:
+        path: our .safetensors (any with our configuration in its metadata), an authors' .pth/.pt/.ckpt (plain or
+            Lightning state dict; read with weights_only=True), or the name of shipped weights.
+        frames: T to export for; default what the checkpoint says, 5 for upstream ones.
+
+    Raises:
+        CheckpointError: when the file is missing, damaged, or holds another network.
+    """
+    path = resolve_weights(path)
+    if path.suffix != ".safetensors":
+        return from_upstream(_torch_state(path), frames or 5)
+    tensors, metadata = _read_safetensors(path)
+    if "config" not in metadata or not metadata.get("format", "").startswith("vivim-edge/"):
+        return from_upstream(tensors, frames or 5)
+    try:
+        config = VivimConfig.from_json(metadata["config"])
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    if frames is not None:
+        config = VivimConfig.from_json(json.dumps({**json.loads(config.to_json()), "frames": frames}))
+    model = Vivim(config)
+    _load(model, tensors, str(path))
+    return model.eval()
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a safetensors checkpoint; empty for other formats."""
+    path = resolve_weights(path)
+    return _read_safetensors(path)[1] if path.suffix == ".safetensors" else {}
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is no readable safetensors file ({error}); is it complete?") from None
+
+
+def _torch_state(path: Path) -> dict[str, Tensor]:
+    """The state dict in a torch file, out of a Lightning or {'model': ...} wrapping."""
+    if path.suffix not in _TORCH_SUFFIXES:
+        raise CheckpointError(f"{path}: expected a file ending in .safetensors, {', '.join(_TORCH_SUFFIXES)}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{path} holds Python objects besides tensors (or is no checkpoint), and running them is unsafe; save its "
+            "state dict alone: torch.save(model.state_dict(), 'weights.pth')"
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointError(f"{path} is no readable checkpoint ({error}); is it complete?") from None
+    for wrapper in ("state_dict", "model_state_dict", "model", "net"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a state dict")
+    state = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    if not state:
+        raise CheckpointError(f"{path} holds no tensors; expected a state dict")
+    return state
+
+
+def _stripped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict without wrapper prefixes (`module.`, `model.`, ...), as long as every key has one."""
+    result = dict(state)
+    while result:
+        prefix = next((p for p in _PREFIXES if all(key.startswith(p) for key in result)), None)
+        if prefix is None:
+            break
+        result = {key[len(prefix) :]: value for key, value in result.items()}
+    return result
+
+
+def _some(keys: Iterable[str]) -> str:
+    keys = sorted(keys)
+    rest = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return ", ".join(keys[:3]) + rest
+
+
+def _load(model: torch.nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Copy `tensors` into `model`; one CheckpointError that lists the first few problems and counts the rest."""
+    expected = model.state_dict()
+    missing, unexpected = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
+    shapes = [
+        f"{k} is {tuple(tensors[k].shape)}, expected {tuple(expected[k].shape)}"
+        for k in expected.keys() & tensors.keys()
+        if tensors[k].shape != expected[k].shape
+    ]
+    problems = [
+        f"{len(found)} {what}: {_some(found)}"
+        for what, found in (
+            ("missing keys", missing),
+            ("unexpected keys", unexpected),
+            ("wrong shapes", shapes),
+        )
+        if found
+    ]
+    if problems:
+        raise CheckpointError(f"{origin} does not fit the network: {'; '.join(problems)}")
+    model.load_state_dict(dict(tensors))
+
+
+# --- the authors' names -----------------------------------------------------------------------------------------
+
+
+def upstream_key(key: str) -> str:
+    """The authors' name of one of our parameters that is stored one to one (not stacked or merged)."""
+    for pattern, replacement in _RULES:
+        if pattern.match(key):
+            return pattern.sub(replacement, key)
+    raise KeyError(key)
+
+
+def _rules() -> list[tuple[re.Pattern[str], str]]:
+    segformer = r"^stages\.(\d)\.blocks\.(\d+)\."
+    block = r"encoder.downsample_layers.block.\1.\2."
+    mamba = r"^stages\.(\d)\.mamba\.(\d+)\."
+    layer = r"encoder.stages.\1.\2.0."
+    rules = {
+        r"^stages\.(\d)\.patch_embed\.proj\.": r"encoder.downsample_layers.patch_embeddings.\1.proj.",
+        r"^stages\.(\d)\.patch_embed\.norm\.": r"encoder.downsample_layers.patch_embeddings.\1.layer_norm.",
+        segformer + r"norm(\d)\.": block + r"layer_norm_\3.",
+        segformer + r"attention\.query\.": block + "attention.self.query.",
+        segformer + r"attention\.out\.": block + "attention.output.dense.",
+        segformer + r"attention\.reduce\.": block + "attention.self.sr.",
+        segformer + r"attention\.reduce_norm\.": block + "attention.self.layer_norm.",
+        segformer + r"mlp\.fc(\d)\.": block + r"mlp.dense\3.",
+        segformer + r"mlp\.dwconv\.": block + "mlp.dwconv.dwconv.",
+        mamba + r"mixer\.(in_proj|out_proj)\.": layer + r"mamba.\3.",
+        mamba + r"mlp\.dwconv\.": layer + "mlp.dwconv.dwconv.",
+        mamba + r"(norm\d|mlp\.fc\d)\.": layer + r"\3.",
+        r"^decoder\.projections\.(\d)\.": r"decoder.linear_c.\1.proj.",
+        r"^decoder\.fuse\.": "decoder.linear_fuse.",
+        r"^decoder\.norm\.": "decoder.batch_norm.",
+        r"^decoder\.classifier\.": "out.",
+        r"^edge_head\.": "edgeocr_cls_head.",
+    }
+    return [(re.compile(pattern), to) for pattern, to in rules.items()]
+
+
+_RULES = _rules()
+
+# Our stacked parameter -> the authors' name of one direction's part ({} is "", "_b" or "_s").
+_STACKED = {
+    "conv_weight": "conv1d{}.weight",
+    "conv_bias": "conv1d{}.bias",
+    "x_proj": "x_proj{}.weight",
+    "dt_weight": "dt_proj{}.weight",
+    "dt_bias": "dt_proj{}.bias",
+    "A_log": "A{}_log",
+    "D": "D{}",
+}
+_MIXER = re.compile(r"^stages\.(\d)\.mamba\.(\d+)\.mixer\.(\w+)$")
+_KEY_VALUE = re.compile(r"^(stages\.\d\.blocks\.\d+)\.attention\.key_value\.(\w+)$")
+
+
+def _sources(key: str, config: VivimConfig) -> tuple[list[str], Callable[[list[Tensor]], Tensor]]:
+    """The upstream entries that make up one of our parameters, and how they are joined."""
+    if match := _KEY_VALUE.match(key):
+        query = upstream_key(f"{match[1]}.attention.query.{match[2]}")
+        return [query.replace("query", part) for part in ("key", "value")], torch.cat
+    if (match := _MIXER.match(key)) and match[3] in _STACKED:
+        suffixes = [suffix for suffix, name in _DIRECTIONS if name in config.directions]
+        names = [_STACKED[match[3]].format(suffix) for suffix in suffixes]
+        squeeze = match[3] == "conv_weight"  # Conv1d weights are (D, 1, taps)
+        return (
+            [f"encoder.stages.{match[1]}.{match[2]}.0.mamba.{name}" for name in names],
+            lambda parts: torch.stack([p.squeeze(1) if squeeze and p.ndim == 3 else p for p in parts]),
+        )
+    return [upstream_key(key)], lambda parts: parts[0]
+
+
+def _config_of(state: Mapping[str, Tensor], frames: int) -> VivimConfig:
+    """The configuration of an upstream state dict, inferred from its shapes; KeyError where an entry is missing."""
+    blocks = "encoder.downsample_layers.block"
+    first = "encoder.stages.0.0.0.mamba."
+    widths = tuple(state[f"encoder.downsample_layers.patch_embeddings.{i}.proj.weight"].shape[0] for i in range(4))
+    depths = tuple(_count(state, rf"{re.escape(blocks)}\.{i}\.(\d+)\.") for i in range(4))
+    reductions = tuple(
+        state[sr].shape[-1] if (sr := f"{blocks}.{i}.0.attention.self.sr.weight") in state else 1 for i in range(4)
+    )
+    inner = state[first + "D"].shape[0]
+    directions = tuple(name for suffix, name in _DIRECTIONS if f"{first}D{suffix}" in state)
+    classes = state["out.weight"].shape[0]
+    return VivimConfig(
+        widths=widths,
+        depths=depths,
+        heads=_heads(widths),
+        reductions=reductions,
+        mamba_layers=_count(state, r"encoder\.stages\.0\.(\d+)\."),
+        state=state[first + "A_log"].shape[1],
+        conv=state[first + "conv1d.weight"].shape[-1],
+        expand=inner // widths[0],
+        directions=directions,  # type: ignore[arg-type]
+        decoder_width=state["decoder.linear_fuse.weight"].shape[0],
+        frames=frames,
+        classes=("lesion",) if classes == 1 else tuple(f"class{i + 1}" for i in range(classes)),
+        edge_head="conv1x1" if "edgeocr_cls_head.weight" in state else "none",
+        mlp_ratio=state[f"{blocks}.0.0.mlp.dense1.weight"].shape[0] // widths[0],
+    )
+
+
+def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+    """How many different numbers the group of `pattern` takes at the start of the keys."""
+    return len({match[1] for key in state if (match := re.match(pattern, key))})
+
+
+def _heads(widths: tuple[int, ...]) -> tuple[int, ...]:
+    """Attention heads: in no tensor's shape, but SegFormer's head size is the first width (1, 2, 5, 8 heads)."""
+    return tuple(max(1, width // widths[0]) for width in widths)
+
+
+def _translated(state: dict[str, Tensor], model: Vivim, keys: Iterable[str], origin: str) -> dict[str, Tensor]:
+    """Our parameters `keys` of `model`, from upstream entries; CheckpointError lists what is missing or left over."""
+    wanted = {key: _sources(key, model.config) for key in keys}
+    used = {name for names, _ in wanted.values() for name in names}
+    missing = used - state.keys()
+    left = {key for key in state.keys() - used if not _NEVER_USED.match(key)}
+    if missing or left:
+        problems = [
+            f"{len(found)} {what}: {_some(found)}"
+            for what, found in (("missing keys", missing), ("unexpected keys", left))
+            if found
+        ]
+        raise CheckpointError(f"{origin} does not fit the network: {'; '.join(problems)}")
+    expected = model.state_dict()
+    translated = {}
+    for key, (names, join) in wanted.items():
+        parts = [state[name] for name in names]
+        try:
+            translated[key] = join(parts).to(expected[key].dtype)
+        except RuntimeError:
+            shapes = ", ".join(f"{n} {tuple(p.shape)}" for n, p in zip(names, parts, strict=True))
+            raise CheckpointError(f"{origin}: these entries cannot be joined: {shapes}") from None
+    return translated
+
+
+def from_upstream(state_dict: Mapping[str, Tensor], frames: int = 5) -> Vivim:
+    """The network of an authors' state dict, its configuration inferred from the shapes, in eval mode.
+
+    Args:
+        state_dict: transformers-4.x SegFormer names and Mamba v3 names; prefixes such as `module.` are stripped.
+        frames: T to export for (no tensor tells it).
+
+    Raises:
+        CheckpointError: for missing, unexpected or misshaped entries: the first few, and how many more.
+    """
+    state = _stripped(state_dict)
+    try:
+        config = _config_of(state, frames)
+    except (KeyError, IndexError, ConfigError) as error:
+        raise CheckpointError(
+            f"these {len(state)} entries are not a Vivim checkpoint (no usable {error}); they begin with "
+            f"{_some(list(state)[:3])}"
+        ) from None
+    model = Vivim(config)
+    _load(
+        model,
+        _translated(state, model, model.state_dict(), "the upstream checkpoint"),
+        "the upstream checkpoint",
+    )
+    return model.eval()
+
+
+# --- SegFormer encoders -----------------------------------------------------------------------------------------
+
+
+def from_segformer(source: str | Path | Mapping[str, Tensor], config: VivimConfig | None = None) -> Vivim:
+    """A network to train whose SegFormer encoder comes from Hugging Face weights (transformers 4.x names).
+
+    Args:
+        source: a file (.safetensors, .bin, .pth), or a state dict, of SegformerModel or
+            SegformerForSemanticSegmentation or -ForImageClassification; its head is ignored.
+        config: the network; default the preset whose encoder has these widths and depths.
+
+    Returns:
+        The network in training mode, Mamba layers and decoder newly initialised.
+
+    Raises:
+        CheckpointError: when the encoder does not fit.
+    """
+    origin = "the SegFormer weights"
+    if isinstance(source, Mapping):
+        state = dict(source)
+    else:
+        path = resolve_weights(source)
+        origin = str(path)
+        state = _read_safetensors(path)[0] if path.suffix == ".safetensors" else _torch_state(path)
+    state = {
+        "encoder.downsample_layers." + key.split("encoder.", 1)[1]: value
+        for key, value in state.items()
+        if re.match(r"(segformer\.)?encoder\.(patch_embeddings|block)\.", key)
+    }
+    if config is None:
+        config = _segformer_preset(state, origin)
+    model = Vivim(config)
+    keys = [key for key in model.state_dict() if re.match(r"stages\.\d\.(patch_embed|blocks)\.", key)]
+    _load(model, {**model.state_dict(), **_translated(state, model, keys, origin)}, origin)
+    return model.train()
+
+
+def _segformer_preset(state: Mapping[str, Tensor], origin: str) -> VivimConfig:
+    prefix = "encoder.downsample_layers."
+    try:
+        widths = tuple(state[f"{prefix}patch_embeddings.{i}.proj.weight"].shape[0] for i in range(4))
+    except KeyError as error:
+        raise CheckpointError(f"{origin} has no SegFormer encoder (no {error})") from None
+    depths = tuple(_count(state, rf"{re.escape(prefix)}block\.{i}\.(\d+)\.") for i in range(4))
+    for preset in PRESETS.values():
+        if (preset.widths, preset.depths) == (widths, depths):
+            return preset
+    raise CheckpointError(f"{origin} has widths {widths} and depths {depths}, which is no preset; give a config")

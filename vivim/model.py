@@ -1,0 +1,151 @@
+"""Vivim: four stages of SegFormer blocks and Temporal Mamba layers, and an all-linear decoder (paper, III-C)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vivim.config import STAGES, VivimConfig
+from vivim.errors import InputError
+from vivim.mamba import TemporalMambaLayer
+from vivim.segformer import PatchEmbedding, SegformerBlock, drop_path_rates, grid_from_tokens
+
+__all__ = ["Vivim", "VivimOutput", "stage_sizes"]
+
+# Kernel and stride of the stages' patch embeddings, as in SegFormer.
+_PATCH = ((7, 4), (3, 2), (3, 2), (3, 2))
+
+
+class VivimOutput(NamedTuple):
+    """logits (B, T, K, H, W), one independent sigmoid a class; edge (B, T, 1, H, W) or None without an edge head."""
+
+    logits: Tensor
+    edge: Tensor | None
+
+
+def stage_sizes(config: VivimConfig, height: int, width: int) -> list[tuple[int, int]]:
+    """(H, W) of the token grid of every stage for an input of that size.
+
+    Raises:
+        InputError: when a grid is smaller than the window that the stage's attention reduces.
+    """
+    sizes: list[tuple[int, int]] = []
+    grid = (height, width)
+    for (patch, stride), reduction in zip(_PATCH, config.reductions, strict=True):
+        grid = (
+            (grid[0] + 2 * (patch // 2) - patch) // stride + 1,
+            (grid[1] + 2 * (patch // 2) - patch) // stride + 1,
+        )
+        if min(grid) < reduction:
+            raise InputError(
+                f"frames of {height}x{width} are too small for this network (stage {len(sizes) + 1} sees "
+                f"{grid[0]}x{grid[1]} and needs {reduction}x{reduction}); use at least 32x32"
+            )
+        sizes.append(grid)
+    return sizes
+
+
+class Stage(nn.Module):
+    """Patch embedding, SegFormer blocks within each frame, then Mamba layers over the whole clip."""
+
+    def __init__(self, config: VivimConfig, index: int, rates: list[float]) -> None:
+        super().__init__()
+        width = config.widths[index]
+        channels = config.widths[index - 1] if index else 3
+        self.patch_embed = PatchEmbedding(channels, width, *_PATCH[index])
+        self.blocks = nn.ModuleList(
+            SegformerBlock(width, config.heads[index], config.reductions[index], config.mlp_ratio, rate)
+            for rate in rates
+        )
+        self.mamba = nn.ModuleList(TemporalMambaLayer(config, index) for _ in range(config.mamba_layers))
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """(B*T, C_in, H_in, W_in) -> (B*T, C, H, W)."""
+        tokens, height, width = self.patch_embed(x)  # (B*T, H*W, C)
+        for block in self.blocks:
+            tokens = block(tokens, height, width)
+        clip = tokens.unflatten(0, (-1, frames)).flatten(1, 2)  # (B, T*H*W, C)
+        for layer in self.mamba:
+            clip = layer(clip, frames, height, width)
+        return grid_from_tokens(clip.unflatten(1, (frames, -1)).flatten(0, 1), height, width)
+
+
+class Decoder(nn.Module):
+    """SegFormer's all-MLP head: project every scale, upsample to the first, concatenate (deepest first), fuse."""
+
+    def __init__(self, config: VivimConfig) -> None:
+        super().__init__()
+        width = config.decoder_width
+        self.projections = nn.ModuleList(nn.Linear(channels, width) for channels in config.widths)
+        self.fuse = nn.Conv2d(STAGES * width, width, 1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Conv2d(width, len(config.classes), 1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Features (F, C_i, H_i, W_i) of the four stages -> logits (F, K, H_1, W_1)."""
+        size = features[0].shape[-2:]
+        scales = []
+        for project, feature in zip(self.projections, features, strict=True):
+            scale = project(feature.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (F, E, H_i, W_i)
+            scales.append(functional.interpolate(scale, size=size, mode="bilinear", align_corners=False))
+        fused = functional.relu(self.norm(self.fuse(torch.cat(scales[::-1], dim=1))))
+        return self.classifier(self.dropout(fused))
+
+
+def _edge_head(kind: str, width: int) -> nn.Module | None:
+    if kind == "none":
+        return None
+    if kind == "conv1x1":
+        return nn.Conv2d(width, 1, 1)
+    return nn.Sequential(
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(width, 1, 1),
+    )
+
+
+class Vivim(nn.Module):
+    """The network. `config` says everything about its shape; any T >= 1 and any size from about 32x32 will do."""
+
+    def __init__(self, config: VivimConfig) -> None:
+        super().__init__()
+        self.config = config
+        rates = drop_path_rates(config.depths, config.drop_path)
+        self.stages = nn.ModuleList(Stage(config, index, rates[index]) for index in range(STAGES))
+        self.decoder = Decoder(config)
+        self.edge_head = _edge_head(config.edge_head, config.widths[0])
+
+    def forward(self, clip: Tensor) -> VivimOutput:
+        """Segment a clip.
+
+        Args:
+            clip: float (B, T, 3, H, W), RGB normalised with `vivim.config.MEAN` and `STD`.
+
+        Raises:
+            InputError: when the clip has another shape or is too small.
+        """
+        if clip.ndim != 5 or clip.shape[2] != 3 or 0 in clip.shape:
+            raise InputError(f"the clip has shape {tuple(clip.shape)}; expected (B, T, 3, H, W)")
+        batch, frames, _, height, width = clip.shape
+        stage_sizes(self.config, height, width)
+        features: list[Tensor] = []
+        x = clip.flatten(0, 1)
+        for stage in self.stages:
+            x = stage(x, frames)
+            features.append(x)
+        edge = None
+        if self.edge_head is not None:
+            edge = self._at_full_size(self.edge_head(features[0]), batch, height, width)
+        return VivimOutput(self._at_full_size(self.decoder(features), batch, height, width), edge)
+
+    @staticmethod
+    def _at_full_size(x: Tensor, batch: int, height: int, width: int) -> Tensor:
+        """(B*T, K, h, w) -> (B, T, K, H, W), bilinear."""
+        x = functional.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)
+        return x.unflatten(0, (batch, -1))
