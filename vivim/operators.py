@@ -251,17 +251,22 @@ class _Chunks:
     def _zeros(self) -> Tensor:
         return self.du.new_zeros(self.batch * self.chunks, self.states, self.width)
 
+    def _decay(self, step: int, out: Tensor) -> Tensor:
+        """exp(dt A) of one step of all chunks, into `out` (B*M, N, D)."""
+        return torch.mul(self.dt[:, step, None], self.A, out=out).exp_()
+
     def _advance(self, h: Tensor, decay: Tensor, step: int) -> None:
-        """h <- exp(dt A) h + dt u B in place, for all chunks at once; `decay` receives exp(dt A)."""
-        torch.mul(self.dt[:, step, None], self.A, out=decay)
-        decay.exp_()
+        """h <- decay h + dt u B in place, for all chunks at once."""
         h.mul_(decay).addcmul_(self.du[:, step, None], self.b[:, step, :, None])
 
-    def initial_states(self) -> tuple[Tensor, Tensor]:
-        """(B*M, N, D) twice: the state that each chunk starts from, and its total decay."""
-        last, decay = self._zeros(), self._zeros()
-        for step in range(self.steps if self.chunks > 1 else 0):
-            self._advance(last, decay, step)
+    def initial_states(self, decays: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B*M, N, D) twice: the state that each chunk starts from, and its total decay.
+
+        `decays` (steps, B*M, N, D), when given, receives every step's exp(dt A).
+        """
+        last, scratch = self._zeros(), self._zeros()
+        for step in range(self.steps if self.chunks > 1 or decays is not None else 0):
+            self._advance(last, self._decay(step, scratch if decays is None else decays[step]), step)
         total = (self.dt.sum(1)[:, None] * self.A).exp_()
         return self._chained(last, total, range(1, self.chunks), -1), total
 
@@ -280,24 +285,26 @@ class _Chunks:
         decay = torch.empty_like(h)
         y = torch.empty_like(self.du)
         for step in range(self.steps):
-            self._advance(h, decay, step)
+            self._advance(h, self._decay(step, decay), step)
             y[:, step : step + 1] = torch.bmm(self.c[:, step, None], h)
         return self._joined(y)
 
-    def backward(self, g: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Gradients of u, dt (both (B, L, D)), A (N, D), b and c (both (B, L, N)) for the gradient g of y.
+    def backward(self, g: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """y again (B, L, D), and for its gradient g those of u, dt (B, L, D), A (N, D), b and c (B, L, N).
 
         The adjoint state runs backwards, s_l = exp(dt_{l+1} A) s_{l+1} + C_l g_l, chunked like the scan itself.
         """
         g = self._cut(g)
-        h, total = self.initial_states()
         # 1. The states again, kept this time: history[j] is the state before step j.
+        decays = self.du.new_empty(self.steps, self.batch * self.chunks, self.states, self.width)
+        h, total = self.initial_states(decays)
         history = h.new_empty(self.steps + 1, *h.shape)
-        decays = h.new_empty(self.steps, *h.shape)
         history[0] = h
+        y = torch.empty_like(self.du)
         for step in range(self.steps):
             self._advance(h, decays[step], step)
             history[step + 1] = h
+            y[:, step : step + 1] = torch.bmm(self.c[:, step, None], h)
         # 2. What each chunk hands to the one before it, from zero; then chained.
         s = self._zeros()
         for step in range(self.steps - 1 if self.chunks > 1 else -1, -1, -1):
@@ -318,8 +325,8 @@ class _Chunks:
             grad_dt[:, step] = work.mul_(self.A).sum(1)
         grad_dt.addcmul_(grad_du, self.u)
         grad_u = grad_du.mul_(self.dt)
-        grads = [self._joined(t) for t in (grad_u, grad_dt, grad_b, grad_c)]
-        return grads[0], grads[1], grad_A.sum(0), grads[2], grads[3]
+        joined = [self._joined(t) for t in (y, grad_u, grad_dt, grad_b, grad_c)]
+        return joined[0], joined[1], joined[2], grad_A.sum(0), joined[3], joined[4]
 
 
 def _scan_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
@@ -339,14 +346,10 @@ def _scan_backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
     grad_x, grad_dbc, grad_A, grad_w, grad_b, grad_skip = grads
 
     g = grad.to(dtype) / len(directions) if ctx.mean else grad.to(dtype)
-    grad_xz = None
+    total, ungated = torch.zeros_like(g), g
     if xz is not None:
         z = xz[..., -width:].to(dtype)
         gate = torch.sigmoid(z)
-        grad_xz = torch.zeros(xz.shape, dtype=dtype, device=xz.device)
-        y = _sum_of_directions(xc, dbc, A_log2e, dt_weight, dt_bias, d_skip, rows, directions)
-        grad_xz[..., -width:] = g * y * gate * (1 + z * (1 - gate))
-        grad_xz = grad_xz.to(xz.dtype)
         g = g * z * gate
 
     for k, direction in enumerate(directions):
@@ -355,16 +358,18 @@ def _scan_backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
         u, gk = _to_order(x[shared], rows, direction), _to_order(g, rows, direction)
         pre = functional.linear(low, w_dt[k], b_dt[k])  # (B, L, D)
         dt = functional.softplus(pre)
-        gu, g_dt = gk * skip[k], torch.empty_like(dt)
+        y, gu, g_dt = u * skip[k], gk * skip[k], torch.empty_like(dt)
         gb, gc = torch.zeros_like(b), torch.zeros_like(c)
         for block in _channel_blocks(u.shape[0] * u.shape[1] * states, width):
             A = (A_all[k, block] * math.log(2.0)).T.contiguous()  # (N, channels)
             scan = _Chunks(u[..., block], dt[..., block], A, b, c)
-            part_u, g_dt[..., block], part_A, part_b, part_c = scan.backward(gk[..., block])
+            part_y, part_u, g_dt[..., block], part_A, part_b, part_c = scan.backward(gk[..., block])
+            y[..., block] += part_y
             gu[..., block] += part_u
             grad_A[k, block] = part_A.T * math.log(2.0)
             gb += part_b
             gc += part_c
+        total += _from_order(y, rows, direction)
         g_pre = g_dt * torch.sigmoid(pre)  # softplus' = sigmoid
         grad_skip[k] = (gk * u).sum((0, 1))
         grad_b[k] = g_pre.sum((0, 1))
@@ -372,6 +377,10 @@ def _scan_backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
         grad_dbc[k] = _from_order(torch.cat((g_pre @ w_dt[k], gb, gc), dim=-1), rows, direction)
         grad_x[shared] += _from_order(gu, rows, direction)
 
+    grad_xz = None
+    if xz is not None:
+        grad_xz = torch.zeros(xz.shape, dtype=xz.dtype, device=xz.device)
+        grad_xz[..., -width:] = (ungated * total * gate * (1 + z * (1 - gate))).to(xz.dtype)
     sources = (xc, dbc, A_log2e, dt_weight, dt_bias, d_skip)
     narrow = [t.to(source.dtype) for t, source in zip(grads, sources, strict=True)]
     return narrow[0], narrow[1], grad_xz, *narrow[2:], None, None, None
