@@ -13,11 +13,11 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
-from vivim_runtime.files import atomic_path
 
 from vivim.config import PRESETS, VivimConfig
 from vivim.errors import CheckpointError, ConfigError
 from vivim.model import Vivim
+from vivim_runtime.files import atomic_path
 
 __all__ = [
     "from_segformer",

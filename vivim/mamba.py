@@ -59,6 +59,10 @@ class SpatioTemporalMamba(nn.Module):
             self.A_log.copy_(torch.log(torch.arange(1.0, states + 1)).expand_as(self.A_log))
             self.D.fill_(1.0)
 
+    def decay_rates(self) -> Tensor:
+        """(K, D, N): A log2(e), with A = -exp(A_log), so that exp(dt A) is a power of two."""
+        return -torch.exp(self.A_log) * math.log2(math.e)
+
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """(B, L, C) -> (B, L, C)."""
         count = len(self.directions)
@@ -69,7 +73,7 @@ class SpatioTemporalMamba(nn.Module):
             xc,
             dbc.view(count, x.shape[0], x.shape[1], -1),
             xz,
-            -torch.exp(self.A_log) * math.log2(math.e),
+            self.decay_rates(),
             self.dt_weight,
             self.dt_bias,
             self.D,

@@ -118,7 +118,7 @@ class Vivim(nn.Module):
         self.config = config
         rates = drop_path_rates(config.depths, config.drop_path)
         self.stages = nn.ModuleList(Stage(config, index, rates[index]) for index in range(STAGES))
-        self.decoder = Decoder(config)
+        self.decoder: nn.Module = Decoder(config)
         self.edge_head = _edge_head(config.edge_head, config.widths[0])
 
     def forward(self, clip: Tensor) -> VivimOutput:
