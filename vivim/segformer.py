@@ -7,7 +7,6 @@ sees them through a strided view.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -123,5 +122,6 @@ class SegformerBlock(nn.Module):
 
 def drop_path_rates(depths: tuple[int, ...], largest: float) -> list[list[float]]:
     """Rates of every block of every stage: linear from 0 at the first to `largest` at the last."""
-    rates = torch.linspace(0.0, largest, sum(depths)).tolist()
-    return [[rates.pop(0) for _ in range(depth)] for depth in depths]
+    count = max(1, sum(depths) - 1)
+    rates = iter([largest * index / count for index in range(sum(depths))])
+    return [[next(rates) for _ in range(depth)] for depth in depths]
