@@ -1,0 +1,97 @@
+"""How two masks compare. Masks are bool (..., H, W); a figure comes back for every leading index.
+
+Conventions for empty masks: two empty masks agree perfectly (Dice, IoU, precision and recall 1, HD95 0); an empty and a
+non-empty one do not agree at all (Dice and IoU 0, HD95 infinite). Precision of an empty prediction and recall of an
+empty truth are 1, since nothing was marked wrongly and nothing was missed.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["dice", "flicker", "hd95", "iou", "precision", "recall"]
+
+Masks = npt.NDArray[np.bool_]
+Figures = npt.NDArray[np.float64]
+
+
+def _areas(a: Masks, b: Masks) -> tuple[Figures, Figures, Figures]:
+    """Pixels in both, in a, in b."""
+    if a.shape != b.shape or a.ndim < 2:
+        raise ValueError(f"masks of shapes {a.shape} and {b.shape}; expected two (..., H, W) of one shape")
+    axes = (-2, -1)
+    return (
+        np.count_nonzero(a & b, axis=axes).astype(np.float64),
+        np.asarray(np.count_nonzero(a, axis=axes), np.float64),
+        np.asarray(np.count_nonzero(b, axis=axes), np.float64),
+    )
+
+
+def _ratio(part: Figures, whole: Figures) -> Figures:
+    return np.where(whole > 0, part / np.maximum(whole, 1), 1.0)
+
+
+def dice(a: Masks, b: Masks) -> Figures:
+    """2 |a and b| / (|a| + |b|); also called F1."""
+    both, in_a, in_b = _areas(a, b)
+    return _ratio(2 * both, in_a + in_b)
+
+
+def iou(a: Masks, b: Masks) -> Figures:
+    """|a and b| / |a or b|; the paper's Jaccard."""
+    both, in_a, in_b = _areas(a, b)
+    return _ratio(both, in_a + in_b - both)
+
+
+def precision(predicted: Masks, truth: Masks) -> Figures:
+    """Share of the predicted pixels that are true."""
+    both, in_predicted, _ = _areas(predicted, truth)
+    return _ratio(both, in_predicted)
+
+
+def recall(predicted: Masks, truth: Masks) -> Figures:
+    """Share of the true pixels that were predicted."""
+    both, _, in_truth = _areas(predicted, truth)
+    return _ratio(both, in_truth)
+
+
+def _boundary(mask: Masks) -> Masks:
+    """Pixels of the mask with a neighbour (of four) outside it; the frame's border counts as outside."""
+    eroded = cv2.erode(mask.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)), borderValue=0)
+    return mask & (eroded == 0)
+
+
+def hd95(a: Masks, b: Masks) -> Figures:
+    """95 % Hausdorff distance in pixels: of all boundary pixels of both, the distance to the other boundary."""
+    _areas(a, b)
+    result = np.empty(a.shape[:-2])
+    for index in np.ndindex(*a.shape[:-2]):
+        result[index] = _hd95(a[index], b[index])
+    return result
+
+
+def _hd95(a: Masks, b: Masks) -> float:
+    if not a.any() or not b.any():
+        return 0.0 if a.any() == b.any() else np.inf
+    edge_a, edge_b = _boundary(a), _boundary(b)
+    to_a, to_b = (
+        cv2.distanceTransform((~edge).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for edge in (edge_a, edge_b)
+    )
+    return float(np.percentile(np.concatenate((to_b[edge_a], to_a[edge_b])), 95))
+
+
+def flicker(masks: Masks, reference: Masks | None = None) -> float:
+    """How restless masks (T, H, W) are: mean over consecutive frames of the pixels that change, over the mean area.
+
+    With a reference (truth, or another model's masks) its own changes are taken off first, so that true motion does
+    not count; the result is then negative where the masks lag behind the motion. 0 for fewer than two frames.
+    """
+    if len(masks) < 2:
+        return 0.0
+    changes = np.count_nonzero(masks[1:] != masks[:-1], axis=(-2, -1)).mean()
+    if reference is not None:
+        changes -= np.count_nonzero(reference[1:] != reference[:-1], axis=(-2, -1)).mean()
+    area = np.count_nonzero(masks if reference is None else reference) / len(masks)
+    return float(changes / max(area, 1.0))

@@ -1,0 +1,301 @@
+"""Synthetic B-mode ultrasound video with exact ground truth: data that ships, and a source that is always there.
+
+A frame is made as a scanner makes it. Tissue is a field of random scatterers whose strength follows an echogenicity map
+in decibels (skin, wavy layers, fascia, vessels, and mostly one hypoechoic lesion). Probe and breathing move the tissue:
+scatterers and map are sampled where each pixel's tissue was at rest, so speckle moves with the tissue and the mask is
+exact. A point-spread function, wider across the beam than along it, blurs the complex signal; its envelope has Rayleigh
+statistics (fully developed speckle). Attenuation, time-gain bands, shadows and enhancement act along depth; then come
+log compression, the sector of a curved probe, and the furniture of a screen.
+
+Everything is a function of `PhantomSpec`; the draws of different seeds are independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from vivim_runtime.errors import UsageError
+
+__all__ = ["PhantomClip", "PhantomSpec", "phantom_clip", "phantom_frames"]
+
+Image = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+Field = npt.NDArray[np.float32]
+
+# Lengths below are in the unit of a frame's height, decibels are of amplitude.
+_DECORRELATION = 0.06  # share of the speckle's power that is new in every frame (out-of-plane motion, noise)
+
+
+@dataclass(frozen=True)
+class PhantomSpec:
+    """What to synthesise.
+
+    Attributes:
+        seed: everything else about the video follows from it.
+        frames: how many frames.
+        size: (H, W) in pixels, each at least 32.
+        fps: frames per second; motion is per second.
+        lesion: whether there is one; None lets the seed decide (nine in ten have one).
+    """
+
+    seed: int = 0
+    frames: int = 5
+    size: tuple[int, int] = (256, 256)
+    fps: float = 25.0
+    lesion: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or self.seed < 0 or self.fps <= 0:
+            raise UsageError(
+                f"phantom with seed {self.seed}, {self.frames} frames, {self.fps} fps: expected a seed of at least 0, "
+                "at least 1 frame and a positive rate"
+            )
+        if min(self.size) < 32 or max(self.size) > 4096:
+            raise UsageError(f"phantom of {self.size[0]}x{self.size[1]}: expected height and width of 32 to 4096")
+
+
+@dataclass(frozen=True)
+class PhantomClip:
+    """frames uint8 (T, H, W, 3) RGB; masks bool (T, H, W), true on the lesion."""
+
+    frames: Image
+    masks: Mask
+
+
+def phantom_clip(spec: PhantomSpec) -> PhantomClip:
+    """The whole video of `spec` in memory."""
+    pairs = list(phantom_frames(spec))
+    return PhantomClip(np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs]))
+
+
+def phantom_frames(spec: PhantomSpec) -> Iterator[tuple[Image, Mask]]:
+    """The frames (H, W, 3) and masks (H, W) of `spec`, one by one."""
+    rng = np.random.default_rng([spec.seed, 0x5641])
+    scene = _Scene(spec, rng)
+    for index in range(spec.frames):
+        yield scene.frame(index / spec.fps, np.random.default_rng([spec.seed, 0x4652, index]))
+
+
+def _smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[int, int]) -> Field:
+    """A smooth random field of about unit variance with `cells` independent values down and across."""
+    coarse = rng.standard_normal((cells[0] + 3, cells[1] + 3)).astype(np.float32)
+    return cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
+
+
+def _blurred(x: Field, vertical: float, horizontal: float) -> Field:
+    """Gaussian blur with standard deviations in pixels."""
+    return cv2.GaussianBlur(x, (0, 0), sigmaX=max(horizontal, 0.3), sigmaY=max(vertical, 0.3))
+
+
+@dataclass(frozen=True)
+class _Lesion:
+    """A star-shaped outline r(angle) = radius (1 + sum of harmonics), stretched and tilted, that pulses in time."""
+
+    centre: tuple[float, float]
+    radius: float
+    stretch: float
+    tilt: float
+    amplitudes: npt.NDArray[np.float64]
+    phases: npt.NDArray[np.float64]
+    speeds: npt.NDArray[np.float64]
+    contrast: float
+    edge: float
+    behind: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, aspect: float) -> _Lesion:
+        harmonics = np.arange(2, 7)
+        radius = rng.uniform(0.07, 0.21)
+        return cls(
+            centre=(rng.uniform(0.28, 0.66), aspect * rng.uniform(0.27, 0.73)),
+            radius=radius,
+            stretch=rng.uniform(1.0, 1.6),
+            tilt=rng.uniform(-0.5, 0.5),
+            amplitudes=rng.normal(0.0, rng.uniform(0.03, 0.2), 5) / (harmonics - 1.0),
+            phases=rng.uniform(0, 2 * np.pi, 5),
+            speeds=rng.normal(0.0, 0.6, 5),
+            contrast=-rng.uniform(7.0, 17.0),
+            edge=rng.uniform(0.003, 0.012),
+            behind=rng.uniform(-7.0, 5.0),
+        )
+
+    def inside(self, y: Field, x: Field, time: float) -> Field:
+        """Signed depth below the outline (positive inside), in units of height, at tissue positions."""
+        dy, dx = y - self.centre[0], x - self.centre[1]
+        along = (dx * np.cos(self.tilt) + dy * np.sin(self.tilt)) / self.stretch
+        across = dy * np.cos(self.tilt) - dx * np.sin(self.tilt)
+        angle = np.arctan2(across, along)
+        outline = np.ones_like(angle)
+        for k in range(5):
+            outline += self.amplitudes[k] * np.cos((k + 2) * angle + self.phases[k] + self.speeds[k] * time)
+        return (self.radius * outline - np.hypot(along, across)).astype(np.float32)
+
+
+class _Scene:
+    """One patient and one scanner setting: everything that does not change during the video."""
+
+    def __init__(self, spec: PhantomSpec, rng: np.random.Generator) -> None:
+        self.height, self.width = spec.size
+        self.scale = self.height  # pixels per unit
+        aspect = self.width / self.height
+        # Tissue reaches beyond the frame, so that motion never brings in an edge.
+        self.margin = int(0.16 * self.scale) + 2
+        shape = (self.height + 2 * self.margin, self.width + 2 * self.margin)
+        grid = np.mgrid[0 : self.height, 0 : self.width].astype(np.float32) / self.scale
+        self.y, self.x = grid[0], grid[1]
+        tissue = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
+        tissue_y, tissue_x = (tissue - self.margin) / self.scale
+
+        present = rng.random() < 0.9 if spec.lesion is None else spec.lesion
+        self.lesion = _Lesion.draw(rng, aspect) if present else None
+        self.scatterers = rng.standard_normal((*shape, 2)).astype(np.float32)
+        self.echo = self._echogenicity(rng, tissue_y, tissue_x, aspect)
+        self.texture = _smooth_noise(rng, shape, (14, 14)) * rng.uniform(0.3, 2.2)
+        self.psf = (rng.uniform(0.0024, 0.0045) * self.scale, rng.uniform(0.0045, 0.0105) * self.scale)
+
+        # Motion: probe drift and sway, breathing, and a smooth deformation.
+        self.sway = rng.normal(0.0, 0.018, (3, 2))
+        self.rates = rng.uniform(0.15, 1.6, 3)
+        self.offsets = rng.uniform(0, 2 * np.pi, 3)
+        self.drift = rng.normal(0.0, 0.012, 2)
+        self.bulge = [_smooth_noise(rng, spec.size, (2, 2)) * rng.uniform(0.002, 0.012) for _ in range(2)]
+        self.pulse = (rng.uniform(0.6, 1.6), rng.uniform(0, 2 * np.pi))
+
+        # The scanner.
+        bands = _smooth_noise(rng, (self.height, 1), (6, 1)) * rng.uniform(0.5, 2.5)
+        self.depth_gain = bands - self.y[:, :1] * rng.uniform(2.0, 14.0)
+        self.shadows = self._shadows(rng, aspect)
+        self.range_db = rng.uniform(38.0, 60.0)
+        self.gain_db = rng.uniform(-14.0, 5.0)
+        # Compounding and speckle reduction of the scanner, in pixels.
+        self.smoothing = max(0.0, rng.uniform(-0.5, 1.3)) * self.scale / 256
+        self.gamma = rng.uniform(0.85, 1.3)
+        self.flicker = rng.uniform(0.0, 0.5)
+        self.tint = 1.0 + np.array([0.0, 0.0, rng.uniform(-0.06, 0.06)]) * (rng.random() < 0.3)
+        self.sector = self._sector(rng, aspect)
+        self.furniture = self._furniture(rng)
+
+    def _echogenicity(self, rng: np.random.Generator, y: Field, x: Field, aspect: float) -> Field:
+        """Decibels over the tissue: skin, layers with wavy borders, fascia, and vessels with bright walls."""
+        echo = np.full(y.shape, rng.uniform(-16, -8), np.float32)
+        border = np.full(y.shape[1], rng.uniform(0.02, 0.06), np.float32)
+        line = rng.uniform(0.003, 0.007)
+        echo[y < border] = rng.uniform(-6, 0)
+        for _ in range(int(rng.integers(2, 6))):
+            wave = _smooth_noise(rng, (1, y.shape[1]), (1, int(rng.integers(2, 6))))[0]
+            border = border + rng.uniform(0.05, 0.3) + wave * rng.uniform(0.004, 0.03)
+            below = y > border
+            echo[below] = rng.uniform(-17, -4)
+            fascia = np.exp(-(((y - border) / line) ** 2)) * rng.uniform(0, 11)
+            echo += fascia * (1 + 0.4 * _smooth_noise(rng, y.shape, (2, 12)))
+        streaks = _smooth_noise(rng, y.shape, (int(rng.integers(20, 60)), 5)) * rng.uniform(0, 2.5)
+        echo += streaks * (_smooth_noise(rng, y.shape, (3, 2)) > 0)
+        for _ in range(int(rng.integers(0, 4))):
+            cy, cx = rng.uniform(0.1, 0.95), rng.uniform(0.02, 0.98) * aspect
+            ry = rng.uniform(0.012, 0.045)
+            rx = ry * rng.choice([rng.uniform(0.8, 1.3), rng.uniform(3.0, 9.0)])
+            tilt = rng.uniform(-0.5, 0.5)
+            along = (x - cx) * np.cos(tilt) + (y - cy) * np.sin(tilt)
+            across = (y - cy) * np.cos(tilt) - (x - cx) * np.sin(tilt)
+            distance = (np.hypot(along / rx, across / ry) - 1.0) * ry
+            echo += np.exp(-((distance / 0.006) ** 2)) * rng.uniform(2, 9)
+            echo = np.where(distance < 0, rng.uniform(-45, -30), echo)
+        return echo.astype(np.float32)
+
+    def _shadows(self, rng: np.random.Generator, aspect: float) -> Field:
+        """Decibels (H, W) of the shadows behind bone or bad contact: dark columns from some depth on."""
+        total = np.zeros((self.height, self.width), np.float32)
+        for _ in range(int(rng.integers(0, 3))):
+            column, half = rng.uniform(0, aspect), rng.uniform(0.02, 0.07)
+            top = rng.choice([0.0, rng.uniform(0.1, 0.6)])
+            across = 1 / (1 + np.exp((np.abs(self.x - column) - half) / 0.012))
+            total -= (across * rng.uniform(3, 11) / (1 + np.exp(-(self.y - top) / 0.02))).astype(np.float32)
+        return total
+
+    def _sector(self, rng: np.random.Generator, aspect: float) -> Mask:
+        """The visible area: the whole frame, a rectangle with margins, or the sector of a curved probe."""
+        kind = rng.choice(["full", "margins", "sector"], p=[0.45, 0.3, 0.25])
+        if kind == "full":
+            return np.ones(self.y.shape, bool)
+        if kind == "margins":
+            top, bottom = rng.uniform(0, 0.08), 1 - rng.uniform(0, 0.1)
+            left, right = rng.uniform(0, 0.14) * aspect, (1 - rng.uniform(0, 0.14)) * aspect
+            return (self.y >= top) & (self.y < bottom) & (self.x >= left) & (self.x < right)
+        apex, inner = -rng.uniform(0.15, 0.6), rng.uniform(0.02, 0.08)
+        radius = np.hypot(self.y - apex, self.x - aspect / 2)
+        angle = np.abs(np.arctan2(self.x - aspect / 2, self.y - apex))
+        return (radius > inner - apex) & (radius < 1.0 - apex - 0.02) & (angle < rng.uniform(0.5, 0.8))
+
+    def _furniture(self, rng: np.random.Generator) -> Image:
+        """What a screen shows over the image: depth ticks, a grey bar, letters. Grey levels; 0 is see-through."""
+        canvas = np.zeros((self.height, self.width), np.uint8)
+        if rng.random() < 0.5:
+            return canvas
+        unit = self.scale / 256
+        grey = int(rng.integers(120, 240))
+        if rng.random() < 0.6:
+            side = int(rng.choice([1, self.width - 2 - int(5 * unit)]))
+            for tick in np.arange(rng.uniform(0.02, 0.08), 1.0, rng.uniform(0.05, 0.12)):
+                y = int(tick * self.height)
+                cv2.line(canvas, (side, y), (side + int(4 * unit), y), grey, max(1, int(unit)))
+        if rng.random() < 0.35:
+            x, y0, y1 = int(self.width * 0.96), int(self.height * 0.15), int(self.height * 0.5)
+            bar = np.linspace(255, 20, y1 - y0).astype(np.uint8)
+            canvas[y0:y1, x : x + max(2, int(5 * unit))] = bar[:, None]
+        for _ in range(int(rng.integers(0, 4))):
+            text = "".join(rng.choice(list("ABDEFGHMRT0123456789.:"), int(rng.integers(2, 9))))
+            at = (int(rng.uniform(0.01, 0.7) * self.width), int(rng.choice([0.05, 0.1, 0.94, 0.98]) * self.height))
+            size = rng.uniform(0.25, 0.42) * unit
+            cv2.putText(canvas, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, grey, max(1, round(unit)), cv2.LINE_AA)
+        return canvas
+
+    def _tissue_at(self, time: float) -> tuple[Field, Field]:
+        """Where the tissue of each pixel was at rest: (H, W) twice, in units of height."""
+        swing = np.sin(2 * np.pi * self.rates * time + self.offsets) @ self.sway + self.drift * time
+        swing = 0.13 * np.tanh(swing / 0.13)  # stay within the margin
+        beat = np.float32(np.sin(2 * np.pi * self.pulse[0] * time + self.pulse[1]))
+        return self.y + np.float32(swing[0]) + self.bulge[0] * beat, self.x + np.float32(swing[1]) + self.bulge[
+            1
+        ] * beat
+
+    def frame(self, time: float, rng: np.random.Generator) -> tuple[Image, Mask]:
+        """The frame uint8 (H, W, 3) and the mask bool (H, W) at a time in seconds; `rng` is the frame's own noise."""
+        y, x = self._tissue_at(time)
+        map_x, map_y = x * self.scale + self.margin, y * self.scale + self.margin
+        echo = cv2.remap(self.echo, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        texture = cv2.remap(self.texture, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        echo += texture
+        mask = np.zeros(echo.shape, bool)
+        if self.lesion is not None:
+            depth = self.lesion.inside(y, x, time)
+            mask = depth > 0
+            body = 0.5 + 0.5 * np.tanh(depth / (2 * self.lesion.edge))  # the logistic function, without overflow
+            inner = np.float32(-11.0 + self.lesion.contrast) + 1.3 * texture
+            echo += body * (np.minimum(echo + self.lesion.contrast * 0.7, inner) - echo)
+            # Sound that crossed the lesion was weakened less (enhancement) or more (shadow) than its surroundings.
+            crossed = np.minimum(np.cumsum(body, axis=0) / self.scale / self.lesion.radius, 1.5) * (1 - body)
+            echo += _blurred(crossed.astype(np.float32), 1, 0.006 * self.scale) * self.lesion.behind
+        signal = cv2.remap(self.scatterers, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        fresh = rng.standard_normal(signal.shape, dtype=np.float32)
+        signal = np.float32(np.sqrt(1 - _DECORRELATION)) * signal + np.float32(np.sqrt(_DECORRELATION)) * fresh
+        signal *= np.exp(echo * np.float32(np.log(10) / 20))[..., None]
+        signal = _blurred(signal, *self.psf)
+        # The blur averages 4 pi s_y s_x independent scatterers; undo what that takes from the power.
+        envelope = cv2.magnitude(signal[..., 0], signal[..., 1]) * np.float32(
+            np.sqrt(4 * np.pi * self.psf[0] * self.psf[1])
+        )
+        level = 20 * np.log10(envelope + 1e-4) + self.depth_gain + self.shadows + self.gain_db
+        if self.smoothing > 0.3:
+            level = _blurred(level, self.smoothing, self.smoothing)
+        level += self.flicker * rng.standard_normal()
+        grey = np.clip(1 + (level - 4.0) / self.range_db, 0, 1) ** self.gamma
+        grey += rng.normal(0, 0.004)
+        image = np.where(self.sector, np.clip(grey, 0, 1) * 255, 0)
+        image = np.where(self.furniture > 0, np.maximum(image, self.furniture), image)
+        rgb = np.clip(image[..., None] * self.tint, 0, 255).astype(np.uint8)
+        return rgb, mask & self.sector
