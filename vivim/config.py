@@ -145,6 +145,7 @@ PRESETS: dict[str, VivimConfig] = {
         widths=(16, 32, 64, 128),
         depths=(1, 1, 2, 1),
         heads=(1, 1, 2, 4),
+        mamba_layers=1,
         decoder_width=64,
         drop_path=0.0,
         dropout=0.0,

@@ -119,7 +119,7 @@ class _Lesion:
             amplitudes=rng.normal(0.0, rng.uniform(0.03, 0.2), 5) / (harmonics - 1.0),
             phases=rng.uniform(0, 2 * np.pi, 5),
             speeds=rng.normal(0.0, 0.6, 5),
-            contrast=-rng.uniform(7.0, 17.0),
+            contrast=-rng.uniform(8.0, 18.0),
             edge=rng.uniform(0.003, 0.012),
             behind=rng.uniform(-7.0, 5.0),
         )
@@ -170,8 +170,8 @@ class _Scene:
         bands = _smooth_noise(rng, (self.height, 1), (6, 1)) * rng.uniform(0.5, 2.5)
         self.depth_gain = bands - self.y[:, :1] * rng.uniform(2.0, 14.0)
         self.shadows = self._shadows(rng, aspect)
-        self.range_db = rng.uniform(38.0, 60.0)
-        self.gain_db = rng.uniform(-14.0, 5.0)
+        self.range_db = rng.uniform(44.0, 62.0)
+        self.gain_db = rng.uniform(-11.0, 4.0)
         # Compounding and speckle reduction of the scanner, in pixels.
         self.smoothing = max(0.0, rng.uniform(-0.5, 1.3)) * self.scale / 256
         self.gamma = rng.uniform(0.85, 1.3)
@@ -210,11 +210,11 @@ class _Scene:
     def _shadows(self, rng: np.random.Generator, aspect: float) -> Field:
         """Decibels (H, W) of the shadows behind bone or bad contact: dark columns from some depth on."""
         total = np.zeros((self.height, self.width), np.float32)
-        for _ in range(int(rng.integers(0, 3))):
+        for _ in range(int(rng.integers(0, 2))):
             column, half = rng.uniform(0, aspect), rng.uniform(0.02, 0.07)
             top = rng.choice([0.0, rng.uniform(0.1, 0.6)])
             across = 1 / (1 + np.exp((np.abs(self.x - column) - half) / 0.012))
-            total -= (across * rng.uniform(3, 11) / (1 + np.exp(-(self.y - top) / 0.02))).astype(np.float32)
+            total -= (across * rng.uniform(3, 8) / (1 + np.exp(-(self.y - top) / 0.02))).astype(np.float32)
         return total
 
     def _sector(self, rng: np.random.Generator, aspect: float) -> Mask:
@@ -276,7 +276,7 @@ class _Scene:
             mask = depth > 0
             body = 0.5 + 0.5 * np.tanh(depth / (2 * self.lesion.edge))  # the logistic function, without overflow
             inner = np.float32(-11.0 + self.lesion.contrast) + 1.3 * texture
-            echo += body * (np.minimum(echo + self.lesion.contrast * 0.7, inner) - echo)
+            echo += body * (np.minimum(echo + self.lesion.contrast * 0.8, inner) - echo)
             # Sound that crossed the lesion was weakened less (enhancement) or more (shadow) than its surroundings.
             crossed = np.minimum(np.cumsum(body, axis=0) / self.scale / self.lesion.radius, 1.5) * (1 - body)
             echo += _blurred(crossed.astype(np.float32), 1, 0.006 * self.scale) * self.lesion.behind
