@@ -1,1 +1,40 @@
-"""Real-time runtime."""
+"""The runtime: sources of frames, models that run, masks, overlays and outputs. Needs neither torch nor onnx.
+
+with open_source("clip.mp4") as source, open_session("model.onnx") as session:
+    report = run(source, session, sinks=[], options=RunOptions())
+"""
+
+from vivim_runtime.errors import (
+    MissingExtraError,
+    ModelError,
+    SinkError,
+    SourceError,
+    UsageError,
+    VivimRuntimeError,
+)
+from vivim_runtime.pipeline import RunOptions, RunReport, run
+from vivim_runtime.session import ClassInfo, ModelInfo, Session, open_session
+from vivim_runtime.sinks import Segmented, Sink, open_sink
+from vivim_runtime.sources import Frame, Source, open_source
+
+__all__ = [
+    "ClassInfo",
+    "Frame",
+    "MissingExtraError",
+    "ModelError",
+    "ModelInfo",
+    "RunOptions",
+    "RunReport",
+    "Segmented",
+    "Session",
+    "Sink",
+    "SinkError",
+    "Source",
+    "SourceError",
+    "UsageError",
+    "VivimRuntimeError",
+    "open_session",
+    "open_sink",
+    "open_source",
+    "run",
+]

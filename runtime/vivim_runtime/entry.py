@@ -40,7 +40,7 @@ def main(command: str, module: str) -> NoReturn:
     """
     try:
         app: typer.Typer = importlib.import_module(module).app
-        app(prog_name=command)
+        code = app(prog_name=command, standalone_mode=False)
     except KeyboardInterrupt:
         _fail(f"{command}: interrupted", 130)
     except ModuleNotFoundError as error:
@@ -49,11 +49,26 @@ def main(command: str, module: str) -> NoReturn:
             raise
         _fail(f"error: {missing}", missing.exit_code)
     except Exception as error:
-        code = getattr(error, "exit_code", None)
-        if not isinstance(code, int):
-            raise
-        _fail(f"error: {error}", code)
-    sys.exit(0)
+        _explain(command, error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(command: str, error: Exception) -> NoReturn:
+    """One line for an error of ours or of the command line; anything else goes on as it is."""
+    kind = type(error).__name__  # Typer has carried its own copy of these classes since 0.16, so names it is
+    if kind == "Abort":
+        _fail(f"{command}: interrupted", 130)
+    exit_code = getattr(error, "exit_code", None)
+    if not isinstance(exit_code, int):
+        raise error
+    message = str(error)
+    if hasattr(error, "format_message"):
+        message = error.format_message()
+        if kind == "NoArgsIsHelpError":
+            sys.stderr.write(message + "\n")
+            sys.exit(exit_code)
+        message = f"{message.rstrip('.')}; see {command} --help"
+    _fail(f"error: {message}", exit_code)
 
 
 def _fail(message: str, code: int) -> NoReturn:

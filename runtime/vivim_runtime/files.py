@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vivim_runtime.errors import SinkError
 
-__all__ = ["atomic_path", "sha256_file", "writable_folder", "write_text"]
+__all__ = ["atomic_path", "part_name", "sha256_file", "writable_folder", "write_text"]
 
 
 def writable_folder(folder: Path) -> Path:
@@ -22,6 +22,11 @@ def writable_folder(folder: Path) -> Path:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise SinkError(f"cannot write into the folder {folder}: permission denied; choose another output")
     return folder
+
+
+def part_name(target: Path) -> Path:
+    """Where a file that grows for long is written until it is complete: `film.mp4` -> `film.part.mp4`."""
+    return target.with_name(f"{target.stem}.part{target.suffix}")
 
 
 @contextmanager

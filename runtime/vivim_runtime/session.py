@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from vivim_runtime.errors import MissingExtraError, ModelError, UsageError
 
-__all__ = ["ClassInfo", "ModelInfo", "OnnxSession", "Session", "open_session"]
+__all__ = ["ClassInfo", "Clips", "Logits", "ModelInfo", "OnnxSession", "Session", "open_session"]
 
 Clips = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]

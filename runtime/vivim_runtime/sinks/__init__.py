@@ -1,0 +1,40 @@
+"""Where frames go: a video, a folder of masks, a ledger; one interface, chosen by the name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vivim_runtime.errors import SinkError
+from vivim_runtime.session import ModelInfo
+from vivim_runtime.sinks.base import Segmented, Sink
+from vivim_runtime.sinks.ledger import Ledger
+from vivim_runtime.sinks.masks import MaskFolder
+from vivim_runtime.sinks.video import VideoWriter
+from vivim_runtime.sources.base import Source
+
+__all__ = ["Segmented", "Sink", "open_sink"]
+
+
+def open_sink(name: str, source: Source, model: ModelInfo, run: Mapping[str, Any], overwrite: bool = False) -> Sink:
+    """The sink that a name stands for: `X.mp4`, `X.jsonl`, or else a folder for masks.
+
+    Args:
+        source: whose frames will come.
+        model: whose masks they carry.
+        run: what the ledger says about the run.
+        overwrite: replace the masks of an earlier run.
+
+    Raises:
+        SinkError: when it cannot be written.
+    """
+    path = Path(name)
+    suffix = path.suffix.lower()
+    if suffix == ".mp4":
+        return VideoWriter(path, source.size, source.fps)
+    if suffix == ".jsonl":
+        return Ledger(path, model.classes, run)
+    if name.endswith("/") or path.is_dir() or not suffix:
+        return MaskFolder(path, overwrite)
+    raise SinkError(f"cannot write {name}: expected a name ending in .mp4 or .jsonl, or a folder for masks")

@@ -1,0 +1,78 @@
+"""The ledger: one JSON line a frame, so that every frame's fate can be looked up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from vivim_runtime.errors import SinkError
+from vivim_runtime.files import part_name, writable_folder
+from vivim_runtime.session import ClassInfo
+from vivim_runtime.sinks.base import Segmented
+
+__all__ = ["Ledger"]
+
+
+class Ledger:
+    """JSON lines: `run` (what ran), `frame` (one each), `summary` (the counts; they sum to the number of frame lines).
+
+    Lines go to `NAME.part.jsonl`, which takes the place of `NAME.jsonl` at the end.
+    """
+
+    def __init__(self, path: Path, classes: Sequence[ClassInfo], run: Mapping[str, Any]) -> None:
+        self._target, self._part, self._classes = path, part_name(path), classes
+        if path.is_dir():
+            raise SinkError(f"{path} is a folder; expected the name of a .jsonl file")
+        writable_folder(path.parent)
+        try:
+            # Line buffered: a killed run leaves whole lines.
+            self._file: IO[str] = self._part.open("w", encoding="utf-8", buffering=1)
+        except OSError as error:
+            raise SinkError(f"cannot write {path}: {error.strerror}") from None
+        self._counts = {"frames": 0, "with_mask": 0, "without_mask": 0, "in_padded_clip": 0}
+        self._line("run", run)
+
+    @property
+    def path(self) -> str:
+        return str(self._target)
+
+    def write(self, item: Segmented) -> None:
+        areas = {info.name: int(mask.sum()) for info, mask in zip(self._classes, item.masks, strict=True)}
+        self._counts["frames"] += 1
+        self._counts["with_mask" if any(areas.values()) else "without_mask"] += 1
+        self._counts["in_padded_clip"] += item.padded
+        self._line(
+            "frame",
+            {
+                "index": item.frame.index,
+                "time_s": round(item.frame.time, 6),
+                "clip": item.clip,
+                "position": item.position,
+                "padded": item.padded,
+                "latency_ms": round(item.latency_ms, 3),
+                "area_px": areas,
+            },
+        )
+
+    def _line(self, kind: str, values: Mapping[str, Any]) -> None:
+        try:
+            self._file.write(json.dumps({"type": kind, **values}) + "\n")
+        except OSError as error:
+            raise SinkError(f"cannot go on writing {self._part}: {error.strerror}") from None
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._line("summary", self._counts)
+        self._file.close()
+        if kind is None:
+            self._part.replace(self._target)
+        elif not self._counts["frames"]:
+            self._part.unlink(missing_ok=True)
