@@ -10,7 +10,7 @@ A message says what was received, what was expected, and how to fix it, in one l
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 __all__ = ["ExportError", "ModelInputError", "ParityError", "UsageError"]
 
@@ -34,6 +34,14 @@ class ModelInputError(ExportError):
 
 
 class ParityError(ExportError):
-    """A comparison over its budget: the artefact is not the network that it was made from."""
+    """A comparison over its budget: the artefact is not the network that it was made from.
+
+    Attributes:
+        comparison: the vivim_export.parity.Comparison, for reports.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, comparison: Any = None) -> None:
+        super().__init__(message)
+        self.comparison = comparison

@@ -6,14 +6,13 @@ appended as functions of the model (a function given to the exporter itself woul
 
 from __future__ import annotations
 
-import hashlib
+import importlib.metadata
 import json
 import logging
-import platform
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +27,19 @@ import vivim.operators  # noqa: F401  (registers torch.ops.vivim)
 from vivim.checkpoint import load_checkpoint, resolve_weights
 from vivim.config import MEAN, STD
 from vivim.model import Vivim, stage_sizes
-from vivim_export.errors import UsageError
+from vivim_export.description import PARITY_KEY, describe, weights_digest
+from vivim_export.errors import ParityError, UsageError
 from vivim_export.folding import fold_for_export
 from vivim_export.functions import DOMAIN, DOMAIN_VERSION, causal_conv1d_function, selective_scan_function
+from vivim_export.parity import Comparison, compare
+from vivim_export.runners import TorchSession
 from vivim_runtime.files import atomic_path, sha256_file
+from vivim_runtime.session import open_session
 
-__all__ = ["OPSETS", "OnnxOptions", "export_onnx", "onnx_from_model"]
+__all__ = ["OPSETS", "OnnxOptions", "export_onnx", "onnx_from_model", "save_onnx"]
 
 # GELU became an operator in 20; 21 and later change nothing that the network uses.
 OPSETS = range(20, 24)
-_FORMAT = "1"
-# Distinct and visible on grey-scale images; repeated when there are more classes.
-_COLORS = [[0, 230, 118], [255, 193, 7], [3, 169, 244], [233, 30, 99], [156, 39, 176], [255, 87, 34]]
 
 
 @dataclass(frozen=True)
@@ -88,28 +88,54 @@ class _Deployed(nn.Module):
 
 
 def export_onnx(
-    weights: str | Path, output: str | Path, options: OnnxOptions, frames: int | None = None
-) -> onnx.ModelProto:
-    """Export a checkpoint to `output`, whole or not at all, and return the model.
+    weights: str | Path,
+    output: str | Path,
+    options: OnnxOptions,
+    frames: int | None = None,
+    on_stage: Callable[[str], None] = lambda _: None,
+) -> Comparison:
+    """Export a checkpoint to `output` and compare the file with PyTorch; it appears whole and proven, or not at all.
+
+    The outcome of the comparison goes into the file's description.
 
     Args:
         weights: anything `vivim.load_checkpoint` takes.
         output: the .onnx file.
         frames: T of the clip; default what the checkpoint says.
+        on_stage: told what is being done.
 
     Raises:
         CheckpointError, InputError, UsageError: exit code 2.
+        ParityError: the file is not the network; its `comparison` says how far off. Exit code 3.
     """
+    output = Path(output)
+    if output.suffix != ".onnx":
+        raise UsageError(f"the output is {output}; expected a name ending in .onnx")
     path = resolve_weights(weights)
-    model = onnx_from_model(load_checkpoint(path, frames), options, sha256_file(path))
-    save_onnx(model, output)
-    return model
+    model = load_checkpoint(path, frames)
+    with atomic_path(output) as temporary:
+        on_stage(f"tracing {model.config.preset_name}, T = {model.config.frames}, {options.size[0]}x{options.size[1]}")
+        digest = sha256_file(path)
+        proto = onnx_from_model(model, options, digest)
+        save_onnx(proto, temporary)
+        on_stage("loading it in ONNX Runtime")
+        reference = TorchSession(model, options.size, path, digest)
+        with open_session(temporary, "cpu") as session:
+            comparison = compare(reference, session, on_clip=lambda n: on_stage(f"comparing with PyTorch, clip {n}"))
+        comparison = replace(comparison, b=replace(comparison.b, name=output.name))
+        if not comparison.passed:
+            raise ParityError(
+                f"{output} is not the network of {weights}: {'; '.join(comparison.failures)}; nothing was written",
+                comparison,
+            )
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = PARITY_KEY, json.dumps(comparison.record())
+        save_onnx(proto, temporary)
+    return comparison
 
 
 def save_onnx(model: onnx.ModelProto, output: str | Path) -> None:
-    """Check `model` fully and write it under a temporary name, then rename."""
-    if Path(output).suffix != ".onnx":
-        raise UsageError(f"the output is {output}; expected a name ending in .onnx")
+    """Write `model` and check the file fully; it appears whole or not at all."""
     with atomic_path(output) as temporary:
         onnx.save(model, temporary)
         onnx.checker.check_model(temporary, full_check=True)
@@ -129,8 +155,11 @@ def onnx_from_model(model: Vivim, options: OnnxOptions, weights_sha256: str | No
     if DOMAIN not in {entry.domain for entry in proto.opset_import}:
         proto.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
     _drop_debug_information(proto)
-    helper.set_model_props(proto, _metadata(model, options, weights_sha256 or _sha256_of(model)))
-    proto.producer_name, proto.producer_version = "vivim-edge", _version()
+    description = describe(
+        model, options.size, weights_sha256 or weights_digest(model), batch=options.batch, raw_input=options.raw_input
+    )
+    helper.set_model_props(proto, description)
+    proto.producer_name, proto.producer_version = "vivim-edge", importlib.metadata.version("vivim-edge")
     proto.doc_string = "Vivim video segmentation (arXiv 2401.14168), exported by vivim-edge."
     return proto
 
@@ -227,47 +256,3 @@ def _drop_debug_information(proto: onnx.ModelProto) -> None:
         del value.metadata_props[:]
     del proto.graph.metadata_props[:]
     del proto.metadata_props[:]
-
-
-def _metadata(model: Vivim, options: OnnxOptions, weights_sha256: str) -> dict[str, str]:
-    """The file's description of itself: everything that a runtime needs."""
-    config = model.config
-    classes = [{"name": n, "color": _COLORS[i % len(_COLORS)]} for i, n in enumerate(config.classes)]
-    versions = {
-        "vivim-edge": _version(),
-        "torch": torch.__version__,
-        "onnx": onnx.__version__,
-        "onnxscript": onnxscript.__version__,
-        "python": platform.python_version(),
-    }
-    return {
-        "vivim.format": _FORMAT,
-        "vivim.config": config.to_json(),
-        "vivim.preset": config.preset_name,
-        "vivim.frames": str(config.frames),
-        "vivim.height": str(options.size[0]),
-        "vivim.width": str(options.size[1]),
-        "vivim.batch": "dynamic" if options.batch is None else str(options.batch),
-        "vivim.input": "float32" if options.raw_input else "uint8",
-        "vivim.mean": json.dumps(MEAN),
-        "vivim.std": json.dumps(STD),
-        "vivim.classes": json.dumps(classes),
-        "vivim.precision": "fp32",
-        "vivim.weights_sha256": weights_sha256,
-        "vivim.versions": json.dumps(versions, sort_keys=True),
-    }
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("vivim-edge")
-
-
-def _sha256_of(model: Vivim) -> str:
-    """SHA-256 over names and bytes of the weights, for a network that came from no file."""
-    digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["dice", "flicker", "hd95", "iou", "precision", "recall"]
+__all__ = ["FlickerMeter", "dice", "flicker", "hd95", "iou", "precision", "recall"]
 
 Masks = npt.NDArray[np.bool_]
 Figures = npt.NDArray[np.float64]
@@ -82,16 +82,38 @@ def _hd95(a: Masks, b: Masks) -> float:
     return float(np.percentile(np.concatenate((to_b[edge_a], to_a[edge_b])), 95))
 
 
+class FlickerMeter:
+    """Adds up how masks of any one shape change from frame to frame."""
+
+    def __init__(self) -> None:
+        self.frames = self.changes = self.area = 0
+        self._last: Masks | None = None
+
+    def add(self, mask: Masks) -> None:
+        """The next frame's mask."""
+        if self._last is not None:
+            self.changes += int(np.count_nonzero(mask != self._last))
+        self.frames += 1
+        self.area += int(np.count_nonzero(mask))
+        self._last = mask
+
+    def value(self, reference: FlickerMeter | None = None) -> float:
+        """See `flicker`."""
+        if self.frames < 2:
+            return 0.0
+        changes = self.changes - (reference.changes if reference else 0)
+        area = (reference or self).area / self.frames
+        return changes / (self.frames - 1) / max(area, 1.0)
+
+
 def flicker(masks: Masks, reference: Masks | None = None) -> float:
     """How restless masks (T, H, W) are: mean over consecutive frames of the pixels that change, over the mean area.
 
     With a reference (truth, or another model's masks) its own changes are taken off first, so that true motion does
     not count; the result is then negative where the masks lag behind the motion. 0 for fewer than two frames.
     """
-    if len(masks) < 2:
-        return 0.0
-    changes = np.count_nonzero(masks[1:] != masks[:-1], axis=(-2, -1)).mean()
-    if reference is not None:
-        changes -= np.count_nonzero(reference[1:] != reference[:-1], axis=(-2, -1)).mean()
-    area = np.count_nonzero(masks if reference is None else reference) / len(masks)
-    return float(changes / max(area, 1.0))
+    meters = FlickerMeter(), FlickerMeter()
+    for meter, sequence in zip(meters, (masks, masks if reference is None else reference), strict=True):
+        for mask in sequence:
+            meter.add(mask)
+    return meters[0].value(None if reference is None else meters[1])

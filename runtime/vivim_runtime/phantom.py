@@ -213,7 +213,8 @@ class _Scene:
         for _ in range(int(rng.integers(0, 2))):
             column, half = rng.uniform(0, aspect), rng.uniform(0.02, 0.07)
             top = rng.choice([0.0, rng.uniform(0.1, 0.6)])
-            across = 1 / (1 + np.exp((np.abs(self.x - column) - half) / 0.012))
+            beyond = np.minimum((np.abs(self.x - column) - half) / 0.012, 80.0)  # e^80: zero, and no overflow
+            across = 1 / (1 + np.exp(beyond))
             total -= (across * rng.uniform(3, 8) / (1 + np.exp(-(self.y - top) / 0.02))).astype(np.float32)
         return total
 

@@ -96,7 +96,15 @@ class ModelInfo:
 
 
 class Session(Protocol):
-    """A model ready to run; a context manager that gives back what it holds."""
+    """A model ready to run; a context manager that gives back what it holds.
+
+    Attributes:
+        backend: what runs it, for people.
+        device: where: cpu, cuda.
+    """
+
+    @property
+    def backend(self) -> str: ...
 
     @property
     def info(self) -> ModelInfo: ...
@@ -157,6 +165,8 @@ def _providers(device: str, available: list[str]) -> list[Any]:
 
 class OnnxSession:
     """A model in ONNX Runtime. Calls may come from one thread at a time."""
+
+    backend = "ONNX Runtime"
 
     def __init__(self, path: Path, device: str = "auto", threads: int = 0) -> None:
         try:

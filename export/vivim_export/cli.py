@@ -1,0 +1,138 @@
+"""`vivim-export`: ONNX files from checkpoints, and comparisons. A thin layer over the package's modules."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.core
+from rich.console import Console
+
+from vivim_export.errors import ParityError, UsageError
+from vivim_export.onnx_export import OnnxOptions, export_onnx
+from vivim_export.parity import Comparison, compare
+from vivim_export.report import html_report, terminal_table
+from vivim_export.runners import is_checkpoint, open_runner
+from vivim_runtime.files import write_text
+
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Export Vivim, and prove what was exported.")
+_console = Console()
+_progress = Console(stderr=True)
+
+_DEFAULT_SIZE = (256, 256)
+
+
+class _Command(typer.core.TyperCommand):
+    """Options that take several values: `--imgsz 256 320` and `--clips a.mp4 b.dcm`, as in other exporters."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _spread(args))
+
+
+def _spread(args: list[str]) -> list[str]:
+    """Two numbers behind --imgsz become `HxW`; more names behind --clips, each its own --clips."""
+    result: list[str] = []
+    # Names behind --clips are clips only where A and B came first.
+    named = [not arg.startswith("-") for arg in args[:2]] == [True, True]
+    option = ""
+    for arg in args:
+        if option == "--imgsz" and arg.isdigit() and result[-1].isdigit():
+            result[-1] += f"x{arg}"
+        elif option == "--clips" and named and not arg.startswith("-") and result[-1] != "--clips":
+            result += ["--clips", arg]
+        else:
+            result.append(arg)
+        option = arg if arg.startswith("-") else option
+    return result
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)(?:[x,](\d+))?", text)
+    if not match or not int(match[1]) or match[2] == "0":
+        raise UsageError(f"--imgsz is {text}; expected one number, or height and width: --imgsz 256 320")
+    return int(match[1]), int(match[2] or match[1])
+
+
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the comparison to this JSON file.")]
+HtmlFile = Annotated[Path | None, typer.Option("--html", help="Write the comparison to this HTML file.")]
+
+
+def _publish(comparison: Comparison, json_file: Path | None, html_file: Path | None) -> None:
+    _console.print(terminal_table(comparison))
+    if json_file:
+        write_text(json_file, json.dumps(comparison.record(), indent=2) + "\n")
+    if html_file:
+        write_text(html_file, html_report(comparison))
+
+
+@app.command("onnx", cls=_Command)
+def onnx_command(
+    weights: Annotated[str, typer.Option(help="Checkpoint, or tiny for the shipped weights.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")] = Path("model.onnx"),
+    imgsz: Annotated[str, typer.Option(metavar="N | H W", help="Size of the frames, pixels.")] = "256",
+    frames: Annotated[int | None, typer.Option(help="Frames of a clip, T; default what the checkpoint says.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Clips at once; default 1.")] = None,
+    dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="Any number of clips at once.")] = False,
+    raw_input: Annotated[
+        bool, typer.Option("--raw-input", help="Take float32 (B, T, 3, H, W), normalised outside.")
+    ] = False,
+    opset: Annotated[int, typer.Option(help="Opset of the standard operators, 20 to 23.")] = 20,
+    no_fold: Annotated[bool, typer.Option("--no-fold", help="Leave the decoder as it was trained.")] = False,
+    json_file: JsonFile = None,
+    html_file: HtmlFile = None,
+) -> None:
+    """Export to one ONNX file, and compare it with PyTorch: over budget nothing is written (exit code 3)."""
+    if dynamic_batch and batch is not None:
+        raise UsageError(f"--batch {batch} and --dynamic-batch contradict each other; give one of them")
+    size = _size(imgsz)
+    assert size is not None
+    options = OnnxOptions(size, None if dynamic_batch else batch or 1, raw_input, opset, fold=not no_fold)
+    try:
+        with _progress.status("reading the checkpoint") as status:
+            comparison = export_onnx(weights, output, options, frames, status.update)
+    except ParityError as error:
+        _publish(error.comparison, json_file, html_file)
+        raise
+    _publish(comparison, json_file, html_file)
+    _console.print(f"{output}: {output.stat().st_size / 1e6:.1f} MB", highlight=False)
+
+
+@app.command("check", cls=_Command)
+def check_command(
+    a: Annotated[str, typer.Argument(metavar="A", help="The reference: a checkpoint (runs in PyTorch) or a model.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="What is compared with it.")],
+    clips: Annotated[
+        list[str] | None, typer.Option(help="Videos, image folders, DICOM files, phantom:...; default two phantoms.")
+    ] = None,
+    imgsz: Annotated[
+        str | None, typer.Option(metavar="N | H W", help="Size for two checkpoints; a model file has its own.")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="T for two checkpoints; a model file has its own.")] = None,
+    device: Annotated[str, typer.Option(help="Of model files: auto, cpu, cuda or cuda:<index>.")] = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 is automatic.")] = 0,
+    json_file: JsonFile = None,
+    html_file: HtmlFile = None,
+) -> None:
+    """Compare two artefacts on the same clips, on logits and on masks; exit code 3 over budget."""
+    with ExitStack() as stack:
+        runners = {}
+        size = _size(imgsz)
+        # A checkpoint has no size of its own: it takes that of the model file on the other side, which opens first.
+        for name in sorted((a, b), key=is_checkpoint):
+            runners[name] = stack.enter_context(open_runner(name, size or _DEFAULT_SIZE, frames, device, threads))
+            info = runners[name].info
+            if not is_checkpoint(name):
+                size, frames = info.size, info.frames
+        with _progress.status("comparing") as status:
+            comparison = compare(runners[a], runners[b], clips, lambda n: status.update(f"comparing, clip {n}"))
+    _publish(comparison, json_file, html_file)
+    if not comparison.passed:
+        raise ParityError(f"{b} is not {a}: {'; '.join(comparison.failures)}")
