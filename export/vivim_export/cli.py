@@ -17,7 +17,7 @@ from vivim_export.onnx_export import OnnxOptions, export_onnx
 from vivim_export.parity import Comparison, compare
 from vivim_export.report import html_report, terminal_table
 from vivim_export.runners import is_checkpoint, open_runner
-from vivim_runtime.files import write_text
+from vivim_runtime.files import writable_file, write_text
 
 __all__ = ["app"]
 
@@ -65,6 +65,13 @@ JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the compari
 HtmlFile = Annotated[Path | None, typer.Option("--html", help="Write the comparison to this HTML file.")]
 
 
+def _check_reports(*files: Path | None) -> None:
+    """Find out before the work that a report could not be written after it."""
+    for file in files:
+        if file:
+            writable_file(file)
+
+
 def _publish(comparison: Comparison, json_file: Path | None, html_file: Path | None) -> None:
     _console.print(terminal_table(comparison))
     if json_file:
@@ -90,6 +97,7 @@ def onnx_command(
     html_file: HtmlFile = None,
 ) -> None:
     """Export to one ONNX file, and compare it with PyTorch: over budget nothing is written (exit code 3)."""
+    _check_reports(json_file, html_file)
     if dynamic_batch and batch is not None:
         raise UsageError(f"--batch {batch} and --dynamic-batch contradict each other; give one of them")
     size = _size(imgsz)
@@ -122,6 +130,7 @@ def check_command(
     html_file: HtmlFile = None,
 ) -> None:
     """Compare two artefacts on the same clips, on logits and on masks; exit code 3 over budget."""
+    _check_reports(json_file, html_file)
     with ExitStack() as stack:
         runners = {}
         size = _size(imgsz)

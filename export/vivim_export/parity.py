@@ -129,7 +129,7 @@ class MaskFigures:
     truth_b: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WorstFrame:
     """A frame that the sides see most differently; pixels and masks at the model's resolution."""
 

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from vivim_runtime.errors import UsageError
-from vivim_runtime.files import write_text
+from vivim_runtime.files import writable_file, write_text
 from vivim_runtime.overlay import parse_layers
 from vivim_runtime.pipeline import RunOptions, RunReport, run
 from vivim_runtime.session import ModelInfo, open_session
@@ -67,6 +67,8 @@ def run_command(
 ) -> None:
     """Segment a video: masks, an overlay video and a ledger of every frame."""
     names = outputs or []
+    if json_file:
+        writable_file(json_file)
     if len(set(names)) != len(names):
         raise UsageError("an output is named twice; expected different ones")
     with ExitStack() as stack:

@@ -27,7 +27,7 @@ __all__ = ["Clip", "Show", "clips", "logits_at", "resized", "threshold_logit"]
 Show = Literal["newest", "centre"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Clip:
     """T frames to infer together.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vivim_runtime.errors import SinkError
 
-__all__ = ["atomic_path", "part_name", "sha256_file", "writable_folder", "write_text"]
+__all__ = ["atomic_path", "part_name", "sha256_file", "writable_file", "writable_folder", "write_text"]
 
 
 def writable_folder(folder: Path) -> Path:
@@ -29,16 +29,21 @@ def part_name(target: Path) -> Path:
     return target.with_name(f"{target.stem}.part{target.suffix}")
 
 
+def writable_file(target: Path) -> Path:
+    """Create the folder of `target` if need be and return `target`; SinkError when it cannot be written."""
+    if target.is_dir():
+        raise SinkError(f"{target} is a folder; expected a file name")
+    writable_folder(target.parent)
+    return target
+
+
 @contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
     """A temporary path beside `target` that replaces it when the block ends, and is removed when it fails.
 
     The temporary name keeps the suffix of `target`, since libraries choose a format by it.
     """
-    target = Path(target)
-    if target.is_dir():
-        raise SinkError(f"{target} is a folder; expected a file name")
-    writable_folder(target.parent)
+    target = writable_file(Path(target))
     temporary = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
     try:
         yield temporary

@@ -15,7 +15,7 @@ from vivim_runtime.sources.base import Frame, Image
 __all__ = ["Segmented", "Sink"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Segmented:
     """One frame with its masks.
 

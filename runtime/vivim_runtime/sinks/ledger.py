@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from vivim_runtime.errors import SinkError
-from vivim_runtime.files import part_name, writable_folder
+from vivim_runtime.files import part_name, writable_file
 from vivim_runtime.session import ClassInfo
 from vivim_runtime.sinks.base import Segmented
 
@@ -23,10 +23,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path, classes: Sequence[ClassInfo], run: Mapping[str, Any]) -> None:
-        self._target, self._part, self._classes = path, part_name(path), classes
-        if path.is_dir():
-            raise SinkError(f"{path} is a folder; expected the name of a .jsonl file")
-        writable_folder(path.parent)
+        self._target, self._part, self._classes = writable_file(path), part_name(path), classes
         try:
             # Line buffered: a killed run leaves whole lines.
             self._file: IO[str] = self._part.open("w", encoding="utf-8", buffering=1)

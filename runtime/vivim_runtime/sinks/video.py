@@ -13,7 +13,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
 from vivim_runtime.errors import SinkError
-from vivim_runtime.files import part_name, writable_folder
+from vivim_runtime.files import part_name, writable_file
 from vivim_runtime.sinks.base import Segmented
 from vivim_runtime.sources.base import Image
 
@@ -36,10 +36,7 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, size: tuple[int, int], fps: float) -> None:
-        self._target, self._part = path, part_name(path)
-        if path.is_dir():
-            raise SinkError(f"{path} is a folder; expected the name of an MP4 file")
-        writable_folder(path.parent)
+        self._target, self._part = writable_file(path), part_name(path)
         self._padding = (size[0] % 2, size[1] % 2)
         rate = Fraction(fps).limit_denominator(1001)
         try:

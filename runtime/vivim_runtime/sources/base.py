@@ -18,7 +18,7 @@ Image = npt.NDArray[np.uint8]
 DEFAULT_FPS = 25.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
     """One frame: its number from 0, its time in seconds from the start, and uint8 RGB pixels (H, W, 3)."""
 

@@ -70,6 +70,19 @@ def _read(path: Path) -> Any:
     return dataset
 
 
+def _output_range(dataset: Any) -> tuple[float, float] | None:
+    """What values the VOI transformation of a data set spans (PS3.3 C.11.2); None where it has none."""
+    if "VOILUTSequence" in dataset:
+        return 0.0, 2.0 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1
+    if "WindowWidth" not in dataset:
+        return None
+    # A window maps onto the range of the stored values, rescaled (as pydicom's apply_windowing does).
+    bits, signed = int(dataset.BitsStored), int(dataset.PixelRepresentation)
+    low = -(2.0 ** (bits - 1)) if signed else 0.0
+    slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
+    return low * slope + intercept, (low + 2.0**bits - 1) * slope + intercept
+
+
 class DicomFile:
     """The frames of a DICOM object, whatever its transfer syntax and photometric interpretation, as 8-bit RGB."""
 
@@ -140,9 +153,7 @@ class DicomFile:
     def _to_byte(self, values: npt.NDArray[Any]) -> Image:
         """Values of more than 8 bits scaled to 0..255; the range is that of the first frame, for the whole loop."""
         if self._range is None:
-            windowed = "WindowWidth" in self._dataset
-            limits = (0.0, float(2 ** int(self._dataset.BitsStored) - 1))
-            self._range = limits if windowed else (float(values.min()), float(values.max()))
+            self._range = _output_range(self._dataset) or (float(values.min()), float(values.max()))
         low, high = self._range
         return (np.clip((values - low) / max(high - low, 1e-9), 0, 1) * 255).round().astype(np.uint8)
 

@@ -1,0 +1,70 @@
+"""What is drawn on frames."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vivim_runtime.errors import UsageError
+from vivim_runtime.overlay import drawn, label_image, parse_layers
+from vivim_runtime.session import ClassInfo
+
+GREEN = ClassInfo("lesion", (0, 255, 0))
+
+
+def scene() -> tuple[np.ndarray, np.ndarray]:
+    image = np.full((64, 64, 3), 100, np.uint8)
+    masks = np.zeros((1, 64, 64), bool)
+    masks[0, 20:40, 20:40] = True
+    return image, masks
+
+
+def test_overlay_mixes_the_color_by_alpha_inside_the_mask_only() -> None:
+    image, masks = scene()
+    picture = drawn(image, masks, [GREEN], ("overlay",), 0.5)
+    assert (picture[masks[0]] == (50, 177, 50)).all()
+    assert (picture[~masks[0]] == 100).all()
+    assert (image == 100).all()  # the frame itself stays as it is
+
+
+def test_contour_outlines_the_mask_and_leaves_its_inside_alone() -> None:
+    image, masks = scene()
+    picture = drawn(image, masks, [GREEN], ("contour",), 0.5)
+    line = picture[20, 25:35]  # anti-aliased: nearly the colour
+    assert (line[:, 1] > 200).all() and (line[:, [0, 2]] == 0).all()
+    assert (picture[18, 25:35] == 0).all()  # the dark border
+    assert (picture[28:32, 28:32] == 100).all()
+    assert (picture[:15] == 100).all()
+
+
+def test_mask_layer_replaces_the_frame() -> None:
+    image, masks = scene()
+    picture = drawn(image, masks, [GREEN], ("mask",), 0.5)
+    assert (picture[masks[0]] == (0, 255, 0)).all()
+    assert (picture[~masks[0]] == 0).all()
+
+
+def test_empty_masks_leave_the_frame_as_it_is() -> None:
+    image, masks = scene()
+    assert (drawn(image, np.zeros_like(masks), [GREEN], ("overlay", "contour"), 0.5) == image).all()
+
+
+def test_label_image_of_one_class_is_black_and_white() -> None:
+    _, masks = scene()
+    assert set(np.unique(label_image(masks, masks.astype(np.float32)))) == {0, 255}
+
+
+def test_label_image_of_several_classes_gives_overlaps_to_the_most_probable() -> None:
+    masks = np.array([[[True, True, False]], [[True, False, False]]])
+    logits = np.array([[[1.0, 1.0, -1.0]], [[2.0, -9.0, -0.5]]], np.float32)
+    assert label_image(masks, logits).tolist() == [[2, 1, 0]]
+
+
+def test_layers_are_read_from_a_list() -> None:
+    assert parse_layers("overlay, contour") == ("overlay", "contour")
+
+
+@pytest.mark.parametrize("text", ["", "overlay,outline", ","])
+def test_unknown_layers_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="overlay, contour, mask"):
+        parse_layers(text)
