@@ -16,21 +16,23 @@ from vivim_runtime.errors import MissingExtraError
 
 __all__ = ["export", "main", "run", "train"]
 
-# A module whose absence means that an extra is not installed.
+# Modules whose absence means that an extra is not installed, and the extra that a command asks for first.
 _MODULES_OF_EXTRA = {
-    "export": ("onnx", "onnxscript"),
+    "export": ("onnx", "onnxscript", "torch", "safetensors"),
     "train": ("torch", "safetensors"),
     "cpu": ("onnxruntime",),
     "dicom": ("pydicom", "PIL"),
 }
+_EXTRA_OF_COMMAND = {"vivim-export": "export", "vivim-train": "train"}
 
 
 def _missing_extra(command: str, error: ModuleNotFoundError) -> MissingExtraError | None:
     root = (error.name or "").partition(".")[0]
-    for extra, modules in _MODULES_OF_EXTRA.items():
-        if root in modules:
-            return MissingExtraError(f"{command} (module {root} is missing)", extra)
-    return None
+    extras = [extra for extra, modules in _MODULES_OF_EXTRA.items() if root in modules]
+    if not extras:
+        return None
+    own = _EXTRA_OF_COMMAND.get(command)
+    return MissingExtraError(f"{command} (module {root} is missing)", own if own in extras else extras[0])
 
 
 def main(command: str, module: str) -> NoReturn:

@@ -50,10 +50,10 @@ class PhantomSpec:
     lesion: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.frames < 1 or self.seed < 0 or self.fps <= 0:
+        if self.frames < 1 or self.seed < 0 or not 0.0 < self.fps < float("inf"):  # which also refuses NaN
             raise UsageError(
                 f"phantom with seed {self.seed}, {self.frames} frames, {self.fps} fps: expected a seed of at least 0, "
-                "at least 1 frame and a positive rate"
+                "at least 1 frame and a positive, finite rate"
             )
         if min(self.size) < 32 or max(self.size) > 4096:
             raise UsageError(f"phantom of {self.size[0]}x{self.size[1]}: expected height and width of 32 to 4096")
