@@ -41,8 +41,9 @@ def save_checkpoint(path: str | Path, model: Vivim, metadata: Mapping[str, str] 
     """Write weights and configuration as safetensors, whole or not at all; `metadata` is stored beside them."""
     tensors = {k: v.detach().to("cpu").contiguous() for k, v in model.state_dict().items()}
     header = {**(metadata or {}), "format": FORMAT, "config": model.config.to_json()}
+    data = safetensors.torch.save(tensors, metadata=header)  # save_file would give the file to its owner alone
     with atomic_path(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata=header)
+        temporary.write_bytes(data)
 
 
 def resolve_weights(name: str | Path) -> Path:
@@ -74,11 +75,13 @@ def load_checkpoint(path: str | Path, frames: int | None = None) -> Vivim:
         CheckpointError: when the file is missing, damaged, or holds another network.
     """
     path = resolve_weights(path)
+    if frames is not None and frames < 1:
+        raise ConfigError(f"--frames is {frames}; expected at least 1")
     if path.suffix != ".safetensors":
-        return from_upstream(_torch_state(path), frames or 5)
+        return from_upstream(_torch_state(path), 5 if frames is None else frames)
     tensors, metadata = _read_safetensors(path)
     if "config" not in metadata or not metadata.get("format", "").startswith("vivim-edge/"):
-        return from_upstream(tensors, frames or 5)
+        return from_upstream(tensors, 5 if frames is None else frames)
     try:
         config = VivimConfig.from_json(metadata["config"])
     except ConfigError as error:

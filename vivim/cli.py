@@ -20,13 +20,14 @@ from rich.table import Table
 from vivim.checkpoint import load_checkpoint, read_metadata, resolve_weights, save_checkpoint
 from vivim.data import phantom_clips
 from vivim.errors import ConfigError, DataError
-from vivim.training import EpochReport, FitConfig, Scores, evaluate, fit
+from vivim.training import EpochReport, FitConfig, Scores, check_run, evaluate, fit
 from vivim_runtime.files import sha256_file, write_text
 
 __all__ = ["app"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Train and evaluate Vivim, and convert checkpoints.")
-_console = Console(stderr=True)
+# File names are printed as they are: no markup.
+_console = Console(stderr=True, markup=False, highlight=False)
 
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes all.")]
 
@@ -63,6 +64,7 @@ def fit_command(
     _only_phantom(data)
     _set_threads(threads)
     config = FitConfig(preset=preset, init=init, epochs=epochs, batch=batch, frames=frames, lr=lr, seed=seed)
+    check_run(config, out, resume, clips)
     _console.print(f"making {clips} training and {validation_clips} validation clips of {frames} x {imgsz} x {imgsz}")
     workers = torch.get_num_threads()
     train_set = phantom_clips("train", clips, frames, (imgsz, imgsz), workers)
@@ -148,7 +150,7 @@ def convert_command(
     save_checkpoint(target, model, {**kept, "converted_from_sha256": sha256_file(resolve_weights(source))})
     config = model.config
     count = sum(p.numel() for p in model.parameters())
-    Console().print(
+    Console(markup=False, highlight=False).print(
         f"{target}: {config.preset_name}, {count / 1e6:.2f} M parameters, T = {config.frames}, "
         f"directions {', '.join(config.directions)}, edge head {config.edge_head}, classes {', '.join(config.classes)}"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -13,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vivim.checkpoint import load_checkpoint, save_checkpoint
+from vivim.checkpoint import load_checkpoint, resolve_weights, save_checkpoint
 from vivim.config import VivimConfig
 from vivim.data import Clip, batches, normalised
-from vivim.errors import CheckpointError, ConfigError
+from vivim.errors import CheckpointError, ConfigError, DataError
 from vivim.losses import segmentation_loss
 from vivim.model import Vivim
 from vivim_runtime import metrics
 from vivim_runtime.files import atomic_path, writable_folder
 
-__all__ = ["EpochReport", "FitConfig", "Scores", "evaluate", "fit", "learning_rate"]
+__all__ = ["EpochReport", "FitConfig", "Scores", "check_run", "evaluate", "fit", "learning_rate"]
 
 _STATE = "state.pt"
 
@@ -55,9 +56,11 @@ class FitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "frames"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name} is {getattr(self, name)}; expected at least 1")
+        for name, least in (("epochs", 1), ("batch", 1), ("frames", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"--{name} is {getattr(self, name)}; expected at least {least}")
+        if self.init is None:
+            VivimConfig.preset(self.preset)  # raises for an unknown name
         if not 0 <= self.min_lr <= self.lr:
             raise ConfigError(f"learning rate {self.lr} and lowest {self.min_lr}: expected 0 <= lowest <= rate")
 
@@ -95,15 +98,38 @@ def learning_rate(config: FitConfig, step: int, steps: int) -> float:
 @torch.no_grad()
 def evaluate(model: nn.Module, clips: list[Clip]) -> Scores:
     """Scores of a network on clips, each given whole (T frames at once)."""
+    if not clips:
+        raise DataError("there are no clips to evaluate on; give at least one")
     model.eval()
     figures = []
     for clip in clips:
-        predicted = (model(normalised(clip.frames)[None]).logits[0, :, 0] > 0).numpy()  # sigmoid > 0.5
+        logits = model(normalised(clip.frames)[None]).logits[0]  # (T, K, H, W)
+        if logits.shape[1] != 1:
+            raise DataError(f"the network has {logits.shape[1]} classes; the clips know one, lesion")
+        predicted = (logits[:, 0] > 0).numpy()  # sigmoid > 0.5
         functions = (metrics.dice, metrics.iou, metrics.precision, metrics.recall)
         figures.append(torch.stack([torch.from_numpy(f(predicted, clip.masks)) for f in functions]))
     table = torch.cat(figures, dim=1)  # (4, frames)
     dice, iou, precision, recall = table.mean(1).tolist()
     return Scores(dice, iou, precision, recall, table.shape[1])
+
+
+def check_run(config: FitConfig, folder: str | Path, resume: bool, clips: int) -> None:
+    """Refuse what can be refused about a run before its clips are made.
+
+    Raises:
+        CheckpointError: `resume` finds no run, or the weights to start from are missing.
+        ConfigError: the folder holds a run that would be lost, or the clips make no batch.
+    """
+    state = Path(folder) / _STATE
+    if resume and not state.is_file():
+        raise CheckpointError(f"there is nothing to resume in {folder}; start without --resume")
+    if not resume and state.is_file():
+        raise ConfigError(f"{folder} holds a run; go on with it by --resume, or choose another folder")
+    if clips < config.batch:
+        raise ConfigError(f"{clips} clips make no batch of {config.batch}; give more clips or a smaller --batch")
+    if config.init:
+        resolve_weights(config.init)
 
 
 def fit(
@@ -126,20 +152,25 @@ def fit(
         metadata: stored in the weights.
 
     Raises:
-        CheckpointError: when `resume` finds no state, or that of a run with another configuration.
+        CheckpointError: when `resume` finds no state, or that of a run with another configuration or other clips.
+        ConfigError: see `check_run`; or the network has more classes than the clips.
     """
+    check_run(config, folder, resume, len(clips))
     folder = writable_folder(Path(folder))
     torch.manual_seed(config.seed)
     model = load_checkpoint(config.init) if config.init else Vivim(VivimConfig.preset(config.preset))
+    if len(model.config.classes) != 1:
+        raise ConfigError(
+            f"{config.init} has the classes {', '.join(model.config.classes)}; the clips know one, lesion"
+        )
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    run = {**asdict(config), "clips": len(clips), "clip shape": list(clips[0].frames.shape)}
     first, best = 0, -1.0
     log: list[dict[str, Any]] = []
     if resume:
-        first, best, log = _restore(folder / _STATE, config, model, optimizer)
+        first, best, log = _restore(folder / _STATE, run, model, optimizer)
     per_epoch = len(clips) // config.batch
-    if not per_epoch:
-        raise ConfigError(f"{len(clips)} clips make no batch of {config.batch}; give more clips or a smaller --batch")
     for epoch in range(first, config.epochs):
         started = time.monotonic()
         torch.manual_seed(config.seed * 100_003 + epoch)
@@ -159,7 +190,7 @@ def fit(
             best = scores.dice
             save_checkpoint(folder / "best.safetensors", model, notes)
         save_checkpoint(folder / "last.safetensors", model, notes)
-        _save_state(folder / _STATE, config, model, optimizer, epoch + 1, best, log)
+        _save_state(folder / _STATE, run, model, optimizer, epoch + 1, best, log)
         with atomic_path(folder / "log.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
         yield report
@@ -181,7 +212,7 @@ def _step(
 
 def _save_state(
     path: Path,
-    config: FitConfig,
+    run: dict[str, Any],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     epoch: int,
@@ -189,7 +220,7 @@ def _save_state(
     log: list[dict[str, Any]],
 ) -> None:
     state = {
-        "config": json.dumps(asdict(config), sort_keys=True),
+        "run": json.dumps(run, sort_keys=True),
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "epoch": epoch,
@@ -201,16 +232,17 @@ def _save_state(
 
 
 def _restore(
-    path: Path, config: FitConfig, model: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path, run: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[int, float, list[dict[str, Any]]]:
-    if not path.is_file():
-        raise CheckpointError(f"there is nothing to resume in {path.parent}; start without --resume")
-    state = torch.load(path, weights_only=True)
-    before, now = json.loads(state["config"]), asdict(config)
-    changed = [k for k in now if before.get(k) != now[k]]
-    if changed:
-        differences = ", ".join(f"{k} was {before.get(k)} and is {now[k]}" for k in changed)
-        raise CheckpointError(f"{path.parent} holds a run with other options ({differences}); use those to resume it")
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["epoch"], state["best"], json.loads(state["log"])
+    try:
+        state = torch.load(path, weights_only=True)
+        before = json.loads(state["run"])
+        changed = [k for k in run if before.get(k) != run[k]]
+        if not changed:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            return state["epoch"], state["best"], json.loads(state["log"])
+    except (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path} is damaged ({error!r}); start again in another folder") from None
+    differences = ", ".join(f"{k} was {before.get(k)} and is {run[k]}" for k in changed)
+    raise CheckpointError(f"{path.parent} holds a run with other options ({differences}); use those to resume it")

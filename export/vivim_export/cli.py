@@ -22,8 +22,9 @@ from vivim_runtime.files import writable_file, write_text
 __all__ = ["app"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Export Vivim, and prove what was exported.")
-_console = Console()
-_progress = Console(stderr=True)
+# File names are printed as they are: no markup.
+_console = Console(markup=False, highlight=False)
+_progress = Console(stderr=True, markup=False, highlight=False)
 
 _DEFAULT_SIZE = (256, 256)
 
@@ -110,7 +111,7 @@ def onnx_command(
         _publish(error.comparison, json_file, html_file)
         raise
     _publish(comparison, json_file, html_file)
-    _console.print(f"{output}: {output.stat().st_size / 1e6:.1f} MB", highlight=False)
+    _console.print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
 
 
 @app.command("check", cls=_Command)

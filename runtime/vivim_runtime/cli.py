@@ -26,7 +26,8 @@ from vivim_runtime.sources import open_source
 __all__ = ["app"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
-_console = Console(stderr=True)
+# File names are printed as they are: no markup.
+_console = Console(stderr=True, markup=False, highlight=False)
 
 
 class _Show(str, Enum):

@@ -43,6 +43,8 @@ def main(command: str, module: str) -> NoReturn:
     try:
         app: typer.Typer = importlib.import_module(module).app
         code = app(prog_name=command, standalone_mode=False)
+        if code == 130:  # what Typer makes of a KeyboardInterrupt
+            raise KeyboardInterrupt
     except KeyboardInterrupt:
         _fail(f"{command}: interrupted", 130)
     except ModuleNotFoundError as error:

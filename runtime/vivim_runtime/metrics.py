@@ -95,7 +95,7 @@ class FlickerMeter:
             self.changes += int(np.count_nonzero(mask != self._last))
         self.frames += 1
         self.area += int(np.count_nonzero(mask))
-        self._last = mask
+        self._last = mask.copy()
 
     def value(self, reference: FlickerMeter | None = None) -> float:
         """See `flicker`."""

@@ -161,7 +161,7 @@ def typer_app() -> typer.Typer:
         ("well", 0, ""),
         ("exit-3", 3, ""),
         ("error", 2, r"error: disk full\n"),
-        ("ctrl-c", 130, r"(vivim-run: interrupted\n)?"),
+        ("ctrl-c", 130, r"vivim-run: interrupted\n"),
         ("well --times many", 2, r"error: .*--times.*integer.*; see vivim-run --help\n"),
         ("well --nothing", 2, r"error: .*--nothing; see vivim-run --help\n"),
     ],

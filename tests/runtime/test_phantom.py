@@ -83,12 +83,10 @@ def test_motion_is_per_second_not_per_frame() -> None:
 
 
 def test_speckle_is_partly_new_in_every_frame() -> None:
-    made = clip(
-        5, frames=3, fps=1000.0
-    )  # within two milliseconds nothing moves by more than some hundredths of a pixel
-    frames = made.frames.astype(float)
-    # 6 % of the speckle's power is new, a quarter of its amplitude: some levels of 255.
-    assert all(np.abs(frames[a] - frames[b]).mean() > 1 for a, b in ((0, 1), (1, 2), (0, 2)))
+    frames = clip(5, frames=3, fps=1000.0).frames.astype(float)
+    # 6 % of the speckle's power is new, a quarter of its amplitude: measured 15 levels of 255. The motion of one or two
+    # milliseconds, some hundredths of a pixel, makes 2 to 4 of them.
+    assert all(np.abs(frames[a] - frames[b]).mean() > 8 for a, b in ((0, 1), (1, 2), (0, 2)))
 
 
 def test_lesion_is_darker_than_the_tissue_around_it() -> None:

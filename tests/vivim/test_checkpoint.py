@@ -153,15 +153,29 @@ def test_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     vivim.save_checkpoint(path, tiny())
     before = path.read_bytes()
 
-    def fail(tensors: Any, file: Path, metadata: Any) -> None:
-        Path(file).write_bytes(b"half")
+    def fail(file: Path, data: bytes) -> None:
+        with file.open("wb") as opened:
+            opened.write(data[:100])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(Exception, match="No space left"):
         vivim.save_checkpoint(path, tiny())
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_weights_can_be_read_by_whoever_may_read_other_files(tmp_path: Path) -> None:
+    vivim.save_checkpoint(tmp_path / "w.safetensors", tiny())
+    (tmp_path / "other").touch()
+    assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+@pytest.mark.parametrize("frames", [0, -3])
+def test_a_checkpoint_is_not_loaded_for_clips_of_no_frames(tmp_path: Path, frames: int) -> None:
+    vivim.save_checkpoint(tmp_path / "w.safetensors", tiny())
+    with pytest.raises(vivim.ConfigError, match="expected at least 1"):
+        vivim.load_checkpoint(tmp_path / "w.safetensors", frames)
 
 
 def test_segformer_weights_of_no_preset_are_refused() -> None:

@@ -113,7 +113,9 @@ def test_interrupted_fit_says_how_to_go_on(train: Train, tmp_path: Path, monkeyp
         yield
 
     monkeypatch.setattr(vivim.cli, "fit", interrupted)
-    outcome = train("fit", "--out", tmp_path, "--clips", 1, "--validation-clips", 1, "--frames", 1, "--imgsz", 32)
+    outcome = train(
+        "fit", "--out", tmp_path, "--clips", 1, "--batch", 1, "--validation-clips", 1, "--frames", 1, "--imgsz", 32
+    )
     assert outcome.code == 130
     assert "--resume" in outcome.err and "Traceback" not in outcome.err
 

@@ -116,6 +116,8 @@ def test_rate_is_defined_without_warm_up_and_for_a_single_step(warmup: float, st
         ({"epochs": 0}, "--epochs is 0"),
         ({"batch": 0}, "--batch is 0"),
         ({"frames": -1}, "--frames is -1"),
+        ({"seed": -1}, "--seed is -1"),
+        ({"preset": "b9"}, "there is no preset 'b9'"),
         ({"lr": 1e-7}, "lowest"),
         ({"min_lr": -1e-6}, "lowest"),
     ],
@@ -174,6 +176,35 @@ def test_resume_with_other_options_is_refused(
     changed = FitConfig(**{**vars(config), **changes})
     with pytest.raises(vivim.CheckpointError, match=message):
         next(fit(changed, clips, [], whole_run[0], resume=True))
+
+
+def test_resume_with_other_clips_is_refused(whole_run: tuple[Path, Any], config: FitConfig, clips: list[Clip]) -> None:
+    with pytest.raises(vivim.CheckpointError, match="clips was 4 and is 3"):
+        next(fit(config, clips[:3], [], whole_run[0], resume=True))
+
+
+def test_a_run_is_not_overwritten_by_another(whole_run: tuple[Path, Any], config: FitConfig, clips: list[Clip]) -> None:
+    with pytest.raises(vivim.ConfigError, match="holds a run; go on with it by --resume"):
+        next(fit(config, clips, [], whole_run[0]))
+
+
+def test_resume_from_a_damaged_state_is_refused(config: FitConfig, clips: list[Clip], tmp_path: Path) -> None:
+    torch.save({"epoch": 1}, tmp_path / "state.pt")
+    with pytest.raises(vivim.CheckpointError, match="is damaged"):
+        next(fit(config, clips, [], tmp_path, resume=True))
+    (tmp_path / "state.pt").write_bytes(b"hello")
+    with pytest.raises(vivim.CheckpointError, match="is damaged"):
+        next(fit(config, clips, [], tmp_path, resume=True))
+
+
+def test_networks_of_several_classes_are_refused(clips: list[Clip], tmp_path: Path) -> None:
+    path = tmp_path / "two.safetensors"
+    model = vivim.Vivim(vivim.VivimConfig.preset("tiny", classes=("a", "b")))
+    vivim.save_checkpoint(path, model)
+    with pytest.raises(vivim.ConfigError, match="has the classes a, b"):
+        next(fit(FitConfig(init=str(path), batch=1), clips, [], tmp_path / "run"))
+    with pytest.raises(vivim.DataError, match="2 classes"):
+        evaluate(model, clips[:1])
 
 
 def test_resume_without_a_state_is_refused(config: FitConfig, clips: list[Clip], tmp_path: Path) -> None:
