@@ -118,8 +118,8 @@ def _torch_state(path: Path) -> dict[str, Tensor]:
             f"{path} holds Python objects besides tensors (or is no checkpoint), and running them is unsafe; save its "
             "state dict alone: torch.save(model.state_dict(), 'weights.pth')"
         ) from None
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{path} is no readable checkpoint ({error}); is it complete?") from None
+    except Exception as error:  # on bytes that are no pickle torch's reader raises anything, KeyError among them
+        raise CheckpointError(f"{path} is no readable checkpoint ({error!r}); is it complete?") from None
     for wrapper in ("state_dict", "model_state_dict", "model", "net"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]

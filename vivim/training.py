@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -242,7 +241,7 @@ def _restore(
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
             return state["epoch"], state["best"], json.loads(state["log"])
-    except (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # whatever torch's reader meets in a damaged file
         raise CheckpointError(f"{path} is damaged ({error!r}); start again in another folder") from None
     differences = ", ".join(f"{k} was {before.get(k)} and is {run[k]}" for k in changed)
     raise CheckpointError(f"{path.parent} holds a run with other options ({differences}); use those to resume it")

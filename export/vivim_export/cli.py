@@ -103,7 +103,9 @@ def onnx_command(
         raise UsageError(f"--batch {batch} and --dynamic-batch contradict each other; give one of them")
     size = _size(imgsz)
     assert size is not None
-    options = OnnxOptions(size, None if dynamic_batch else batch or 1, raw_input, opset, fold=not no_fold)
+    options = OnnxOptions(
+        size, None if dynamic_batch else 1 if batch is None else batch, raw_input, opset, fold=not no_fold
+    )
     try:
         with _progress.status("reading the checkpoint") as status:
             comparison = export_onnx(weights, output, options, frames, status.update)
