@@ -4,7 +4,8 @@ VivimError               1  a defect of ours
 ├── ConfigError          2  a configuration that describes no network
 ├── InputError           2  a clip that the network cannot take
 ├── CheckpointError      2  weights that are missing, damaged or of another network
-└── DataError            2  training or evaluation data that cannot be used
+├── DataError            2  training or evaluation data that cannot be used
+└── KernelError          2  compiled kernels that are missing, or that cannot take a tensor
 
 Messages say what was received, what was expected and how to fix it. `exit_code` is what a command returns.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-__all__ = ["CheckpointError", "ConfigError", "DataError", "InputError", "VivimError"]
+__all__ = ["CheckpointError", "ConfigError", "DataError", "InputError", "KernelError", "VivimError"]
 
 
 class VivimError(Exception):
@@ -42,5 +43,11 @@ class CheckpointError(VivimError):
 
 class DataError(VivimError):
     """Training or evaluation data that cannot be used."""
+
+    exit_code = 2
+
+
+class KernelError(VivimError):
+    """Compiled kernels that are missing, or that cannot take a tensor."""
 
     exit_code = 2

@@ -9,11 +9,12 @@ leaves its result at the token it belongs to:
                     h_l  = exp(dt_l A) h_{l-1} + dt_l B_l u_l            h (N, D), u = xc
                     y_l  = C_l h_l + d_skip u_l                          averaged over directions, times silu(z)
 
-The scan is computed in chunks: with M chunks side by side, every step is one operation over (M, N, D), and there are
-L / M steps instead of L. A first pass from a zero state gives each chunk's last state; those are chained through the
-chunks' total decays; a second pass from the true initial states gives y. Nothing of size L * N * D is stored, so the
-memory is that of a few (L, D) tensors. State and recurrence are float32 (float64 for float64 input) whatever the
-inputs are.
+All directions advance side by side, in one operation a step over (K*B, N, D). Where that is too little work a step, the
+sequences are cut into M chunks that advance side by side too, and there are L / M steps: a first pass from a zero state
+gives each chunk's last state; those are chained through the chunks' total decays; a second pass from the true initial
+states gives y. Nothing of size L * N * D is stored, so the memory is that of a few (K*B, L, D) tensors. State and
+recurrence are float32 (float64 for float64 input) whatever the
+inputs are. On a GPU the compiled kernels do the forward pass where they are installed (vivim.kernels).
 """
 
 from __future__ import annotations
@@ -25,13 +26,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vivim.kernels import library
+
 __all__ = ["causal_conv1d", "selective_scan"]
 
-# Elements of the (M, N, D) state of all chunks: 512 KiB in float32, so that the three arrays that a step touches
-# stay in a core's second-level cache. Measured best or within 5 % of it at all four B3 stages (benchmarks/scan_cpu.py).
-_STATE_ELEMENTS = 1 << 17
+# A step over fewer elements than this is shorter than the overhead of its operations and is worth chunks, although they
+# compute every exponential twice; with chunks, a step is over about `_CHUNKED_STEP` elements. Measured on one thread at
+# the B3 shapes, 3 directions: stage 1 (6,144 elements) 230 ms with 64 chunks; stage 2 (12,288) 116 with 32, 125 with
+# one; stages 3 and 4 (30,720 and 49,152) 56 and 20 with one, 73 and 29 with 8.
+_SMALLEST_STEP = 12_289
+_CHUNKED_STEP = 393_216
 # Elements of (L, N, D) that the backward pass keeps at once; channels are processed in blocks to stay below it.
 _HISTORY_ELEMENTS = 1 << 23
+_LN2 = math.log(2.0)
 
 
 def _to_order(x: Tensor, rows: int, direction: int) -> Tensor:
@@ -73,6 +80,18 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, rows: int, directions
     Returns:
         (K, B, L, D) at natural token positions, dtype of x.
     """
+    return _vectorised_conv(x, weight, bias, rows, directions)
+
+
+@causal_conv1d.register_kernel("cuda")
+def _causal_conv1d_cuda(x: Tensor, weight: Tensor, bias: Tensor, rows: int, directions: list[int]) -> Tensor:
+    kernels = library()
+    if kernels and kernels.takes_conv(x, weight):
+        return kernels.causal_conv1d(x, weight, bias, rows, directions)
+    return _vectorised_conv(x, weight, bias, rows, directions)
+
+
+def _vectorised_conv(x: Tensor, weight: Tensor, bias: Tensor, rows: int, directions: list[int]) -> Tensor:
     dtype = _compute_dtype(x)
     outputs = []
     for k, direction in enumerate(directions):
@@ -167,6 +186,39 @@ def selective_scan(
     Returns:
         (B, L, D) at token positions, dtype of xc.
     """
+    return _chunked_scan(xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip, rows, directions, mean)
+
+
+@selective_scan.register_kernel("cuda")
+def _selective_scan_cuda(
+    xc: Tensor,
+    dbc: Tensor,
+    xz: Tensor | None,
+    A_log2e: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    d_skip: Tensor,
+    rows: int,
+    directions: list[int],
+    mean: bool,
+) -> Tensor:
+    kernels = library()
+    compute = kernels.selective_scan if kernels and kernels.takes_scan(xc, A_log2e, dt_weight) else _chunked_scan
+    return compute(xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip, rows, directions, mean)
+
+
+def _chunked_scan(
+    xc: Tensor,
+    dbc: Tensor,
+    xz: Tensor | None,
+    A_log2e: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    d_skip: Tensor,
+    rows: int,
+    directions: list[int],
+    mean: bool,
+) -> Tensor:
     total = _sum_of_directions(xc, dbc, A_log2e, dt_weight, dt_bias, d_skip, rows, directions)
     if mean:
         total /= len(directions)
@@ -204,15 +256,19 @@ def _sum_of_directions(
 ) -> Tensor:
     """(B, L, D): what the directions add up to, before mean and gate, in the computing dtype."""
     dtype = _compute_dtype(xc)
+    batch, rank, states = xc.shape[1], dt_weight.shape[-1], A_log2e.shape[-1]
+    A = A_log2e.to(dtype).transpose(1, 2).repeat_interleave(batch, dim=0)  # (K*B, N, D)
+    scan = _Chunks(A, xc.shape[2])
+    for k, direction in enumerate(directions):
+        low, b, c = _columns(dbc[k].to(dtype), rows, direction, rank, states)
+        dt = functional.softplus(functional.linear(low, dt_weight[k].to(dtype), dt_bias[k].to(dtype)))
+        u = _to_order(xc[min(k, xc.shape[0] - 1)].to(dtype), rows, direction)
+        scan.fill(slice(k * batch, (k + 1) * batch), dt, u, b, c)
+    y = scan.forward()
     total = torch.zeros(xc.shape[1:], dtype=dtype, device=xc.device)
     for k, direction in enumerate(directions):
-        u = xc[min(k, xc.shape[0] - 1)].to(dtype)
-        total.addcmul_(u, d_skip[k].to(dtype))
-        low, b, c = _columns(dbc[k].to(dtype), rows, direction, dt_weight.shape[-1], A_log2e.shape[-1])
-        dt = functional.softplus(functional.linear(low, dt_weight[k].to(dtype), dt_bias[k].to(dtype)))
-        A = (A_log2e[k].to(dtype) * math.log(2.0)).T.contiguous()  # (N, D)
-        y = _Chunks(_to_order(u, rows, direction), dt, A, b, c).forward()
-        total += _from_order(y, rows, direction)
+        total += _from_order(scan.joined(y[:, k * batch : (k + 1) * batch]), rows, direction)
+        total.addcmul_(xc[min(k, xc.shape[0] - 1)].to(dtype), d_skip[k].to(dtype))
     return total
 
 
@@ -222,81 +278,90 @@ def _columns(dbc: Tensor, rows: int, direction: int, rank: int, states: int) -> 
 
 
 class _Chunks:
-    """One direction's scan, cut into M chunks of `steps` steps; batch and chunks share the leading axis.
+    """G sequences cut into M chunks of `steps` steps, all of which advance together. A (G, N, D) is in powers of two.
 
-    A chunk that runs past the end is padded with dt = 0, which leaves the state as it is.
+    Tensors lie step by step, (steps, G, M, X), and states are (G, M, N, D). A chunk that runs past the end is padded
+    with dt = 0, which leaves the state as it is.
     """
 
-    def __init__(self, u: Tensor, dt: Tensor, A: Tensor, b: Tensor, c: Tensor) -> None:
-        self.batch, self.length, self.width = u.shape
-        self.A, self.states = A, A.shape[0]
-        wanted = max(1, _STATE_ELEMENTS // (self.batch * self.states * self.width))
-        # Below 8 chunks a step is shorter than its overhead; above sqrt(L) the chaining costs more than it saves.
-        self.chunks = min(max(wanted, 8), max(1, math.isqrt(self.length)))
-        self.steps = -(-self.length // self.chunks)
-        self.u, self.dt, self.b, self.c = (self._cut(t) for t in (u, dt, b, c))
-        self.du = self.dt * self.u
+    def __init__(self, A: Tensor, length: int) -> None:
+        sequences, states, width = A.shape
+        self.length, self.A = length, A.contiguous()[:, None]  # (G, 1, N, D)
+        wanted = _CHUNKED_STEP // A.numel() if A.numel() < _SMALLEST_STEP else 1
+        # Above sqrt(L) the chaining costs more than it saves.
+        self.chunks = max(1, min(wanted, math.isqrt(length)))
+        self.steps = -(-length // self.chunks)
+        self.dt, self.du = (A.new_empty(self.steps, sequences, self.chunks, width) for _ in range(2))
+        self.b, self.c = (A.new_empty(self.steps, sequences, self.chunks, states) for _ in range(2))
+
+    def fill(self, sequences: slice, dt: Tensor, u: Tensor, b: Tensor, c: Tensor) -> None:
+        """Set some of the sequences: dt, u (g, L, D) and b, c (g, L, N), in scan order."""
+        for target, source in ((self.dt, dt), (self.b, b), (self.c, c)):
+            target[:, sequences] = self._cut(source)
+        torch.mul(self.dt[:, sequences], self._cut(u), out=self.du[:, sequences])
 
     def _cut(self, x: Tensor) -> Tensor:
-        """(B, L, X) -> (B*M, steps, X)."""
+        """(g, L, X) -> (steps, g, M, X), a view wherever the chunks fill L exactly."""
         padding = self.chunks * self.steps - self.length
         if padding:
             x = functional.pad(x, (0, 0, 0, padding))
-        return x.reshape(self.batch * self.chunks, self.steps, x.shape[-1])
+        return x.unflatten(1, (self.chunks, self.steps)).permute(2, 0, 1, 3)
 
-    def _joined(self, x: Tensor) -> Tensor:
-        """(B*M, steps, X) -> (B, L, X), the padding dropped."""
-        return x.reshape(self.batch, self.chunks * self.steps, x.shape[-1])[:, : self.length]
+    def joined(self, x: Tensor) -> Tensor:
+        """(steps, g, M, X) -> (g, L, X), the padding dropped."""
+        return x.permute(1, 2, 0, 3).flatten(1, 2)[:, : self.length]
 
     def _zeros(self) -> Tensor:
-        return self.du.new_zeros(self.batch * self.chunks, self.states, self.width)
+        return self.A.new_zeros(self.A.shape[0], self.chunks, *self.A.shape[2:])
 
     def _decay(self, step: int, out: Tensor) -> Tensor:
-        """exp(dt A) of one step of all chunks, into `out` (B*M, N, D)."""
-        return torch.mul(self.dt[:, step, None], self.A, out=out).exp_()
+        """exp(dt A) of one step of all chunks, into `out` (G, M, N, D)."""
+        return torch.mul(self.dt[step, ..., None, :], self.A, out=out).exp2_()
 
     def _advance(self, h: Tensor, decay: Tensor, step: int) -> None:
         """h <- decay h + dt u B in place, for all chunks at once."""
-        h.mul_(decay).addcmul_(self.du[:, step, None], self.b[:, step, :, None])
+        h.mul_(decay).addcmul_(self.du[step, ..., None, :], self.b[step, ..., :, None])
+
+    def _output(self, h: Tensor, step: int, y: Tensor) -> None:
+        """y of one step, C h."""
+        torch.bmm(self.c[step].flatten(0, 1)[:, None], h.flatten(0, 1), out=y[step].view(-1, 1, y.shape[-1]))
 
     def initial_states(self, decays: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(B*M, N, D) twice: the state that each chunk starts from, and its total decay.
+        """(G, M, N, D) twice: the state that each chunk starts from, and its total decay.
 
-        `decays` (steps, B*M, N, D), when given, receives every step's exp(dt A).
+        `decays` (steps, G, M, N, D), when given, receives every step's exp(dt A).
         """
         last, scratch = self._zeros(), self._zeros()
         for step in range(self.steps if self.chunks > 1 or decays is not None else 0):
             self._advance(last, self._decay(step, scratch if decays is None else decays[step]), step)
-        total = (self.dt.sum(1)[:, None] * self.A).exp_()
+        total = (self.dt.sum(0)[..., None, :] * self.A).exp2_()
         return self._chained(last, total, range(1, self.chunks), -1), total
 
     def _chained(self, last: Tensor, total: Tensor, order: range, back: int) -> Tensor:
         """Each chunk's incoming state, from its neighbour's (`back` away) outgoing one, chunk after chunk."""
-        shape = (self.batch, self.chunks, self.states, self.width)
-        last, total, incoming = last.view(shape), total.view(shape), self._zeros().view(shape)
+        incoming = self._zeros()
         for chunk in order:
             before = chunk + back
             torch.addcmul(last[:, before], incoming[:, before], total[:, before], out=incoming[:, chunk])
-        return incoming.view(-1, self.states, self.width)
+        return incoming
 
     def forward(self) -> Tensor:
-        """y (B, L, D), without the skip."""
+        """y (steps, G, M, D), without the skip. It takes the place of du, which is gone afterwards."""
         h, _ = self.initial_states()
         decay = torch.empty_like(h)
-        y = torch.empty_like(self.du)
         for step in range(self.steps):
             self._advance(h, self._decay(step, decay), step)
-            y[:, step : step + 1] = torch.bmm(self.c[:, step, None], h)
-        return self._joined(y)
+            self._output(h, step, self.du)
+        return self.du
 
     def backward(self, g: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """y again (B, L, D), and for its gradient g those of u, dt (B, L, D), A (N, D), b and c (B, L, N).
+        """y again (G, L, D), and for its gradient g those of dt, du (G, L, D), b, c (G, L, N) and A (G, N, D).
 
         The adjoint state runs backwards, s_l = exp(dt_{l+1} A) s_{l+1} + C_l g_l, chunked like the scan itself.
         """
-        g = self._cut(g)
+        g = self._cut(g).contiguous()
         # 1. The states again, kept this time: history[j] is the state before step j.
-        decays = self.du.new_empty(self.steps, self.batch * self.chunks, self.states, self.width)
+        decays = self.A.new_empty(self.steps, self.A.shape[0], self.chunks, *self.A.shape[2:])
         h, total = self.initial_states(decays)
         history = h.new_empty(self.steps + 1, *h.shape)
         history[0] = h
@@ -304,29 +369,28 @@ class _Chunks:
         for step in range(self.steps):
             self._advance(h, decays[step], step)
             history[step + 1] = h
-            y[:, step : step + 1] = torch.bmm(self.c[:, step, None], h)
+            self._output(h, step, y)
         # 2. What each chunk hands to the one before it, from zero; then chained.
         s = self._zeros()
         for step in range(self.steps - 1 if self.chunks > 1 else -1, -1, -1):
-            s.addcmul_(self.c[:, step, :, None], g[:, step, None]).mul_(decays[step])
+            s.addcmul_(self.c[step, ..., :, None], g[step, ..., None, :]).mul_(decays[step])
         s = self._chained(s, total, range(self.chunks - 2, -1, -1), 1)
         # 3. The gradients, from the true adjoint states.
-        grad_du, grad_dt = torch.empty_like(self.du), torch.empty_like(self.du)
+        grad_dt, grad_du = torch.empty_like(self.du), torch.empty_like(self.du)
         grad_b, grad_c = torch.empty_like(self.b), torch.empty_like(self.c)
         grad_A, work = self._zeros(), self._zeros()
         for step in range(self.steps - 1, -1, -1):
-            s.addcmul_(self.c[:, step, :, None], g[:, step, None])
-            grad_c[:, step] = torch.bmm(history[step + 1], g[:, step, :, None])[..., 0]
-            grad_b[:, step] = torch.bmm(s, self.du[:, step, :, None])[..., 0]
-            grad_du[:, step] = torch.bmm(self.b[:, step, None], s)[:, 0]
+            s.addcmul_(self.c[step, ..., :, None], g[step, ..., None, :])
+            grad_c[step] = torch.matmul(history[step + 1], g[step, ..., None])[..., 0]
+            grad_b[step] = torch.matmul(s, self.du[step, ..., None])[..., 0]
+            grad_du[step] = torch.matmul(self.b[step, ..., None, :], s)[..., 0, :]
             s.mul_(decays[step])
-            torch.mul(s, history[step], out=work)  # d/d(dt A) of this step
-            grad_A.addcmul_(work, self.dt[:, step, None])
-            grad_dt[:, step] = work.mul_(self.A).sum(1)
-        grad_dt.addcmul_(grad_du, self.u)
-        grad_u = grad_du.mul_(self.dt)
-        joined = [self._joined(t) for t in (y, grad_u, grad_dt, grad_b, grad_c)]
-        return joined[0], joined[1], joined[2], grad_A.sum(0), joined[3], joined[4]
+            torch.mul(s, history[step], out=work)  # d/d(dt A ln 2) of this step
+            grad_A.addcmul_(work, self.dt[step, ..., None, :])
+            grad_dt[step] = work.mul_(self.A).sum(2)
+        grad_dt *= _LN2
+        joined = [self.joined(t) for t in (y, grad_dt, grad_du, grad_b, grad_c)]
+        return joined[0], joined[1], joined[2], joined[3], joined[4], grad_A.sum(1) * _LN2
 
 
 def _scan_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
@@ -361,12 +425,14 @@ def _scan_backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
         y, gu, g_dt = u * skip[k], gk * skip[k], torch.empty_like(dt)
         gb, gc = torch.zeros_like(b), torch.zeros_like(c)
         for block in _channel_blocks(u.shape[0] * u.shape[1] * states, width):
-            A = (A_all[k, block] * math.log(2.0)).T.contiguous()  # (N, channels)
-            scan = _Chunks(u[..., block], dt[..., block], A, b, c)
-            part_y, part_u, g_dt[..., block], part_A, part_b, part_c = scan.backward(gk[..., block])
+            A = A_all[k, block].T.expand(u.shape[0], -1, -1)  # (B, N, channels)
+            scan = _Chunks(A, u.shape[1])
+            scan.fill(slice(None), dt[..., block], u[..., block], b, c)
+            part_y, part_dt, part_du, part_b, part_c, part_A = scan.backward(gk[..., block])
             y[..., block] += part_y
-            gu[..., block] += part_u
-            grad_A[k, block] = part_A.T * math.log(2.0)
+            g_dt[..., block] = part_dt + part_du * u[..., block]
+            gu[..., block] += part_du * dt[..., block]
+            grad_A[k, block] = part_A.sum(0).T
             gb += part_b
             gc += part_c
         total += _from_order(y, rows, direction)

@@ -94,10 +94,18 @@ def test_half_precision_input_keeps_a_float32_state() -> None:
     assert (value.double() - expected).norm() <= 2.0**-8 * expected.norm()  # one rounding of the output
 
 
-@pytest.mark.parametrize("chunk_elements", [1, 1 << 10])
-def test_gradients_of_the_scan(chunk_elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """gradcheck through every argument; with small limits several chunks and several channel blocks take part."""
-    monkeypatch.setattr("vivim.operators._STATE_ELEMENTS", chunk_elements)
+def test_scan_of_one_chunk_equals_the_sequential_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As wide layers have it; the narrow ones of the other tests are always cut."""
+    monkeypatch.setattr("vivim.operators._SMALLEST_STEP", 0)
+    arguments = scan_arguments(3, 2, 1030, 8)
+    expected = selective_scan_reference(*arguments, 5, [0, 1, 2], True)
+    assert (selective_scan(*arguments, 5, [0, 1, 2], True) - expected).norm() <= 1e-13 * expected.norm()
+
+
+@pytest.mark.parametrize("smallest_step", [pytest.param(0, id="one chunk"), pytest.param(1 << 20, id="chunks")])
+def test_gradients_of_the_scan(smallest_step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gradcheck through every argument; with a small limit several channel blocks take part."""
+    monkeypatch.setattr("vivim.operators._SMALLEST_STEP", smallest_step)
     monkeypatch.setattr("vivim.operators._HISTORY_ELEMENTS", 1)
     arguments = scan_arguments(2, 2, 18, 9, states=2, rank=2)
     arguments[3] = arguments[3] / 10
@@ -138,8 +146,7 @@ def test_directions_visit_every_token_once() -> None:
 
 
 def test_chunks_cover_the_sequence_at_every_stage_of_b3() -> None:
-    for width, length in ((128, 20480), (256, 5120), (640, 1280), (1024, 320)):
-        u = torch.zeros(1, length, width)
-        chunks = _Chunks(u, u, torch.zeros(16, width), torch.zeros(1, length, 16), torch.zeros(1, length, 16))
+    for width, length, expected in ((128, 20480, 64), (256, 5120, 32), (640, 1280, 1), (1024, 320, 1)):
+        chunks = _Chunks(torch.zeros(3, 16, width), length)
         assert chunks.chunks * chunks.steps >= length > chunks.chunks * (chunks.steps - 1)
-        assert 8 <= chunks.chunks <= 64
+        assert chunks.chunks == expected
