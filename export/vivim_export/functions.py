@@ -28,7 +28,7 @@ DOMAIN_VERSION = 1
 
 # Numbers that one step of all chunks handles: enough to share among threads, few enough to stay in the cache.
 # Measured on two threads at B3 stage 1, K = 3: 0.23 s at this size, 0.29 s at half, 0.33 s at four times; a single loop
-# over L, which cannot use a second core, takes 0.30 to 0.65 s (benchmarks/scan_cpu.py).
+# over L, which cannot use a second core, takes 0.30 to 0.65 s.
 _STEP_ELEMENTS = 196_608
 # A chunk shorter than this is not worth its place in the chain.
 _SHORTEST_CHUNK = 16

@@ -1,0 +1,398 @@
+"""Whole clips on the CPU, pixels in and logits out: the authors' arithmetic, our PyTorch, our ONNX file.
+
+    python benchmarks/e2e_cpu.py [--presets tiny,b3] [--threads 2] [--rounds 5] [--json FILE]
+
+    authors   Vivim in PyTorch with the scan as a loop over all steps (benchmarks/sequential.py), decoder unfolded
+    torch     Vivim in PyTorch as it is
+    onnx      the file that vivim-export writes, in ONNX Runtime through vivim_runtime
+
+One clip of 5 frames of 256x256, random weights (seed 0; speed does not depend on them). Each side lives in a process of
+its own, and they take turns clip by clip, so that other load on the machine meets all. Still, wait for an idle machine:
+where another process holds a core, PyTorch's threads wait for it in every small operation and slow down tenfold. Peak
+memory is that of the whole process: interpreter, libraries, weights and activations, loading included. Exit code 1 when
+the sides disagree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from measuring import in_fresh_process, machine, peak_mb, relative_l2, resident_mb
+
+# Nothing else at the top: every side's process imports this file, and its memory should be its own.
+
+FRAMES, SIZE = 5, (256, 256)
+SIDES = {"authors": "authors' arithmetic, PyTorch", "torch": "Vivim, PyTorch", "onnx": "ONNX file, ONNX Runtime"}
+# Of the issue, at b3: how many times faster the ONNX file is to be.
+AIMS = {"onnx over torch": 1.5, "onnx over authors": 4.0}
+TOLERANCE = 1e-4  # rel-L2 of the logits, means removed
+# A side sits out further rounds once its clips have taken this long, seconds.
+PATIENCE = 25.0
+TOP = 6
+
+Clip = npt.NDArray[np.uint8]
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """MiB of a side's process: after its imports, with the network loaded, and the most it ever had."""
+
+    imported: float
+    loaded: float
+    peak: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one kind of operation costs in a clip; `inside` says within which loop, when in one."""
+
+    operation: str
+    ms: float
+    calls: int
+    inside: str | None = None
+
+
+# --- the sides: in their own processes ------------------------------------------------------------------------------
+
+
+class Side(Protocol):
+    """One way to run the network."""
+
+    imported_mb: float
+
+    def __call__(self, clip: Clip) -> Logits: ...
+
+    def costs(self, clip: Clip) -> list[Cost]: ...
+
+
+def _network(preset: str) -> Any:
+    """The same random network in every process."""
+    import torch
+
+    from vivim import Vivim, VivimConfig
+
+    torch.manual_seed(0)
+    return Vivim(VivimConfig.preset(preset, frames=FRAMES)).eval()
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Drop what C++ writes to stderr: torch's profiler announces itself there, whatever its log level."""
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+class TorchSide:
+    """The PyTorch network, with the scan that `sequential` says."""
+
+    def __init__(self, preset: str, threads: int, sequential: bool) -> None:
+        import torch
+
+        import vivim.mamba
+        from vivim.config import MEAN, STD
+
+        self.imported_mb = resident_mb()
+        if sequential:
+            from sequential import sequential_scan
+
+            vivim.mamba.selective_scan = sequential_scan  # type: ignore[assignment, attr-defined]
+        torch.set_num_threads(threads)
+        self._mean, self._std = torch.tensor(MEAN), torch.tensor(STD)
+        self._model = _network(preset)
+        self(np.zeros((1, FRAMES, 64, 64, 3), np.uint8))  # warm-up, small: the loop takes seconds at full size
+
+    def __call__(self, clip: Clip) -> Logits:
+        import torch
+
+        with torch.inference_mode():
+            x = (torch.from_numpy(clip).float() / 255.0 - self._mean) / self._std
+            logits: Logits = self._model(x.permute(0, 1, 4, 2, 3)).logits.numpy()
+        return logits
+
+    def costs(self, clip: Clip) -> list[Cost]:
+        from torch.profiler import ProfilerActivity, profile
+
+        with _silent_stderr(), profile(activities=[ProfilerActivity.CPU]) as profiler:
+            self(clip)
+        return [Cost(e.key, e.self_cpu_time_total / 1e3, e.count) for e in profiler.key_averages()]
+
+
+class OnnxSide:
+    """The ONNX file in ONNX Runtime."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        import onnxruntime  # noqa: F401  (open_session imports it late; its memory belongs to the imports)
+
+        from vivim_runtime.session import open_session
+
+        self.imported_mb = resident_mb()
+        self._path, self._threads = path, threads
+        self._session = open_session(path, "cpu", threads)
+        self._session.warm_up()
+
+    def __call__(self, clip: Clip) -> Logits:
+        return self._session(clip)
+
+    def costs(self, clip: Clip) -> list[Cost]:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()  # as vivim_runtime.session sets them, and profiling
+        options.log_severity_level = 3
+        options.intra_op_num_threads = self._threads
+        options.enable_profiling = True
+        options.profile_file_prefix = str(self._path.with_suffix(""))
+        session = onnxruntime.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
+        for _ in range(2):  # the first is a warm-up
+            session.run(["logits"], {session.get_inputs()[0].name: clip})
+        events = json.loads(Path(session.end_profiling()).read_text())
+        return _costs_of_events(events)
+
+
+def _costs_of_events(events: list[dict[str, Any]]) -> list[Cost]:
+    """Costs by operator in the last run of an ONNX Runtime profile; what runs inside a Scan is listed apart."""
+    last = max((e for e in events if e["name"] == "model_run"), key=lambda e: e["ts"])
+    nodes = [e for e in events if e["name"].endswith("_kernel_time") and e["ts"] >= last["ts"]]
+    totals: defaultdict[tuple[str, str | None], list[float]] = defaultdict(lambda: [0.0, 0.0])
+    scan_end = 0.0
+    for event in sorted(nodes, key=lambda e: (e["ts"], -e["dur"])):
+        operator = event["args"]["op_name"]
+        total = totals[operator, "Scan" if event["ts"] < scan_end else None]
+        total[0] += event["dur"] / 1e3
+        total[1] += 1
+        if operator == "Scan":
+            scan_end = event["ts"] + event["dur"]
+    return [Cost(operator, ms, int(calls), inside) for (operator, inside), (ms, calls) in totals.items()]
+
+
+def _serve(pipe: Connection, name: str, preset: str, threads: int, path: Path) -> None:
+    """Load a side, then answer "clip" with (seconds, logits), "memory" with Memory, "costs" with a list of Cost."""
+    side: Side = OnnxSide(path, threads) if name == "onnx" else TorchSide(preset, threads, name == "authors")
+    loaded = resident_mb()
+    clip = np.random.default_rng(0).integers(0, 256, (1, FRAMES, *SIZE, 3), np.uint8)
+    pipe.send("ready")
+    while (request := pipe.recv()) != "stop":
+        if request == "clip":
+            start = time.perf_counter()
+            logits = side(clip)
+            pipe.send((time.perf_counter() - start, logits))
+        elif request == "memory":
+            pipe.send(Memory(side.imported_mb, loaded, peak_mb()))
+        else:
+            pipe.send(side.costs(clip))
+
+
+def export(preset: str, path: Path) -> tuple[float, float]:
+    """Write the ONNX file; seconds and peak MiB. To be called in a fresh process."""
+    from vivim_export.onnx_export import OnnxOptions, onnx_from_model, save_onnx
+
+    start = time.perf_counter()
+    save_onnx(onnx_from_model(_network(preset), OnnxOptions(size=SIZE)), path)
+    return time.perf_counter() - start, peak_mb()
+
+
+# --- the comparison -------------------------------------------------------------------------------------------------
+
+
+class Worker:
+    """A side in a fresh process of its own; a context manager."""
+
+    def __init__(self, name: str, preset: str, threads: int, path: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, name, preset, threads, path), daemon=True)
+        self._process.start()
+        theirs.close()  # so that its end is seen here as an EOFError
+        self._pipe.recv()
+
+    def ask(self, request: str) -> Any:
+        self._pipe.send(request)
+        return self._pipe.recv()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._pipe.send("stop")
+        else:
+            self._process.terminate()
+        self._process.join()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a side did: seconds of each clip, its memory, its logits, and where the time went."""
+
+    seconds: list[float]
+    memory: Memory
+    logits: Logits
+    costs: list[Cost]
+
+    @property
+    def median_ms(self) -> float:
+        return 1e3 * statistics.median(self.seconds)
+
+    @property
+    def best_ms(self) -> float:
+        return 1e3 * min(self.seconds)
+
+
+def compare(preset: str, threads: int, rounds: int, path: Path) -> dict[str, Result]:
+    """Run the sides in turns, then profile ours."""
+    seconds: dict[str, list[float]] = {name: [] for name in SIDES}
+    logits: dict[str, Logits] = {}
+    with ExitStack() as stack:
+        workers = {name: stack.enter_context(Worker(name, preset, threads, path)) for name in SIDES}
+        for _ in range(rounds):
+            for name, worker in workers.items():
+                if sum(seconds[name]) < PATIENCE:
+                    took, logits[name] = worker.ask("clip")
+                    seconds[name].append(took)
+        memory = {name: worker.ask("memory") for name, worker in workers.items()}
+        # The loop's hundreds of thousands of calls would measure the profiler.
+        costs = {name: [] if name == "authors" else worker.ask("costs") for name, worker in workers.items()}
+    return {name: Result(seconds[name], memory[name], logits[name], costs[name]) for name in SIDES}
+
+
+def disagreement(results: dict[str, Result]) -> dict[str, float]:
+    """rel-L2 of the logits, means removed, against our PyTorch."""
+    expected = results["torch"].logits
+    mean = expected.mean()
+    return {name: relative_l2(results[name].logits - mean, expected - mean) for name in ("authors", "onnx")}
+
+
+def _print_sides(results: dict[str, Result]) -> None:
+    print(f"{'':<30}{'ms/clip':>9}{'(best)':>9}{'fps':>8}{'clips':>7}   peak MB (after imports, loaded)")
+    for name, result in results.items():
+        memory, best = result.memory, f"({result.best_ms:.0f})"
+        print(
+            f"{SIDES[name]:<30}{result.median_ms:>9.0f}{best:>9}{1e3 * FRAMES / result.median_ms:>8.2f}"
+            f"{len(result.seconds):>7}   {memory.peak:>7.0f} ({memory.imported:.0f}, {memory.loaded:.0f})"
+        )
+
+
+def _ratios(ms: dict[str, float]) -> dict[str, float]:
+    """How many times faster, from a clip's ms by side."""
+    return {
+        "onnx over torch": ms["torch"] / ms["onnx"],
+        "onnx over authors": ms["authors"] / ms["onnx"],
+        "torch over authors": ms["authors"] / ms["torch"],
+    }
+
+
+def _print_ratios(results: dict[str, Result], preset: str) -> None:
+    ratios = _ratios({name: result.median_ms for name, result in results.items()})
+    bests = _ratios({name: result.best_ms for name, result in results.items()})
+    for pair, ratio in ratios.items():
+        faster, slower = pair.split(" over ")
+        text = f"{ratio:.2f}x as fast (best clips {bests[pair]:.2f}x): {SIDES[faster]} against {SIDES[slower]}"
+        if pair in AIMS and preset == "b3":
+            text += f"; aim {AIMS[pair]:.1f}x: {'met' if ratio >= AIMS[pair] else 'NOT met'}"
+        print(text)
+
+
+def _print_costs(title: str, costs: list[Cost], median_ms: float) -> None:
+    """The most expensive operations, as a share of the profiled clip."""
+    outside = [cost for cost in costs if cost.inside is None]
+    total = sum(cost.ms for cost in outside)
+    print(f"{title}: {total:.0f} ms under the profiler, {median_ms:.0f} without")
+    for cost in _top(outside):
+        print(_cost_line(cost, total))
+        if cost.operation == "Scan":
+            for part in _top(part for part in costs if part.inside == "Scan"):
+                print(_cost_line(part, total, indent="    in it: "))
+
+
+def _top(costs: Iterable[Cost]) -> list[Cost]:
+    return sorted(costs, key=lambda cost: -cost.ms)[:TOP]
+
+
+def _cost_line(cost: Cost, total: float, indent: str = "  ") -> str:
+    return f"{indent + cost.operation:<38}{cost.ms:>9.1f} ms {100 * cost.ms / total:>5.1f} % {cost.calls:>8} calls"
+
+
+def _report(preset: str, arguments: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], bool]:
+    """Measure and print one preset; its figures, and whether the sides agree."""
+    path = folder / f"{preset}.onnx"
+    took, memory = in_fresh_process(export, preset, path)
+    size = path.stat().st_size / 2**20
+    print(f"\n== {preset} == exported in {took:.0f} s with a peak of {memory:.0f} MB; the file has {size:.1f} MB")
+    results = compare(preset, arguments.threads, arguments.rounds, path)
+    _print_sides(results)
+    _print_ratios(results, preset)
+    wrong = disagreement(results)
+    agree = all(value <= TOLERANCE for value in wrong.values())
+    figures = ", ".join(f"{SIDES[name]} {value:.1e}" for name, value in wrong.items())
+    print(
+        f"logits against {SIDES['torch']}, rel-L2: {figures} (allowed {TOLERANCE:.0e}: {'met' if agree else 'NOT met'})"
+    )
+    for name in ("torch", "onnx"):
+        _print_costs(f"where the time goes, {SIDES[name]}", results[name].costs, results[name].median_ms)
+    sides = {
+        name: {
+            "seconds": result.seconds,
+            "median_ms": result.median_ms,
+            "best_ms": result.best_ms,
+            "fps": 1e3 * FRAMES / result.median_ms,
+            "memory_mb": asdict(result.memory),
+            "costs": [asdict(cost) for cost in _top(result.costs)],
+        }
+        for name, result in results.items()
+    }
+    ratios = _ratios({name: result.median_ms for name, result in results.items()})
+    exported = {"seconds": took, "peak_mb": memory, "file_mb": size}
+    return {"export": exported, "sides": sides, "ratios": ratios, "rel_l2": wrong}, agree
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="whole clips on the CPU: authors' arithmetic, our PyTorch, our ONNX")
+    parser.add_argument("--presets", default="tiny,b3", help="default tiny,b3")
+    parser.add_argument("--threads", type=int, default=2, help="of every side; default 2")
+    parser.add_argument("--rounds", type=int, default=5, help="clips of a side, at most; default 5")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    arguments = parser.parse_args()
+    if arguments.threads < 1 or arguments.rounds < 1:
+        parser.error("--threads and --rounds take 1 or more")
+
+    about = machine()
+    print(", ".join(f"{key} {value}" for key, value in about.items()))
+    print(f"{FRAMES} frames of {SIZE[0]}x{SIZE[1]}, threads: {arguments.threads}; medians of clips taken in turns")
+    presets, agree = {}, True
+    with tempfile.TemporaryDirectory() as folder:
+        for preset in arguments.presets.split(","):
+            presets[preset], agrees = _report(preset, arguments, Path(folder))
+            agree &= agrees
+    if arguments.json:
+        content = {"machine": about, "threads": arguments.threads, "presets": presets}
+        arguments.json.write_text(json.dumps(content, indent=2) + "\n")
+    return 0 if agree else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
