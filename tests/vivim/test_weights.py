@@ -1,0 +1,39 @@
+"""The weights that the package ships."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+
+import pytest
+
+import vivim
+from vivim.checkpoint import resolve_weights
+from vivim.data import phantom_clips
+from vivim.training import evaluate
+from vivim_runtime.files import sha256_file
+
+
+def test_shipped_weights_are_small_and_their_record_is_of_them() -> None:
+    path = resolve_weights("tiny")
+    assert path.stat().st_size < 10_000_000
+    record = json.loads(files("vivim").joinpath("weights/tiny.json").read_text())
+    assert record["weights_sha256"] == sha256_file(path)
+    config = vivim.load_checkpoint("tiny").config
+    assert (config.preset_name, config.frames, config.classes) == ("tiny", 5, ("lesion",))
+    assert len(record["commands"]) == len(record["minutes"])
+
+
+def test_shipped_weights_find_lesions_on_held_out_phantoms() -> None:
+    """Six clips, lest it takes long: the slow test below has the figure that counts."""
+    scores = evaluate(vivim.load_checkpoint("tiny"), phantom_clips("test", 7, 5, (256, 256))[1:])
+    assert scores.dice >= 0.90
+
+
+@pytest.mark.slow
+def test_shipped_weights_reach_the_dice_of_their_record() -> None:
+    record = json.loads(files("vivim").joinpath("weights/tiny.json").read_text())["held_out"]
+    scores = evaluate(vivim.load_checkpoint("tiny"), phantom_clips("test", 40, 5, (256, 256)))
+    # Another CPU rounds otherwise: single pixels on the contours of 200 masks of some 3,000 pixels.
+    assert scores.dice == pytest.approx(record["phantom test, 40 clips of 5x256x256"]["dice"], abs=0.002)
+    assert scores.dice >= 0.90
