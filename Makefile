@@ -4,8 +4,11 @@ VENV   ?= .venv
 # torch is pinned: an open range would pull several GB of CUDA packages on a machine that has no GPU.
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
+# Of the system, or of the wheels of extra cuda-build.
+NVCC   ?= $(or $(shell command -v nvcc),$(firstword $(wildcard $(VENV)/lib/python3*/site-packages/nvidia/cu13/bin/nvcc)))
+CMAKE  ?= $(or $(shell command -v cmake),$(BIN)/cmake)
 
-.PHONY: help dev format lint types test test-all demo bench clean
+.PHONY: help dev format lint types test test-all plugins gpu-check demo bench clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
@@ -34,6 +37,13 @@ test: dev  ## the fast tests (under 10 minutes on 2 cores)
 test-all: dev  ## every test that this machine can run
 	$(BIN)/python -m pytest
 
+plugins:  ## the CUDA kernels and the TensorRT plugin, in plugins/build/gpu (ARCH=87: for one GPU architecture)
+	$(CMAKE) -S plugins --preset gpu $(if $(NVCC),-DVIVIM_NVCC=$(NVCC)) $(if $(ARCH),-D,-U)VIVIM_ARCHITECTURES$(if $(ARCH),=$(ARCH))
+	$(CMAKE) --build plugins/build/gpu --parallel
+
+gpu-check:  ## on a machine with an NVIDIA GPU: build, test, benchmark and sanitise the kernels in 8 minutes (OUT=folder)
+	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) plugins/tools/gpu_check.py $(if $(OUT),--out "$(OUT)")
+
 demo: dev  ## export, check and run the shipped weights; results in demo/
 	$(BIN)/python examples/demo.py --out demo
 
@@ -42,4 +52,4 @@ bench: dev  ## the CPU benchmarks: the scan, and whole clips end to end
 	$(BIN)/python benchmarks/e2e_cpu.py
 
 clean:  ## remove the environment and what the demo wrote
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) demo build plugins/build *.egg-info

@@ -1,0 +1,55 @@
+"""Builds libvivim_kernels.so for the CPU emulator, for the tests of this folder; skips where there is no C++ compiler.
+
+Builds are kept under build/ (ignored by git) by the hash of their sources, so that only a change compiles anything.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+__all__ = ["LIBRARY_SOURCES", "PLUGINS", "build", "compile_emulated"]
+
+ROOT = Path(__file__).parents[2]
+PLUGINS = ROOT / "plugins"
+LIBRARY_SOURCES = [PLUGINS / "kernels.cu", PLUGINS / "emulation" / "control.cpp"]
+
+
+def build() -> Path:
+    """libvivim_kernels.so, emulated."""
+    return compile_emulated("libvivim_kernels.so", LIBRARY_SOURCES, ["-O2", "-fPIC", "-shared"])
+
+
+@functools.cache
+def _compiler() -> str:
+    found = shutil.which("g++") or shutil.which("c++")
+    if found is None:
+        pytest.skip("g++ not found: install a C++17 compiler to test the kernels on the CPU")
+    return found
+
+
+def compile_emulated(name: str, sources: Sequence[Path], options: Sequence[str]) -> Path:
+    """Compile sources for the emulator into build/test-kernels/<hash>/<name>."""
+    files = sorted(f for f in PLUGINS.glob("*/*") if f.parent.name in ("kernels", "emulation", "include"))
+    digest = hashlib.sha256(repr((_compiler(), name, options)).encode())
+    for file in [*files, *sources]:
+        digest.update(file.read_bytes())
+    output = ROOT / "build" / "test-kernels" / digest.hexdigest()[:16] / name
+    if output.exists():
+        return output
+    output.parent.mkdir(parents=True, exist_ok=True)
+    made = output.with_suffix(f".{os.getpid()}")  # moved into place whole: another session may build the same
+    command = [_compiler(), "-std=c++17", "-g1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+    command += [*options, "-fvisibility=hidden", "-pthread", "-DVIVIM_EMULATE", "-I", str(PLUGINS / "include")]
+    command += ["-I", str(PLUGINS), "-x", "c++", *map(str, sources), "-o", str(made)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}"
+    made.rename(output)
+    return output
