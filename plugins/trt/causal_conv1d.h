@@ -1,0 +1,28 @@
+// CausalConv1d in TensorRT: vivim_causal_conv1d, reading the first half of in_proj's output in place.
+#pragma once
+
+#include "plugin.h"
+
+namespace vivim::trt
+{
+
+class CausalConv1d final : public Plugin
+{
+public:
+    static constexpr Signature kSignature{
+        "CausalConv1d", kConvFields, 3, {{{"xz", 3, false}, {"weight", 3, true}, {"bias", 2, true}}}, 4};
+
+    explicit CausalConv1d(Attributes const& attributes) : Plugin(kSignature, attributes) {}
+
+private:
+    enum { kXz, kWeight, kBias }; // the inputs
+
+    Plugin* copy() const override { return new CausalConv1d(*this); }
+    void outputShape(nvinfer1::DimsExprs const* in, nvinfer1::DimsExprs& out) const override;
+    void checkShapes(
+        nvinfer1::PluginTensorDesc const* in, nvinfer1::PluginTensorDesc const& out, bool complete) const override;
+    int32_t launch(nvinfer1::PluginTensorDesc const* in, void const* const* inputs, void* output, void* workspace,
+        cudaStream_t stream) const override;
+};
+
+} // namespace vivim::trt

@@ -1,0 +1,51 @@
+// What TensorRT looks up when it loads the library: getCreators, whose creators it registers, and setLoggerFinder.
+// Nothing of libnvinfer is linked: all of TensorRT that is used is in its headers.
+
+#include "causal_conv1d.h"
+#include "messages.h"
+#include "selective_scan.h"
+
+namespace vivim::trt
+{
+namespace
+{
+
+using namespace nvinfer1;
+
+// Makes an operator from a node's attributes, and anew from an engine's fields: the two are the same.
+template <class Operator>
+class Creator final : public IPluginCreatorV3One
+{
+public:
+    IPluginV3* createPlugin(AsciiChar const*, PluginFieldCollection const* fields, TensorRTPhase) noexcept override
+    {
+        return valueOf<IPluginV3*>(
+            kName, nullptr, [&] { return new Operator(readFields(fields, Operator::kSignature.fieldCount)); });
+    }
+
+    // TensorRT's ONNX parser takes from a node the attributes that are listed here.
+    PluginFieldCollection const* getFieldNames() noexcept override { return &mCollection; }
+    AsciiChar const* getPluginName() const noexcept override { return kName; }
+    AsciiChar const* getPluginVersion() const noexcept override { return kVersion; }
+    AsciiChar const* getPluginNamespace() const noexcept override { return kNamespace; }
+
+private:
+    static constexpr char const* kName = Operator::kSignature.name;
+
+    Fields mFields = listFields();
+    PluginFieldCollection mCollection{Operator::kSignature.fieldCount, mFields.data()};
+};
+
+} // namespace
+} // namespace vivim::trt
+
+extern "C" VIVIM_API nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count)
+{
+    static vivim::trt::Creator<vivim::trt::CausalConv1d> conv;
+    static vivim::trt::Creator<vivim::trt::SelectiveScan> scan;
+    static nvinfer1::IPluginCreatorInterface* const creators[] = {&conv, &scan};
+    count = 2;
+    return creators;
+}
+
+extern "C" VIVIM_API void setLoggerFinder(nvinfer1::ILoggerFinder* finder) { vivim::trt::setFinder(finder); }
