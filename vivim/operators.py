@@ -261,9 +261,9 @@ def _sum_of_directions(
     scan = _Chunks(A, xc.shape[2])
     for k, direction in enumerate(directions):
         low, b, c = _columns(dbc[k].to(dtype), rows, direction, rank, states)
-        dt = functional.softplus(functional.linear(low, dt_weight[k].to(dtype), dt_bias[k].to(dtype)))
+        pre = functional.linear(low, dt_weight[k].to(dtype), dt_bias[k].to(dtype))  # (B, L, D), dt = softplus(pre)
         u = _to_order(xc[min(k, xc.shape[0] - 1)].to(dtype), rows, direction)
-        scan.fill(slice(k * batch, (k + 1) * batch), dt, u, b, c)
+        scan.fill(slice(k * batch, (k + 1) * batch), pre, u, b, c, softplus=True)
     y = scan.forward()
     total = torch.zeros(xc.shape[1:], dtype=dtype, device=xc.device)
     for k, direction in enumerate(directions):
@@ -294,11 +294,18 @@ class _Chunks:
         self.dt, self.du = (A.new_empty(self.steps, sequences, self.chunks, width) for _ in range(2))
         self.b, self.c = (A.new_empty(self.steps, sequences, self.chunks, states) for _ in range(2))
 
-    def fill(self, sequences: slice, dt: Tensor, u: Tensor, b: Tensor, c: Tensor) -> None:
-        """Set some of the sequences: dt, u (g, L, D) and b, c (g, L, N), in scan order."""
-        for target, source in ((self.dt, dt), (self.b, b), (self.c, c)):
-            target[:, sequences] = self._cut(source)
-        torch.mul(self.dt[:, sequences], self._cut(u), out=self.du[:, sequences])
+    def fill(self, sequences: slice, dt: Tensor, u: Tensor, b: Tensor, c: Tensor, softplus: bool = False) -> None:
+        """Set some of the sequences: dt (or what its softplus is to be taken of), u (g, L, D) and b, c (g, L, N)."""
+        time = self.dt[:, sequences]
+        if softplus:
+            # Straight to where it belongs: an array between would cost as much as the scan's exponentials.
+            torch.ops.aten.softplus.out(self._cut(dt), out=time)
+            padding = self.chunks * self.steps - self.length  # in the last chunk alone, as M <= sqrt(L)
+            time[self.steps - padding :, :, -1] = 0.0
+        else:
+            time.copy_(self._cut(dt))
+        torch.mul(time, self._cut(u), out=self.du[:, sequences])
+        self.b[:, sequences], self.c[:, sequences] = self._cut(b), self._cut(c)
 
     def _cut(self, x: Tensor) -> Tensor:
         """(g, L, X) -> (steps, g, M, X), a view wherever the chunks fill L exactly."""

@@ -75,7 +75,8 @@ def test_cuda_tensors_have_a_kernel_of_their_own() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_operators_on_a_gpu_equal_the_sequential_loop(dtype: torch.dtype) -> None:
-    tolerance = {torch.float32: 5e-7, torch.float16: 5e-4, torch.bfloat16: 4e-3}[dtype]
+    # float32: ex2.approx may be 2^-22 off at every step (tests/plugins/test_gpu.py derives it).
+    tolerance = {torch.float32: 2.5e-6, torch.float16: 5e-4, torch.bfloat16: 4e-3}[dtype]
     arguments = [a.to(dtype).double() for a in scan_arguments(3, 2, 1030, 8)]
     expected = selective_scan_reference(*arguments, 5, [0, 1, 2], True)
     value = selective_scan(*(a.to(dtype).cuda() for a in arguments), 5, [0, 1, 2], True)

@@ -1,0 +1,377 @@
+#!/usr/bin/env python3
+"""`make gpu-check`: build for this machine's GPU, test, benchmark and sanitise the kernels; one JSON file.
+
+    python plugins/tools/gpu_check.py [--out build/gpu-check] [--minutes 8]
+
+Steps run one after the other; each has a time limit, and none is stopped by the failure of another:
+
+    environment   driver, GPU, nvcc, CMake, torch
+    build         libvivim_kernels.so (and the TensorRT plugin, where its headers are found) for this GPU alone
+    tests         pytest -m gpu: every B3 shape, type and tactic, and the plugin's enqueue on device memory
+    benchmark     benchmarks/scan_gpu.py
+    memcheck      compute-sanitizer on small shapes; skipped where it is missing or refuses the device
+    racecheck     likewise
+
+OUT/gpu_check.json is rewritten before and after each step: its status (not run, running, passed, failed, skipped),
+seconds, command, end of output, and the benchmark's figures as far as it came. The whole output of a step is in
+OUT/<step>.log. What must run comes first, so that a slow machine loses the sanitizers and not the figures.
+Exit code 0: every step passed, or was skipped for a reason that the file gives. 1: something failed or did not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+__all__ = ["Check", "Outcome", "Step", "main", "steps"]
+
+ROOT = Path(__file__).resolve().parents[2]
+PLUGINS = ROOT / "plugins"
+LIBRARY = PLUGINS / "build" / "gpu" / "libvivim_kernels.so"
+TAIL = 4000  # characters of output that the file keeps of a step
+LEAST_SECONDS = 10.0  # a step that has less left is not begun
+
+
+@dataclass
+class Outcome:
+    """What the file says about a step."""
+
+    status: str = "not run"  # running, passed, failed, skipped
+    seconds: float = 0.0
+    command: list[str] = field(default_factory=list)
+    reason: str = ""  # why it failed, was skipped or did not run
+    output: str = ""  # its end
+    details: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command.
+
+    Attributes:
+        name: of the entry and the log.
+        limit: seconds.
+        command: makes the command line when the step begins; Missing where something it needs is not there.
+        judge: given the exit code and the output, changes the outcome where the exit code does not say it all.
+        results: a JSON file that the step writes as it goes on, kept in the whole's file.
+    """
+
+    name: str
+    limit: float
+    command: Callable[[], list[str]]
+    environment: dict[str, str] = field(default_factory=dict)
+    judge: Callable[[Outcome, str], None] | None = None
+    results: Path | None = None
+
+
+class Missing(Exception):
+    """A step cannot begin; `optional`: it may be skipped, and the check still pass."""
+
+    def __init__(self, reason: str, optional: bool = False) -> None:
+        super().__init__(reason)
+        self.optional = optional
+
+
+class Check:
+    """Runs steps until a deadline and keeps the file up to date."""
+
+    def __init__(self, out: Path, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.out, self.clock = out, clock
+        self.began = clock()
+        self.deadline = self.began + seconds
+        self.outcomes: dict[str, Outcome] = {}
+        self.results: dict[str, object] = {}
+        self.started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+    @property
+    def file(self) -> Path:
+        return self.out / "gpu_check.json"
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.outcomes) and all(o.status in ("passed", "skipped") for o in self.outcomes.values())
+
+    def run(self, steps: list[Step]) -> bool:
+        """Run all of them; whether the check passed."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.outcomes = {step.name: Outcome() for step in steps}
+        for step in steps:
+            if step.results:
+                step.results.unlink(missing_ok=True)  # of an earlier check
+        self.write()
+        for step in steps:
+            self._run(step)
+            self.write()
+            outcome = self.outcomes[step.name]
+            print(f"{step.name:<12} {outcome.status:<8} {outcome.seconds:6.1f} s  {outcome.reason}", flush=True)
+        return self.passed
+
+    def _run(self, step: Step) -> None:
+        outcome = self.outcomes[step.name]
+        left = self.deadline - self.clock()
+        if left < LEAST_SECONDS:
+            outcome.reason = f"{max(0.0, left):.0f} s were left of the whole check"
+            return
+        outcome.status, began = "running", self.clock()
+        self.write()
+        try:
+            outcome.command = step.command()
+            self._execute(step, outcome, min(step.limit, left))
+        except Missing as missing:
+            outcome.status, outcome.reason = "skipped" if missing.optional else "failed", str(missing)
+        except Exception as error:  # a broken step must not stop the others
+            outcome.status, outcome.reason = "failed", f"{type(error).__name__}: {error}"
+        finally:
+            outcome.seconds = round(self.clock() - began, 2)
+            self._keep_results(step)
+
+    def _execute(self, step: Step, outcome: Outcome, limit: float) -> None:
+        log = self.out / f"{step.name}.log"
+        code = None
+        with log.open("wb") as stream:
+            # A session of its own: what the command starts ends with it.
+            process = subprocess.Popen(
+                outcome.command,
+                cwd=ROOT,
+                env={**os.environ, **step.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                code = process.wait(limit)
+            except subprocess.TimeoutExpired:
+                pass
+            finally:
+                if code is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+        text = log.read_text(errors="replace")
+        outcome.output = text[-TAIL:]
+        if code is None:
+            outcome.status, outcome.reason = "failed", f"stopped after its time limit of {limit:.0f} s"
+            return
+        outcome.status, outcome.reason = ("passed", "") if code == 0 else ("failed", f"exit code {code}")
+        if step.judge:
+            step.judge(outcome, text)
+
+    def _keep_results(self, step: Step) -> None:
+        if step.results and step.results.is_file():
+            try:
+                self.results[step.name] = json.loads(step.results.read_text())
+            except ValueError as error:
+                self.outcomes[step.name].details["results"] = f"{step.results.name} is no JSON: {error}"
+
+    def write(self) -> None:
+        """The whole file at once, so that it is whole whenever this is killed."""
+        content = {
+            "passed": self.passed,
+            "started": self.started,
+            "seconds": round(self.clock() - self.began, 2),
+            "steps": {name: asdict(outcome) for name, outcome in self.outcomes.items()},
+            "results": self.results,
+        }
+        made = self.file.with_name(self.file.name + ".part")
+        made.write_text(json.dumps(content, indent=2) + "\n")
+        made.replace(self.file)
+
+
+# --- the steps ----------------------------------------------------------------------------------------------------
+
+# Prints what it can and fails only without a GPU that torch can use: the rest needs one.
+ENVIRONMENT = """
+import platform, subprocess, sys
+print("python", platform.python_version(), sys.executable)
+print("machine", platform.platform())
+for command in (
+    ["nvidia-smi"],
+    ["nvidia-smi", "--query-gpu=name,driver_version,compute_cap,clocks.max.sm,clocks.max.memory", "--format=csv"],
+    [{nvcc!r}, "--version"],
+    ["cmake", "--version"],
+    ["compute-sanitizer", "--version"],
+):
+    try:
+        print("$", *command, flush=True)
+        subprocess.run(command, timeout=10)
+    except (OSError, subprocess.SubprocessError) as error:
+        print(error)
+for name in ("pytest", "mamba_ssm", "numpy"):
+    try:
+        print(name, getattr(__import__(name), "__version__", "?"))
+    except Exception as error:
+        print(name, "cannot be imported:", error)
+import torch
+print("torch", torch.__version__, "CUDA", torch.version.cuda)
+if not torch.cuda.is_available():
+    sys.exit("torch finds no CUDA GPU")
+print(torch.cuda.get_device_properties(0))
+"""
+
+
+def find_nvcc() -> str | None:
+    """nvcc of a toolkit on PATH or in its usual folder, or of the wheels of extra cuda-build."""
+    wheels = sorted((Path(p) / "nvidia" / "cu13" / "bin" / "nvcc" for p in sys.path), key=str)
+    candidates = [shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc", *map(str, wheels)]
+    return next((c for c in candidates if c and os.access(c, os.X_OK)), None)
+
+
+def architecture() -> str:
+    """Of this machine's GPU, as VIVIM_ARCHITECTURES takes it: 87 for compute capability 8.7.
+
+    Raises:
+        Missing: neither torch nor nvidia-smi finds a GPU.
+    """
+    asked = "import torch; print('%d.%d' % torch.cuda.get_device_capability(0))"
+    for command in (
+        [sys.executable, "-c", asked],
+        ["nvidia-smi", "--id=0", "--query-gpu=compute_cap", "--format=csv,noheader"],
+    ):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        except (OSError, subprocess.SubprocessError):
+            continue
+        found = re.fullmatch(r"(\d+)\.(\d+)", done.stdout.strip())
+        if found:
+            return found[1] + found[2]
+    raise Missing("neither torch nor nvidia-smi finds an NVIDIA GPU")
+
+
+def build_command() -> list[str]:
+    """Configure by the preset for this GPU alone and compile, in one shell so that it is one step.
+
+    The library of an earlier build goes first: no later step may take it for this one.
+    """
+    LIBRARY.unlink(missing_ok=True)
+    # A wheel puts cmake beside its Python, which need not be on PATH.
+    cmake = shutil.which("cmake") or shutil.which("cmake", path=str(Path(sys.executable).parent))
+    if cmake is None or shutil.which("c++") is None:
+        raise Missing(f"{'cmake' if cmake is None else 'c++'} not found: install CMake 3.21 and a C++17 compiler")
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise Missing("nvcc not found: install a CUDA toolkit, or pip install -e '.[cuda-build]'")
+    script = '"$5" --preset gpu "$1" "$2" && "$5" --build --preset gpu --parallel "$3" && test -f "$4"'
+    options = [f"-DVIVIM_NVCC={nvcc}", f"-DVIVIM_ARCHITECTURES={architecture()}"]
+    return ["sh", "-c", f"cd plugins && {script}", "build", *options, str(os.cpu_count() or 2), str(LIBRARY), cmake]
+
+
+def gpu_test_files() -> list[str]:
+    """Test files with tests of the GPU; naming them spares the others' imports."""
+    files = (path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text())
+    return [str(path.relative_to(ROOT)) for path in files]
+
+
+def judge_tests(report: Path) -> Callable[[Outcome, str], None]:
+    """pytest ends with 0 where every test was skipped, too: count them in its JUnit report."""
+
+    def judge(outcome: Outcome, text: str) -> None:
+        if "No module named pytest" in text:
+            outcome.reason = "pytest is not installed for this Python: pip install pytest"
+            return
+        if not report.is_file():
+            outcome.status, outcome.reason = "failed", outcome.reason or "pytest wrote no report"
+            return
+        cases = list(ElementTree.parse(report).iter("testcase"))
+        skips = [case.find("skipped") for case in cases]
+        reasons = sorted({skip.get("message", "") for skip in skips if skip is not None})
+        failed = sum(case.find("failure") is not None or case.find("error") is not None for case in cases)
+        skipped = sum(skip is not None for skip in skips)
+        passed = len(cases) - failed - skipped
+        outcome.details = {"passed": passed, "failed": failed, "skipped": skipped, "why skipped": reasons}
+        outcome.reason = outcome.reason or f"{passed} passed, {skipped} skipped"
+        kernels = [
+            case for case in cases if case.get("classname", "").endswith("test_gpu") and case.find("skipped") is None
+        ]
+        if outcome.status == "passed" and not kernels:
+            outcome.status, outcome.reason = "failed", f"no test of the kernels ran on a GPU: {'; '.join(reasons)}"
+
+    return judge
+
+
+def sanitizer_command(tool: str) -> list[str]:
+    found = shutil.which("compute-sanitizer") or shutil.which(
+        "compute-sanitizer", path="/usr/local/cuda/bin:/usr/local/cuda/compute-sanitizer"
+    )
+    if found is None:
+        raise Missing("compute-sanitizer not found: it comes with the CUDA toolkit", optional=True)
+    if not LIBRARY.is_file():
+        raise Missing(f"{LIBRARY} is not there: the build failed")
+    options = ["--tool", tool, "--error-exitcode", "9", "--kernel-regex", "kns=vivim"]  # our kernels, not torch's
+    script = [sys.executable, "plugins/tools/small_shapes.py", "--library", str(LIBRARY)]
+    return [found, *options, *script]
+
+
+def judge_sanitizer(outcome: Outcome, text: str) -> None:
+    """A virtual GPU that debuggers may not attach to is no fault of the kernels."""
+    summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: .*", text)
+    if summary:
+        outcome.details["summary"] = summary[-1]
+    refused = re.search(r"Device not supported|not supported on this (?:device|system)|Debugger.*not.*permitted", text)
+    if outcome.status == "failed" and refused:
+        outcome.status, outcome.reason = "skipped", f"compute-sanitizer cannot work here: {refused[0]}"
+    elif outcome.status == "passed" and not summary:
+        outcome.status, outcome.reason = "failed", "compute-sanitizer gave no summary"
+
+
+def steps(out: Path) -> list[Step]:
+    """What `make gpu-check` does. The limits of the first four add up to less than the 8 minutes."""
+    kernels = {"VIVIM_KERNELS": str(LIBRARY), "PYTHONPATH": _python_path(), "PYTHONUNBUFFERED": "1"}
+    # Each tensor in memory of its own: inside torch's pool the sanitizer would not see the end of one.
+    alone = {**kernels, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    environment = ENVIRONMENT.replace("{nvcc!r}", repr(find_nvcc() or "nvcc"))
+    report, figures = out / "tests.xml", out / "scan_gpu.json"
+
+    def test_command() -> list[str]:
+        report.unlink(missing_ok=True)
+        files = gpu_test_files()
+        if not files:
+            raise Missing("no test is marked gpu")
+        return [sys.executable, "-m", "pytest", "-m", "gpu", "-q", f"--junitxml={report}", *files]
+
+    def benchmark_command() -> list[str]:
+        return [sys.executable, "benchmarks/scan_gpu.py", "--json", str(figures)]
+
+    return [
+        Step("environment", 30, lambda: [sys.executable, "-c", environment]),
+        Step("build", 170, build_command),
+        Step("tests", 140, test_command, kernels, judge_tests(report)),
+        Step("benchmark", 110, benchmark_command, kernels, results=figures),
+        Step("memcheck", 60, lambda: sanitizer_command("memcheck"), alone, judge_sanitizer),
+        Step("racecheck", 60, lambda: sanitizer_command("racecheck"), alone, judge_sanitizer),
+    ]
+
+
+def _python_path() -> str:
+    """The repository first: on a machine without .venv, vivim is not installed."""
+    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="build, test, benchmark and sanitise the kernels on this GPU")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu-check", metavar="FOLDER")
+    parser.add_argument("--minutes", type=float, default=8.0, help="of the whole check, default 8")
+    given = parser.parse_args(arguments)
+    # As Ctrl-C does: ends the running step, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    out = given.out.resolve()
+    check = Check(out, 60 * given.minutes - 5)  # 5 s: to stop what runs and to write
+    print(f"{platform.node()}: {check.file}", flush=True)
+    passed = check.run(steps(out))
+    print("passed" if passed else "FAILED", check.file)
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
