@@ -219,7 +219,20 @@ def _chunked_scan(
     directions: list[int],
     mean: bool,
 ) -> Tensor:
-    total = _sum_of_directions(xc, dbc, A_log2e, dt_weight, dt_bias, d_skip, rows, directions)
+    dtype = _compute_dtype(xc)
+    batch, rank, states = xc.shape[1], dt_weight.shape[-1], A_log2e.shape[-1]
+    A = A_log2e.to(dtype).transpose(1, 2).repeat_interleave(batch, dim=0)  # (K*B, N, D)
+    scan = _Chunks(A, xc.shape[2])
+    for k, direction in enumerate(directions):
+        low, b, c = _columns(dbc[k].to(dtype), rows, direction, rank, states)
+        pre = functional.linear(low, dt_weight[k].to(dtype), dt_bias[k].to(dtype))  # (B, L, D), dt = softplus(pre)
+        u = _to_order(xc[min(k, xc.shape[0] - 1)].to(dtype), rows, direction)
+        scan.fill(slice(k * batch, (k + 1) * batch), pre, u, b, c, softplus=True)
+    y = scan.forward()
+    total = torch.zeros(xc.shape[1:], dtype=dtype, device=xc.device)
+    for k, direction in enumerate(directions):
+        total += _from_order(scan.joined(y[:, k * batch : (k + 1) * batch]), rows, direction)
+        total.addcmul_(xc[min(k, xc.shape[0] - 1)].to(dtype), d_skip[k].to(dtype))
     if mean:
         total /= len(directions)
     if xz is not None:
@@ -242,34 +255,6 @@ def _selective_scan_fake(
 ) -> Tensor:
     _check_grid(xc.shape[2], rows, directions)
     return xc.new_empty(xc.shape[1:])
-
-
-def _sum_of_directions(
-    xc: Tensor,
-    dbc: Tensor,
-    A_log2e: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    d_skip: Tensor,
-    rows: int,
-    directions: list[int],
-) -> Tensor:
-    """(B, L, D): what the directions add up to, before mean and gate, in the computing dtype."""
-    dtype = _compute_dtype(xc)
-    batch, rank, states = xc.shape[1], dt_weight.shape[-1], A_log2e.shape[-1]
-    A = A_log2e.to(dtype).transpose(1, 2).repeat_interleave(batch, dim=0)  # (K*B, N, D)
-    scan = _Chunks(A, xc.shape[2])
-    for k, direction in enumerate(directions):
-        low, b, c = _columns(dbc[k].to(dtype), rows, direction, rank, states)
-        pre = functional.linear(low, dt_weight[k].to(dtype), dt_bias[k].to(dtype))  # (B, L, D), dt = softplus(pre)
-        u = _to_order(xc[min(k, xc.shape[0] - 1)].to(dtype), rows, direction)
-        scan.fill(slice(k * batch, (k + 1) * batch), pre, u, b, c, softplus=True)
-    y = scan.forward()
-    total = torch.zeros(xc.shape[1:], dtype=dtype, device=xc.device)
-    for k, direction in enumerate(directions):
-        total += _from_order(scan.joined(y[:, k * batch : (k + 1) * batch]), rows, direction)
-        total.addcmul_(xc[min(k, xc.shape[0] - 1)].to(dtype), d_skip[k].to(dtype))
-    return total
 
 
 def _columns(dbc: Tensor, rows: int, direction: int, rank: int, states: int) -> tuple[Tensor, ...]:
