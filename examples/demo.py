@@ -25,9 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vivim_runtime import metrics
-from vivim_runtime.phantom import phantom_frames
-from vivim_runtime.sources import open_source
-from vivim_runtime.sources.phantom import spec_from_uri
+from vivim_runtime.sources import Frame, open_source
 
 # A seed that training never saw (vivim.data.SPLITS), at a size that is not the network's own.
 PHANTOM = "phantom:?seed=34&frames=75&size=360x480"
@@ -49,9 +47,9 @@ def call(command: str, *args: str | Path) -> float:
     return time.perf_counter() - started
 
 
-def frames_of(uri: str) -> list[Image]:
+def frames_of(uri: str) -> list[Frame]:
     with open_source(uri) as source:
-        return [frame.image for frame in source]
+        return list(source)
 
 
 def masks_in(folder: Path) -> Masks:
@@ -124,11 +122,12 @@ def main() -> None:
         seconds += call("vivim-run", source, *outputs, "--model", model, "--json", record, "--overwrite")
         records[name] = json.loads(record.read_text())
 
-    truths = np.stack([truth for _, truth in phantom_frames(spec_from_uri(PHANTOM))])
+    phantom = frames_of(PHANTOM)
+    truths = np.stack([frame.truth for frame in phantom if frame.truth is not None])
     masks = masks_in(out / "phantom_masks")
     rows: list[tuple[str, list[Image], Masks, Masks | None]] = [
-        ("phantom", frames_of(PHANTOM), masks, truths),
-        ("cine", frames_of(cine), masks_in(out / "cine_masks"), None),
+        ("phantom", [frame.image for frame in phantom], masks, truths),
+        ("cine", [frame.image for frame in frames_of(cine)], masks_in(out / "cine_masks"), None),
     ]
     sheet = cv2.cvtColor(contact_sheet(rows), cv2.COLOR_RGB2BGR)
     cv2.imwrite(str(out / "contact_sheet.png"), sheet)

@@ -12,7 +12,7 @@ turns a failure into a success. Pixels and logits of a clip are let go before th
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
@@ -24,11 +24,9 @@ import numpy.typing as npt
 from vivim_export.errors import UsageError
 from vivim_runtime import metrics
 from vivim_runtime.clips import resized
-from vivim_runtime.phantom import phantom_frames
 from vivim_runtime.session import ClassInfo, Logits, ModelInfo, Session
 from vivim_runtime.sources import Source, open_source
 from vivim_runtime.sources.base import Image
-from vivim_runtime.sources.phantom import PhantomSource
 
 __all__ = [
     "BUDGETS",
@@ -292,15 +290,10 @@ def _failures(tensor: TensorFigures, masks: MaskFigures, budget: Budget) -> Iter
 
 def _clips(source: Source, length: int, size: tuple[int, int]) -> Iterator[tuple[Image, Masks | None]]:
     """Whole clips of a source at the model's size: uint8 (T, H, W, 3), and truth (T, H, W) where it is known."""
-    pairs: Iterable[tuple[Image, Masks | None]]
-    if isinstance(source, PhantomSource):
-        pairs = phantom_frames(source.spec)
-    else:
-        pairs = ((frame.image, None) for frame in source)
-    iterator = iter(pairs)
-    while len(clip := list(islice(iterator, length))) == length:
-        pixels = np.stack([resized(image, size) for image, _ in clip])
-        truths = [_mask_at(mask, size) for _, mask in clip if mask is not None]
+    frames = iter(source)
+    while len(clip := list(islice(frames, length))) == length:
+        pixels = np.stack([resized(frame.image, size) for frame in clip])
+        truths = [_mask_at(frame.truth, size) for frame in clip if frame.truth is not None]
         yield pixels, np.stack(truths) if truths else None
 
 

@@ -61,10 +61,11 @@ def test_phantom_source_gives_the_phantom_of_its_name() -> None:
     uri = "phantom:?seed=3&frames=4&size=40x56&fps=10"
     with open_source(uri) as source:
         frames = list(source)
-    expected = [image for image, _ in phantom_frames(spec_from_uri(uri))]
+    expected = list(phantom_frames(spec_from_uri(uri)))
     assert source.size == (40, 56) and source.frame_count == 4
     assert [f.time for f in frames] == pytest.approx([0.0, 0.1, 0.2, 0.3])
-    assert all((f.image == image).all() for f, image in zip(frames, expected, strict=True))
+    for frame, (image, truth) in zip(frames, expected, strict=True):
+        assert (frame.image == image).all() and (frame.truth == truth).all()
 
 
 def test_sources_can_be_read_twice_where_they_are_not_live(tmp_path: Path) -> None:

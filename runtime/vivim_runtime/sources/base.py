@@ -20,11 +20,15 @@ DEFAULT_FPS = 25.0
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One frame: its number from 0, its time in seconds from the start, and uint8 RGB pixels (H, W, 3)."""
+    """One frame: its number from 0, its time in seconds from the start, and uint8 RGB pixels (H, W, 3).
+
+    `truth` is the true mask, bool (H, W), where the source knows it.
+    """
 
     index: int
     time: float
     image: Image
+    truth: npt.NDArray[np.bool_] | None = None
 
 
 class Source(Protocol):

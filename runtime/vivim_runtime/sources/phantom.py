@@ -38,7 +38,7 @@ def spec_from_uri(uri: str) -> PhantomSpec:
 
 
 class PhantomSource:
-    """A phantom video, made while it is read."""
+    """A phantom video, made while it is read; its frames know their truth."""
 
     def __init__(self, uri: str) -> None:
         self.spec = spec_from_uri(uri)
@@ -49,8 +49,8 @@ class PhantomSource:
         self.notes: list[str] = []
 
     def __iter__(self) -> Iterator[Frame]:
-        for index, (image, _) in enumerate(phantom_frames(self.spec)):
-            yield Frame(index, index / self.fps, image)
+        for index, (image, truth) in enumerate(phantom_frames(self.spec)):
+            yield Frame(index, index / self.fps, image, truth)
 
     def __enter__(self) -> PhantomSource:
         return self
