@@ -43,6 +43,16 @@ def _hop(text: str, model: ModelInfo) -> int | None:
     return int(text)
 
 
+def _check_outputs(outputs: list[str], inputs: tuple[str, ...]) -> None:
+    """Every output a file or folder of its own, and none of them what is read."""
+    paths = [Path(name).resolve() for name in outputs]
+    if len(set(paths)) != len(paths):
+        raise UsageError("an output is named twice; expected different ones")
+    for name in inputs:
+        if Path(name).resolve() in paths:
+            raise UsageError(f"{name} is both read and written; choose another output")
+
+
 @app.command()
 def run_command(
     source: Annotated[
@@ -68,10 +78,9 @@ def run_command(
 ) -> None:
     """Segment a video: masks, an overlay video and a ledger of every frame."""
     names = outputs or []
+    _check_outputs([*names, str(json_file)] if json_file else names, (source, model))
     if json_file:
         writable_file(json_file)
-    if len(set(names)) != len(names):
-        raise UsageError("an output is named twice; expected different ones")
     with ExitStack() as stack:
         opened = stack.enter_context(open_source(source))
         session = stack.enter_context(open_session(model, device, threads))
