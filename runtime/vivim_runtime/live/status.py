@@ -1,0 +1,117 @@
+"""What a live run says about itself (Status), what viewers may change (Controls), and one picture for them (Shown)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+
+from vivim_runtime.overlay import Layer
+from vivim_runtime.sources.base import Frame, Image
+
+__all__ = ["Controls", "Shown", "State", "Status"]
+
+
+class State(str, Enum):
+    """What the viewer has to know at a glance."""
+
+    warming_up = "warming up"  # no clip has been inferred yet
+    live = "live"
+    stale = "stale"  # the newest mask is older than the limit, and hidden
+    no_signal = "no signal"  # the source gives no frames; it is being reopened
+    stuck = "inference stuck"  # the session has not come back within its limit
+    paused = "paused"
+    ended = "ended"
+
+
+@dataclass(frozen=True)
+class Status:
+    """One look at a live run.
+
+    Attributes:
+        state, message: the state, and one line for people about it ("" when there is nothing to add).
+        source, model, precision, backend, device: what runs; the source's name never holds patient data.
+        fps: pictures shown a second over the last seconds; source_fps: frames captured.
+        latency_ms: of pictures, from the driver's time stamp to composited: p50, p95, p99, max over the last seconds.
+        infer_ms: of the session's calls: p50, p95, p99, max.
+        mask_age_ms: age of the shown mask's frame when it was composited; None without a mask.
+        hop: frames from one clip to the next, as the run has chosen it.
+        counts: the ledger so far: captured, and what became of the frames; the counts sum.
+        seconds: since the run began.
+        recording: whether a recording is being written.
+    """
+
+    state: State
+    message: str = ""
+    source: str = ""
+    model: str = ""
+    precision: str = ""
+    backend: str = ""
+    device: str = ""
+    fps: float = 0.0
+    source_fps: float = 0.0
+    latency_ms: Mapping[str, float] = field(default_factory=dict)
+    infer_ms: Mapping[str, float] = field(default_factory=dict)
+    mask_age_ms: float | None = None
+    hop: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    recording: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """One picture for the screens.
+
+    Attributes:
+        frame: the newest frame, or the last one while there is no signal; None before the first.
+        masks: bool (K, H, W) drawn on it; None when there is none, or none that is young enough.
+        picture: uint8 RGB (H, W, 3), the frame with the masks drawn on it, without the status.
+        status: of this moment.
+    """
+
+    frame: Frame | None
+    masks: npt.NDArray[np.bool_] | None
+    picture: Image
+    status: Status
+
+
+class Controls:
+    """What viewers change while it runs; safe to use from every thread.
+
+    The run reads the values for every picture; screens (the window's keys, the web page) set them.
+    """
+
+    def __init__(self, layers: tuple[Layer, ...], threshold: float, alpha: float) -> None:
+        self._lock = threading.Lock()
+        self._layers, self._threshold, self.alpha = layers, threshold, alpha
+        self.paused = threading.Event()  # the picture stands still; capture and recording go on
+        self.recording = threading.Event()
+        self.quit = threading.Event()
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """What is drawn now."""
+        with self._lock:
+            return self._layers
+
+    @property
+    def threshold(self) -> float:
+        """Probability above which a pixel is marked now."""
+        with self._lock:
+            return self._threshold
+
+    def toggle(self, layer: Layer) -> None:
+        """Draw a layer that is not drawn, or the other way round."""
+        with self._lock:
+            rest = tuple(other for other in self._layers if other != layer)
+            self._layers = rest if layer in self._layers else (*rest, layer)
+
+    def change_threshold(self, step: float) -> None:
+        """Move the threshold by `step`, within 0.05 to 0.95."""
+        with self._lock:
+            self._threshold = round(min(0.95, max(0.05, self._threshold + step)), 4)
