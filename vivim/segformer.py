@@ -63,6 +63,10 @@ class Attention(nn.Module):
         """(F, L, C) -> (F, heads, L, C / heads)."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
+    def mixed(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """(F, heads, L, d), twice (F, heads, L', d) -> (F, heads, L, d)."""
+        return functional.scaled_dot_product_attention(query, key, value)
+
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """(F, L, C) -> (F, L, C)."""
         query = self._split_heads(self.query(x))
@@ -70,7 +74,7 @@ class Attention(nn.Module):
         if self.reduce is not None:
             source = self.reduce_norm(tokens_from_grid(self.reduce(grid_from_tokens(x, height, width))))
         key, value = self.key_value(source).chunk(2, dim=-1)  # (F, L', C)
-        mixed = functional.scaled_dot_product_attention(query, self._split_heads(key), self._split_heads(value))
+        mixed = self.mixed(query, self._split_heads(key), self._split_heads(value))
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 

@@ -92,7 +92,11 @@ def onnx_command(
     raw_input: Annotated[
         bool, typer.Option("--raw-input", help="Take float32 (B, T, 3, H, W), normalised outside.")
     ] = False,
-    opset: Annotated[int, typer.Option(help="Opset of the standard operators, 20 to 23.")] = 20,
+    fp16: Annotated[bool, typer.Option("--fp16", "--half", help="Products and activations in float16.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="The same in bfloat16 (for TensorRT).")] = False,
+    opset: Annotated[
+        int | None, typer.Option(help="Opset of the standard operators, 20 to 23; default 20, for bf16 22.")
+    ] = None,
     no_fold: Annotated[bool, typer.Option("--no-fold", help="Leave the decoder as it was trained.")] = False,
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
@@ -101,10 +105,17 @@ def onnx_command(
     _check_reports(json_file, html_file)
     if dynamic_batch and batch is not None:
         raise UsageError(f"--batch {batch} and --dynamic-batch contradict each other; give one of them")
+    if fp16 and bf16:
+        raise UsageError("--fp16 and --bf16 contradict each other; give one of them")
     size = _size(imgsz)
     assert size is not None
     options = OnnxOptions(
-        size, None if dynamic_batch else 1 if batch is None else batch, raw_input, opset, fold=not no_fold
+        size,
+        None if dynamic_batch else 1 if batch is None else batch,
+        raw_input,
+        opset,
+        fold=not no_fold,
+        precision="fp16" if fp16 else "bf16" if bf16 else "fp32",
     )
     try:
         with _progress.status("reading the checkpoint") as status:

@@ -6,6 +6,8 @@ decoder folding   The decoder's projections, concatenation, fusing convolution a
                   where P_i is the projection and F_i the fusing convolution's block for it, folded into one matrix that
                   is applied before upsampling, at the scale's own resolution; all constants fold into one bias.
                   B3, 5 x 256 x 256: 48 GMAC become 2.
+attention scale   The scores are divided by sqrt(d) where they arise, in the query projection: q / sqrt(d) is one more
+                  linear layer, and no product is larger than the score itself (in float16 that matters).
 decay rates       -exp(A_log) log2(e) is computed once.
 """
 
@@ -19,8 +21,9 @@ from torch.nn import functional
 
 from vivim.mamba import SpatioTemporalMamba
 from vivim.model import Decoder, Vivim
+from vivim.segformer import Attention
 
-__all__ = ["FoldedDecoder", "fold_for_export"]
+__all__ = ["FoldedAttention", "FoldedDecoder", "fold_for_export"]
 
 
 class FoldedDecoder(nn.Module):
@@ -55,6 +58,24 @@ class FoldedDecoder(nn.Module):
         return self.classifier(functional.relu(total))
 
 
+class FoldedAttention(Attention):
+    """`vivim.segformer.Attention` whose query projection has the scale 1 / sqrt(d) in it."""
+
+    def fold(self) -> None:
+        """Put the scale into the query projection, once."""
+        scale = (self.query.out_features // self.heads) ** -0.5
+        for value in self.query.parameters():
+            value.copy_((value.double() * scale).to(value.dtype))
+
+    def weights(self, scores: Tensor) -> Tensor:
+        """Scores (F, heads, L, L') -> what each token takes from each key."""
+        return torch.softmax(scores, dim=-1)
+
+    def mixed(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """(F, heads, L, d), twice (F, heads, L', d) -> (F, heads, L, d)."""
+        return torch.matmul(self.weights(torch.matmul(query, key.transpose(-2, -1))), value)
+
+
 class _FrozenMamba(SpatioTemporalMamba):
     """`SpatioTemporalMamba` with its decay rates computed once."""
 
@@ -72,7 +93,10 @@ def fold_for_export(model: Vivim, decoder: bool = True) -> Vivim:
             assert isinstance(folded.decoder, Decoder)
             folded.decoder = FoldedDecoder(folded.decoder)
         for module in folded.modules():
-            if isinstance(module, SpatioTemporalMamba):
+            if isinstance(module, Attention):
+                module.__class__ = FoldedAttention
+                module.fold()
+            elif isinstance(module, SpatioTemporalMamba):
                 module.register_buffer("A_log2e", module.decay_rates())
                 module.__class__ = _FrozenMamba
     return folded

@@ -32,14 +32,15 @@ from vivim_export.errors import ParityError, UsageError
 from vivim_export.folding import fold_for_export
 from vivim_export.functions import DOMAIN, DOMAIN_VERSION, causal_conv1d_function, selective_scan_function
 from vivim_export.parity import Comparison, compare
-from vivim_export.runners import TorchSession
+from vivim_export.precision import DTYPES, typed_for_export
+from vivim_export.runners import TorchSession, open_artefact
 from vivim_runtime.files import atomic_path, sha256_file
-from vivim_runtime.session import open_session
 
 __all__ = ["OPSETS", "OnnxOptions", "export_onnx", "onnx_from_model", "save_onnx"]
 
-# GELU became an operator in 20; 21 and later change nothing that the network uses.
+# GELU became an operator in 20, and convolution takes bfloat16 from 22 on; nothing else that the network uses changes.
 OPSETS = range(20, 24)
+_BF16_OPSET = 22
 
 
 @dataclass(frozen=True)
@@ -51,21 +52,38 @@ class OnnxOptions:
         batch: clips at once; None leaves it open (dynamic).
         raw_input: take normalised float32 (B, T, 3, H, W), as the authors' code does, instead of uint8 RGB
             (B, T, H, W, 3) with the normalisation inside.
-        opset: of the standard operators.
+        opset: of the standard operators; None is the lowest that has what is needed.
         fold: fold the decoder (exact; see vivim_export.folding).
+        precision: fp32, fp16 or bf16, written into the graph's types (vivim_export.precision).
     """
 
     size: tuple[int, int] = (256, 256)
     batch: int | None = 1
     raw_input: bool = False
-    opset: int = 20
+    opset: int | None = None
     fold: bool = True
+    precision: str = "fp32"
+
+    @property
+    def opset_version(self) -> int:
+        """The opset of the file."""
+        return self.opset or self._lowest_opset
+
+    @property
+    def _lowest_opset(self) -> int:
+        return _BF16_OPSET if self.precision == "bf16" else OPSETS.start
 
     def __post_init__(self) -> None:
-        if self.opset not in OPSETS:
-            raise UsageError(f"--opset is {self.opset}; expected {OPSETS.start} to {OPSETS.stop - 1}")
         if self.batch is not None and self.batch < 1:
             raise UsageError(f"--batch is {self.batch}; expected at least 1")
+        if self.precision not in DTYPES:
+            raise UsageError(f"the precision is {self.precision}; expected {', '.join(DTYPES)}")
+        if self.precision != "fp32" and not self.fold:
+            raise UsageError(f"{self.precision} needs the folded decoder; leave out --no-fold")
+        if self.opset is not None and not self._lowest_opset <= self.opset < OPSETS.stop:
+            raise UsageError(
+                f"--opset is {self.opset}; expected {self._lowest_opset} to {OPSETS.stop - 1} for {self.precision}"
+            )
 
 
 class _Deployed(nn.Module):
@@ -120,7 +138,7 @@ def export_onnx(
         save_onnx(proto, temporary)
         on_stage("loading it in ONNX Runtime")
         reference = TorchSession(model, options.size, path, digest)
-        with open_session(temporary, "cpu") as session:
+        with open_artefact(temporary, "cpu") as session:
             comparison = compare(reference, session, on_clip=lambda n: on_stage(f"comparing with PyTorch, clip {n}"))
         comparison = replace(comparison, b=replace(comparison.b, name=output.name))
         if not comparison.passed:
@@ -145,18 +163,24 @@ def onnx_from_model(model: Vivim, options: OnnxOptions, weights_sha256: str | No
     """The ONNX model of a network; its T is `model.config.frames`."""
     config = model.config
     stage_sizes(config, *options.size)  # raises for a size that the network cannot take
-    deployed = _Deployed(fold_for_export(model, options.fold), options.raw_input).eval()
+    rewritten = typed_for_export(fold_for_export(model, options.fold), options.precision)
+    deployed = _Deployed(rewritten, options.raw_input).eval()
     proto = _traced(deployed, _example(config.frames, options), options)
     for function in (
-        causal_conv1d_function(config.direction_codes, config.conv, options.opset),
-        selective_scan_function(config.direction_codes, True, options.opset),
+        causal_conv1d_function(config.direction_codes, config.conv, options.opset_version),
+        selective_scan_function(config.direction_codes, True, options.opset_version),
     ):
         proto.functions.append(function)
     if DOMAIN not in {entry.domain for entry in proto.opset_import}:
         proto.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
     _drop_debug_information(proto)
     description = describe(
-        model, options.size, weights_sha256 or weights_digest(model), batch=options.batch, raw_input=options.raw_input
+        model,
+        options.size,
+        weights_sha256 or weights_digest(model),
+        batch=options.batch,
+        raw_input=options.raw_input,
+        precision=options.precision,
     )
     helper.set_model_props(proto, description)
     proto.producer_name, proto.producer_version = "vivim-edge", importlib.metadata.version("vivim-edge")
@@ -172,13 +196,14 @@ def _example(frames: int, options: OnnxOptions) -> Tensor:
     return torch.zeros(batch, frames, height, width, 3, dtype=torch.uint8)
 
 
-def _schema(name: str, inputs: list[str], attributes: dict[str, Any]) -> onnx.defs.OpSchema:
+def _schema(name: str, data: list[str], parameters: list[str], attributes: dict[str, Any]) -> onnx.defs.OpSchema:
     types = [("T", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "data")]
+    parameter = onnx.defs.OpSchema.FormalParameter
     return onnx.defs.OpSchema(
         name,
         DOMAIN,
         DOMAIN_VERSION,
-        inputs=[onnx.defs.OpSchema.FormalParameter(i, "T") for i in inputs],
+        inputs=[*(parameter(i, "T") for i in data), *(parameter(i, "tensor(float)") for i in parameters)],
         outputs=[onnx.defs.OpSchema.FormalParameter("y", "T")],
         type_constraints=types,
         attributes=[onnx.defs.OpSchema.Attribute(n, t) for n, t in attributes.items()],
@@ -190,10 +215,10 @@ def _translations() -> dict[Any, Any]:
     kinds = onnx.defs.OpSchema.AttrType
     opset = onnxscript.values.Opset(DOMAIN, DOMAIN_VERSION)
     attributes = {"rows": kinds.INT, "directions": kinds.INTS}
-    conv = onnxscript.values.Op(opset, "CausalConv1d", _schema("CausalConv1d", ["xz", "weight", "bias"], attributes))
-    inputs = ["xc", "dbc", "xz", "A_log2e", "dt_weight", "dt_bias", "d_skip"]
+    conv = onnxscript.values.Op(opset, "CausalConv1d", _schema("CausalConv1d", ["xz"], ["weight", "bias"], attributes))
+    data, parameters = ["xc", "dbc", "xz"], ["A_log2e", "dt_weight", "dt_bias", "d_skip"]
     scan = onnxscript.values.Op(
-        opset, "SelectiveScan", _schema("SelectiveScan", inputs, {**attributes, "mean": kinds.INT})
+        opset, "SelectiveScan", _schema("SelectiveScan", data, parameters, {**attributes, "mean": kinds.INT})
     )
 
     def causal_conv1d(x, weight, bias, rows, directions):  # type: ignore[no-untyped-def]
@@ -235,7 +260,7 @@ def _traced(deployed: nn.Module, example: Tensor, options: OnnxOptions) -> onnx.
             deployed,
             (example,),
             dynamo=True,
-            opset_version=options.opset,
+            opset_version=options.opset_version,
             input_names=[name],
             output_names=["logits"],
             dynamic_shapes=shapes,

@@ -182,6 +182,11 @@ class OnnxSession:
         try:
             self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime's exceptions share no base class
+            if "NOT_IMPLEMENTED" in str(error):
+                raise ModelError(
+                    f"{path} does not run here, since ONNX Runtime has no bf16 convolutions; "
+                    f"build an engine from it: vivim-export trt {path}"
+                ) from None
             raise ModelError(f"{path} is no ONNX model that ONNX Runtime can load: {_first_line(error)}") from None
         self.info = ModelInfo.from_metadata(path, dict(self._session.get_modelmeta().custom_metadata_map))
         self.device = "cuda" if "CUDAExecutionProvider" in self._session.get_providers() else "cpu"

@@ -1,0 +1,63 @@
+"""A bfloat16 file as ONNX Runtime can run it: ONNX Runtime has no bfloat16 convolutions, TensorRT has.
+
+Every bfloat16 tensor becomes a float32 tensor of bfloat16 values: what a node computes in float32 is rounded to
+bfloat16 and back. That is what hardware does that multiplies bfloat16 and sums in float32, up to the order of the sums.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+__all__ = ["without_bfloat16"]
+
+# These only move numbers: what they put out is rounded already.
+_MOVES = {
+    "Concat",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "Identity",
+    "Pad",
+    "Relu",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+}
+
+
+def without_bfloat16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model that computes the same numbers with float32 tensors only; `model` itself is left as it is."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    narrow = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.BFLOAT16}
+    for value in (*graph.value_info, *graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.BFLOAT16:
+            narrow.add(value.name)
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.BFLOAT16:
+            wide = np.asarray(numpy_helper.to_array(tensor)).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        nodes.append(node)
+        if node.op_type in _MOVES:
+            continue
+        for index, name in enumerate(node.output):
+            if name in narrow:
+                node.output[index] = f"{name}_exact"
+                nodes.append(helper.make_node("Cast", [node.output[index]], [f"{name}_bf16"], to=TensorProto.BFLOAT16))
+                nodes.append(helper.make_node("Cast", [f"{name}_bf16"], [name], to=TensorProto.FLOAT))
+        if node.op_type == "Cast":
+            target = next(a for a in node.attribute if a.name == "to")
+            if target.i == TensorProto.BFLOAT16:
+                target.i = TensorProto.FLOAT
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return result
