@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,13 +15,18 @@ from typing import Annotated, Any
 import typer
 import typer.core
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
+from vivim_export.engine import EngineOptions, EnginePlan, build_engine, plan_engine
 from vivim_export.errors import ParityError, UsageError
 from vivim_export.onnx_export import OnnxOptions, export_onnx
 from vivim_export.parity import Comparison, compare
+from vivim_export.precision_check import PRODUCTS
 from vivim_export.report import html_report, terminal_table
 from vivim_export.runners import is_checkpoint, open_runner
 from vivim_runtime.files import writable_file, write_text
+from vivim_runtime.sidecar import EngineRecord, sidecar_path
 
 __all__ = ["app"]
 
@@ -125,6 +134,117 @@ def onnx_command(
         raise
     _publish(comparison, json_file, html_file)
     _console.print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command("trt")
+def trt_command(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="File of vivim-export onnx.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: MODEL.engine.")] = None,
+    fp32: Annotated[bool, typer.Option("--fp32", help="Products and activations in float32.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", "--half", help="In float16 (default).")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="In bfloat16; takes a file exported with --bf16.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="As quantised by vivim-calibrate.")] = False,
+    backend: Annotated[str, typer.Option(help="tensorrt, rtx (for any RTX PC, needs no GPU) or auto.")] = "auto",
+    min_batch: Annotated[int | None, typer.Option(help="Fewest clips a call, for an open batch.")] = None,
+    opt_batch: Annotated[int | None, typer.Option(help="The number to be fastest at.")] = None,
+    max_batch: Annotated[int | None, typer.Option(help="Most clips a call.")] = None,
+    workspace: Annotated[float | None, typer.Option(help="GiB of scratch memory that layers may use.")] = None,
+    timing_cache_file: Annotated[Path | None, typer.Option(help="Measured tactics, read and written.")] = None,
+    builder_optimization_level: Annotated[int | None, typer.Option(help="0 (fast to build) to 5.")] = None,
+    hardware_compatibility: Annotated[str, typer.Option(help="none, ampere_plus or same_compute_capability.")] = "none",
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Runs in later TensorRT of the same major version.")
+    ] = False,
+    compute_capability: Annotated[
+        str | None, typer.Option(help="For --backend rtx: 8.6,8.9,12.0 (default: these, RTX 30, 40 and 50).")
+    ] = None,
+    plugin: Annotated[
+        Path | None, typer.Option(help="libvivim_trt.so; default $VIVIM_PLUGIN, or make plugins.")
+    ] = None,
+    profiling_verbosity: Annotated[str, typer.Option(help="none, layer_names_only or detailed.")] = "detailed",
+    emit_onnx: Annotated[Path | None, typer.Option(help="Also write the graph that the library parses.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built, and build nothing.")] = False,
+    json_file: JsonFile = None,
+    html_file: HtmlFile = None,
+) -> None:
+    """Build an engine, and its sidecar MODEL.engine.json that says what it is for."""
+    _check_reports(json_file, html_file)
+    asked = [name for name, given in (("fp32", fp32), ("fp16", fp16), ("bf16", bf16), ("int8", int8)) if given]
+    if len(asked) > 1:
+        raise UsageError(f"--{' and --'.join(asked)} contradict each other; give one of them")
+    options = EngineOptions(
+        precision=asked[0] if asked else "fp16",
+        backend=backend,
+        min_batch=min_batch,
+        opt_batch=opt_batch,
+        max_batch=max_batch,
+        workspace=workspace,
+        timing_cache=timing_cache_file,
+        optimization_level=builder_optimization_level,
+        hardware_compatibility=hardware_compatibility,
+        version_compatible=version_compatible,
+        compute_capabilities=tuple(part.strip() for part in (compute_capability or "").split(",") if part.strip()),
+        verbosity=profiling_verbosity,
+        plugin=plugin,
+        command=shlex.join(["vivim-export", *sys.argv[1:]]),
+    )
+    if dry_run:
+        _console.print(_plan_table(plan_engine(model, options)))
+        return
+    output = output or model.with_suffix(".engine")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=_progress, transient=True) as progress:
+        task = progress.add_task("reading the model", total=None)
+
+        def show(phase: str, done: int, steps: int) -> None:
+            progress.update(task, description=phase, completed=done, total=steps or None)
+
+        try:
+            record, comparison = build_engine(model, output, options, show, emit_onnx)
+        except ParityError as error:
+            if error.comparison:
+                _publish(error.comparison, json_file, html_file)
+            raise
+    if comparison:
+        _publish(comparison, json_file, html_file)
+    _console.print(_engine_table(record, output, comparison is not None))
+
+
+def _plan_table(plan: EnginePlan) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("backend", f"{plan.backend} {plan.library_version}")
+    table.add_row("GPU here", plan.gpu)
+    table.add_row("built for", f"compute capability {', '.join(plan.compute_capabilities)}")
+    table.add_row("plugin", plan.plugin)
+    table.add_row(
+        "precision", plan.precision + (" (the file is fp32 and would be converted)" if plan.converted else "")
+    )
+    table.add_row("layers", f"{plan.layers}, computing: {_counted(plan.compute_layers)}")
+    table.add_row("their precision", _counted(plan.precision_found))
+    low, usual, high = plan.profile.min_batch, plan.profile.opt_batch, plan.profile.max_batch
+    table.add_row("clips a call", f"{low} to {high}, fastest at {usual}" if high > low else str(low))
+    table.add_row("weights", f"{plan.weights_bytes / 1e6:.1f} MB")
+    table.add_row("builder", _counted(plan.flags))
+    return table
+
+
+def _engine_table(record: EngineRecord, output: Path, compared: bool) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("engine", f"{output}: {record.engine_bytes / 1e6:.1f} MB, {record.backend} {record.library_version}")
+    table.add_row("for", record.gpu or f"GPUs of compute capability {', '.join(record.compute_capabilities)}")
+    where = record.build_flags["precision_read_from"]
+    products = Counter(layer.precision for layer in record.layers if layer.type in PRODUCTS)
+    table.add_row(
+        "precision", f"{record.precision}; convolutions and products, read from the {where}: {_counted(products)}"
+    )
+    if not compared:
+        table.add_row("parity", "not checked: there is no GPU here; run vivim-export check where there is one")
+    table.add_row("sidecar", f"{sidecar_path(output)}")
+    return table
+
+
+def _counted(counts: Mapping[str, str | int]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in counts.items())
 
 
 @app.command("check", cls=_Command)

@@ -3,7 +3,8 @@
 ExportError               1  a defect of ours
 ├── UsageError            2  options that contradict each other or are out of range
 ├── ModelInputError       2  a model or checkpoint that cannot be exported or compared
-└── ParityError           3  a comparison over its budget
+├── ParityError           3  a comparison over its budget
+└── PrecisionError        3  an engine whose layers have not the precision asked for
 
 A message says what was received, what was expected, and how to fix it, in one line.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-__all__ = ["ExportError", "ModelInputError", "ParityError", "UsageError"]
+__all__ = ["ExportError", "ModelInputError", "ParityError", "PrecisionError", "UsageError"]
 
 
 class ExportError(Exception):
@@ -45,3 +46,9 @@ class ParityError(ExportError):
     def __init__(self, message: str, comparison: Any = None) -> None:
         super().__init__(message)
         self.comparison = comparison
+
+
+class PrecisionError(ExportError):
+    """An engine whose layers have not the precision that was asked for."""
+
+    exit_code = 3

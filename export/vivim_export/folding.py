@@ -95,7 +95,7 @@ def fold_for_export(model: Vivim, decoder: bool = True) -> Vivim:
         for module in folded.modules():
             if isinstance(module, Attention):
                 module.__class__ = FoldedAttention
-                module.fold()
+                FoldedAttention.fold(module)  # type: ignore[arg-type]
             elif isinstance(module, SpatioTemporalMamba):
                 module.register_buffer("A_log2e", module.decay_rates())
                 module.__class__ = _FrozenMamba

@@ -21,7 +21,15 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-__all__ = ["DOMAIN", "DOMAIN_VERSION", "causal_conv1d_function", "selective_scan_function"]
+__all__ = [
+    "DOMAIN",
+    "DOMAIN_VERSION",
+    "Nodes",
+    "causal_conv1d_function",
+    "selective_scan_function",
+    "silu",
+    "softplus",
+]
 
 DOMAIN = "vivim"
 DOMAIN_VERSION = 1
@@ -36,7 +44,7 @@ _LN2 = 0.6931471805599453
 
 
 @dataclass
-class _Nodes:
+class Nodes:
     """A list of nodes under construction: `nodes.Add(a, b)` appends one and returns the name of its output."""
 
     prefix: str = "v"
@@ -103,11 +111,11 @@ class _Grid:
     columns: str
 
     @classmethod
-    def of(cls, n: _Nodes, length: str) -> _Grid:
+    def of(cls, n: Nodes, length: str) -> _Grid:
         rows = n.attribute("rows")
         return cls(length, rows, n.Div(length, rows))
 
-    def token_of_step(self, n: _Nodes, step: str, direction: int) -> str:
+    def token_of_step(self, n: Nodes, step: str, direction: int) -> str:
         """Tokens that a direction visits at the steps (vivim.reference.token_of_step)."""
         if direction % 2:
             step = n.Sub(n.Sub(self.length, n.ints(1)), step)
@@ -115,7 +123,7 @@ class _Grid:
             return step
         return n.Add(n.Mul(n.Mod(step, self.rows), self.columns), n.Div(step, self.rows))
 
-    def step_of_token(self, n: _Nodes, token: str, direction: int) -> str:
+    def step_of_token(self, n: Nodes, token: str, direction: int) -> str:
         """The inverse of `token_of_step`."""
         step = token
         if direction >= 2:
@@ -123,16 +131,16 @@ class _Grid:
         return n.Sub(n.Sub(self.length, n.ints(1)), step) if direction % 2 else step
 
 
-def _stack(n: _Nodes, rows: list[str]) -> str:
+def _stack(n: Nodes, rows: list[str]) -> str:
     """K vectors (X) -> (K, 1, X)."""
     return n.Concat(*(n.Unsqueeze(row, n.ints(0, 1)) for row in rows), axis=0)
 
 
-def _silu(n: _Nodes, x: str) -> str:
+def silu(n: Nodes, x: str) -> str:
     return n.Mul(x, n.Sigmoid(x))
 
 
-def _softplus(n: _Nodes, x: str) -> str:
+def softplus(n: Nodes, x: str) -> str:
     """log(1 + e^x) = max(x, 0) + log1p(e), e = e^-|x|.
 
     log1p(e) is log(1 + e) plus what rounding 1 + e lost (its factor 1 / (1 + e) changes that by less than an ulp of the
@@ -145,7 +153,7 @@ def _softplus(n: _Nodes, x: str) -> str:
 
 
 def _function(
-    name: str, inputs: list[str], output: str, attributes: list[str], n: _Nodes, opset: int
+    name: str, inputs: list[str], output: str, attributes: list[str], n: Nodes, opset: int
 ) -> onnx.FunctionProto:
     return helper.make_function(
         DOMAIN,
@@ -165,7 +173,7 @@ def causal_conv1d_function(directions: tuple[int, ...], taps: int, opset: int) -
     For every tap, the rows that many steps back are gathered straight to the tokens they contribute to; a row of zeros
     behind each sequence stands for what lies before its start.
     """
-    n = _Nodes()
+    n = Nodes()
     width, batch, length = n.dim("weight", 1), n.dim("xz", 0), n.dim("xz", 1)
     grid = _Grid.of(n, length)
     x = n.as_float(n.Slice("xz", n.ints(0), width, n.ints(2)))  # (B, L, D)
@@ -189,7 +197,7 @@ def causal_conv1d_function(directions: tuple[int, ...], taps: int, opset: int) -
                 rows.append(n.Where(n.Less(before, n.ints(0)), length, token))
             source = n.Gather(padded, n.Add(_stack(n, rows), sequence), axis=0)  # (K, B, L, D)
         total = n.Add(total, n.Mul(source, row))
-    output = n.CastLike(_silu(n, total), "xz")
+    output = n.CastLike(silu(n, total), "xz")
     return _function("CausalConv1d", ["xz", "weight", "bias"], output, ["rows", "directions"], n, opset)
 
 
@@ -198,7 +206,7 @@ def selective_scan_function(directions: tuple[int, ...], mean: bool, opset: int)
 
     Shapes as in `vivim.operators.selective_scan`; the gate is always present.
     """
-    n = _Nodes()
+    n = Nodes()
     directions_count, batch, length = n.dim("dbc", 0), n.dim("dbc", 1), n.dim("dbc", 2)
     width, states, rank = n.dim("xc", 3), n.dim("A_log2e", 2), n.dim("dt_weight", 2)
     sequences = n.Mul(directions_count, batch)  # G
@@ -218,7 +226,7 @@ def selective_scan_function(directions: tuple[int, ...], mean: bool, opset: int)
     low = n.Slice(dbc, n.ints(0), rank, n.ints(3))
     w_dt = n.Unsqueeze(n.Transpose(n.as_float("dt_weight"), perm=[0, 2, 1]), n.ints(1))  # (K, 1, R, D)
     b_dt = n.Unsqueeze(n.as_float("dt_bias"), n.ints(1, 2))  # (K, 1, 1, D)
-    dt = _softplus(n, n.Add(n.MatMul(low, w_dt), b_dt))  # (K, B, L, D)
+    dt = softplus(n, n.Add(n.MatMul(low, w_dt), b_dt))  # (K, B, L, D)
     du = n.Mul(dt, xc)
 
     # Into scan order: row (c, G, M) of the tables is the token of chunk m's step c.
@@ -271,7 +279,7 @@ def selective_scan_function(directions: tuple[int, ...], mean: bool, opset: int)
     y = n.Add(y, n.Mul(xc, n.Unsqueeze(n.as_float("d_skip"), n.ints(1, 2))))
     reduce = n.ReduceMean if mean else n.ReduceSum
     z = n.as_float(n.Slice("xz", n.Neg(width), n.ints(2**63 - 1), n.ints(2)))
-    output = n.CastLike(n.Mul(reduce(y, n.ints(0), keepdims=0), _silu(n, z)), "xc")
+    output = n.CastLike(n.Mul(reduce(y, n.ints(0), keepdims=0), silu(n, z)), "xc")
     names = ["xc", "dbc", "xz", "A_log2e", "dt_weight", "dt_bias", "d_skip"]
     return _function("SelectiveScan", names, output, ["rows", "directions", "mean"], n, opset)
 
@@ -282,7 +290,7 @@ def _value(name: str) -> onnx.ValueInfoProto:
 
 def _step_body(A: str, with_output: bool) -> onnx.GraphProto:
     """h <- exp(dt A) h + B du, and y = C h; (G*M, N, D) at a time. `A` comes from the enclosing graph."""
-    n = _Nodes("s")
+    n = Nodes("s")
     h = n.Add(n.Mul("h", n.Exp(n.Mul("dt", A))), n.Mul("b", "du"))
     inputs, outputs = ["h", "dt", "du", "b"], [h]
     if with_output:
@@ -293,7 +301,7 @@ def _step_body(A: str, with_output: bool) -> onnx.GraphProto:
 
 def _chain_body() -> onnx.GraphProto:
     """The next chunk's initial state is last + total * initial; the current one is what the scan puts out."""
-    n = _Nodes("s")
+    n = Nodes("s")
     current = n.Identity("state")
     following = n.Add(n.Mul("state", "total"), "last")
     inputs = [_value(i) for i in ("state", "last", "total")]

@@ -4,9 +4,9 @@ TensorRT 11 has no weak typing, and what a builder decides by itself cannot be p
 
     half      every linear layer, attention product and convolution but the first; the operators' data (x, z, dt_low,
               B, C, y); activations, the decoder's sums, in float16 residual sums too
-    float32   pixels, their normalisation and the first convolution; LayerNorm; softmax; the parameters of the causal convolution and the scan
-              (and, within the operators, the scan's time step, state and recurrence); the logits from the classifier
-              on; in bfloat16 residual sums
+    float32   pixels, their normalisation and the first convolution; LayerNorm; softmax; the parameters of the causal
+              convolution and the scan (and, within the operators, the scan's time step, state and recurrence); the
+              logits from the classifier on; in bfloat16 residual sums
 
 `KEPT_IN_FLOAT` gives the reasons. Half is float16 or bfloat16.
 """
@@ -30,13 +30,13 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 # What stays float32 in a typed file, and why; tests/export/test_precision.py finds nothing else there.
 KEPT_IN_FLOAT = {
-    "pixels": "and the first convolution: where an image is nearly black, the norm behind it magnifies its rounding. On a "
-    "cine loop, mask Dice of fp16 against float32 is 0.9962 with it in half and 0.9995 with it in float32",
+    "pixels": "and the first convolution: where an image is nearly black, the norm behind it magnifies its rounding. "
+    "On a cine loop, mask Dice of fp16 against float32 is 0.9962 with it in half and 0.9995 with it in float32",
     "LayerNorm": "the variance of a row squares its values: beyond 256 that leaves float16's range",
     "softmax": "its sum over hundreds of keys loses what a half mantissa drops, and exp overflows float16 at 11.1",
     "operator parameters": "A_log2e dt is an exponent that 20,480 steps multiply up; the kernels read them once",
-    "residual sums": "of bf16 alone: dozens of branches added in 8 bits of mantissa. On 50 frames of 128 x 128 phantoms, "
-    "mask Dice against float32 is 0.983 with bf16 sums and 0.995 with float32 ones; fp16 gains nothing",
+    "residual sums": "of bf16 alone: dozens of branches added in 8 bits of mantissa. On 50 frames of 128 x 128 "
+    "phantoms, mask Dice against float32 is 0.983 with bf16 sums and 0.995 with float32 ones; fp16 gains nothing",
     "logits": "the mask is their sign: upsampling in half would move contours; one channel costs nothing",
 }
 
@@ -70,8 +70,8 @@ def typed_for_export(model: Vivim, precision: str) -> Vivim:
         elif isinstance(module, FoldedAttention):
             module.__class__ = _TypedAttention
     if isinstance(typed.decoder, FoldedDecoder):
+        typed.decoder.classifier = _FloatOutput(typed.decoder.classifier)  # type: ignore[assignment]
         typed.decoder.bias = nn.Parameter(_narrow(typed.decoder.bias, dtype, "decoder.bias"))
-    typed.decoder.classifier = _FloatOutput(typed.decoder.classifier)
     return typed
 
 

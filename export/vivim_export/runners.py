@@ -10,7 +10,6 @@ from types import TracebackType
 import numpy as np
 import onnx
 import torch
-from google.protobuf.message import DecodeError
 
 from vivim.checkpoint import load_checkpoint, resolve_weights
 from vivim.data import normalised
@@ -62,8 +61,8 @@ def open_artefact(path: Path, device: str = "auto", threads: int = 0) -> Session
 def _is_bfloat16(path: Path) -> bool:
     try:
         model = onnx.load(path)
-    except (DecodeError, OSError):
-        return False  # whoever opens it says what is wrong
+    except Exception:  # protobuf's own; whoever opens the file says what is wrong with it
+        return False
     return any(entry.key == "vivim.precision" and entry.value == "bf16" for entry in model.metadata_props)
 
 

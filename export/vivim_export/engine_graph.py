@@ -1,0 +1,112 @@
+"""The graph that a TensorRT library parses: typed as asked, and with our operators in the form that it can build."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from onnx import helper
+
+from vivim_export.errors import ModelInputError, UsageError
+from vivim_export.functions import DOMAIN
+from vivim_export.halving import half_from_float
+from vivim_export.lowering import lowered
+from vivim_runtime.backends import Backend
+
+__all__ = ["EngineGraph", "engine_graph", "with_plugins"]
+
+PLUGIN_VERSION = "1"
+_QUANTIZING = {"QuantizeLinear", "DequantizeLinear"}
+
+
+@dataclass(frozen=True, eq=False)
+class EngineGraph:
+    """What is parsed, and what is known about it.
+
+    Attributes:
+        typed: the model with our operators and their bodies, in the precision asked: ONNX Runtime runs it.
+        parsed: the same as the library parses it.
+        converted: whether `typed` was made from a file of another precision.
+        description: the file's metadata.
+        input_name, input_shape: of the only input; None is an open batch.
+    """
+
+    typed: onnx.ModelProto
+    parsed: onnx.ModelProto
+    converted: bool
+    description: dict[str, str]
+    input_name: str
+    input_shape: tuple[int | None, ...]
+
+
+def engine_graph(path: Path, precision: str, backend: Backend) -> EngineGraph:
+    """The graph of a file for a backend.
+
+    Args:
+        path: a .onnx file of vivim-export.
+        precision: fp32, fp16, bf16, or int8 (which stands for a file with Q/DQ nodes).
+
+    Raises:
+        ModelInputError: no file of ours.
+        UsageError: its precision cannot become the one asked for.
+    """
+    model = _load(path)
+    description = {entry.key: entry.value for entry in model.metadata_props}
+    if "vivim.format" not in description:
+        raise ModelInputError(
+            f"{path} was not written by vivim-export; make one with: vivim-export onnx --weights W -o M"
+        )
+    typed, converted = _typed(model, path, description.get("vivim.precision", ""), precision)
+    parsed = with_plugins(typed) if backend.plugins else lowered(typed)
+    (entry,) = parsed.graph.input
+    shape = tuple(d.dim_value or None for d in entry.type.tensor_type.shape.dim)
+    description = {item.key: item.value for item in typed.metadata_props}
+    return EngineGraph(typed, parsed, converted, description, entry.name, shape)
+
+
+def _load(path: Path) -> onnx.ModelProto:
+    if not path.is_file():
+        raise ModelInputError(
+            f"there is no model {path}; make one with: vivim-export onnx --weights tiny -o {path.name}"
+        )
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except Exception as error:  # protobuf's and onnx's exceptions share no base class
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelInputError(f"{path} is no ONNX model: {first}; export it again") from None
+    return model
+
+
+def _typed(model: onnx.ModelProto, path: Path, have: str, wanted: str) -> tuple[onnx.ModelProto, bool]:
+    """The model in the precision wanted, and whether it had to be converted."""
+    quantized = any(node.op_type in _QUANTIZING for node in model.graph.node)
+    if wanted == "int8":
+        if not quantized:
+            raise UsageError(f"{path} holds no quantised layers; quantise it first: vivim-calibrate {path}")
+        return model, False
+    if quantized:
+        raise UsageError(f"{path} is quantised; build it with --int8, or take the {wanted} file")
+    if have == wanted:
+        return model, False
+    if (have, wanted) == ("fp32", "fp16"):
+        return half_from_float(model), True
+    raise UsageError(
+        f"{path} is {have} and --{wanted} was asked for; export it so: vivim-export onnx --weights W --{wanted}"
+    )
+
+
+def with_plugins(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose operators are bare nodes that say which plugin they are.
+
+    TensorRT's parser looks for its own importer, then for a function of the file, then for a plugin: the bodies go.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    del result.functions[:]
+    for node in result.graph.node:
+        if node.domain == DOMAIN:
+            node.attribute.append(helper.make_attribute("plugin_namespace", DOMAIN))
+            node.attribute.append(helper.make_attribute("plugin_version", PLUGIN_VERSION))
+    return result

@@ -1,0 +1,301 @@
+"""`vivim::CausalConv1d` and `vivim::SelectiveScan` in standard operators that a GPU compiler without plugins takes well.
+
+The bodies in the ONNX file (vivim_export.functions) loop over steps: right for a CPU, thousands of launches on a GPU.
+TensorRT for RTX has no plugins, so for it every node is replaced by
+
+    CausalConv1d    `taps` shifted products and their sum; a backward direction shifts the other way, nothing is flipped
+    SelectiveScan   a blocked scan whose depth is the logarithm of its length. Sequences are cut into M chunks of c steps:
+                    1. c unrolled steps from a zero state, all chunks at once: what each chunk hands on
+                    2. the chunks chained by h <- total h + last, which is a scan of length M: the same again, until
+                       one chunk is left
+                    3. the c steps again from the true initial states: y
+                    Every step is a few pointwise operations over (K, B, M, N, D), which a compiler fuses into one pass
+                    that reads dt, du, B and C and keeps the state in registers.
+
+Time step, state and recurrence are float32 whatever the data are. Lengths that c does not divide are padded with dt = 0,
+which leaves the state as it is. Shapes must be known but for the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from vivim_export.errors import UsageError
+from vivim_export.functions import DOMAIN, Nodes, silu, softplus
+
+__all__ = ["lowered"]
+
+# Steps of a chunk. More are fewer chunks to chain and a longer program to compile; 16 is about the smallest count at
+# which the chain over chunks (1/c of the work) no longer shows.
+STEPS = 16
+_LN2 = 0.6931471805599453
+
+
+def lowered(model: onnx.ModelProto, steps: int = STEPS) -> onnx.ModelProto:
+    """A copy of a model of vivim-export without its two operators and their bodies.
+
+    Args:
+        steps: c, unrolled steps of a chunk.
+
+    Raises:
+        UsageError: a node whose shapes are not known, or whose parameters are not constants.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    constants = {tensor.name: tensor for tensor in result.graph.initializer}
+    shapes = {value.name: value.type.tensor_type for value in (*result.graph.value_info, *result.graph.input)}
+    nodes: list[onnx.NodeProto] = []
+    for index, node in enumerate(result.graph.node):
+        if node.domain != DOMAIN:
+            nodes.append(node)
+            continue
+        site = _Site(node, f"{node.op_type}_{index}_", shapes, constants)
+        lower = {"CausalConv1d": _lowered_conv, "SelectiveScan": _lowered_scan}[node.op_type]
+        nodes += lower(site, steps)
+    del result.graph.node[:], result.functions[:]
+    result.graph.node.extend(nodes)
+    kept = [entry for entry in result.opset_import if entry.domain != DOMAIN]
+    del result.opset_import[:]
+    result.opset_import.extend(kept)
+    _drop_unused_constants(result.graph)
+    return result
+
+
+@dataclass(frozen=True)
+class _Site:
+    """One node to replace, and what is known about its surroundings."""
+
+    node: onnx.NodeProto
+    prefix: str
+    shapes: dict[str, onnx.TypeProto.Tensor]
+    constants: dict[str, onnx.TensorProto]
+
+    def attribute(self, name: str) -> int | list[int]:
+        value = next(a for a in self.node.attribute if a.name == name)
+        return helper.get_attribute_value(value)
+
+    @property
+    def directions(self) -> list[int]:
+        return list(self.attribute("directions"))  # type: ignore[arg-type]
+
+    @property
+    def rows(self) -> int:
+        return int(self.attribute("rows"))  # type: ignore[arg-type]
+
+    def constant(self, index: int) -> np.ndarray:
+        """A parameter, float32."""
+        name = self.node.input[index]
+        if name not in self.constants:
+            raise UsageError(f"{name}, a parameter of {self.node.name}, is no constant; export the model again")
+        return numpy_helper.to_array(self.constants[name]).astype(np.float32)
+
+    def dim(self, index: int, axis: int) -> int:
+        """A dimension of an input that must be known."""
+        name = self.node.input[index]
+        dims = self.shapes[name].shape.dim if name in self.shapes else []
+        if axis >= len(dims) or not dims[axis].dim_value:
+            raise UsageError(f"the shape of {name} is not known; export the model again")
+        return dims[axis].dim_value
+
+    @property
+    def data_type(self) -> int:
+        return self.shapes[self.node.input[0]].elem_type
+
+
+class _Emitter(Nodes):
+    """Nodes with shapes known when they are made."""
+
+    def constant(self, value: np.ndarray) -> str:
+        return self.Constant(value=numpy_helper.from_array(np.ascontiguousarray(value)))
+
+    def part(self, x: str, axis: int, start: int, end: int) -> str:
+        return self.Slice(x, self.ints(start), self.ints(end), self.ints(axis))
+
+    def reversed(self, x: str, axis: int) -> str:
+        return self.Slice(x, self.ints(-1), self.ints(-(2**31)), self.ints(axis), self.ints(-1))
+
+    def reshaped(self, x: str, *dims: int) -> str:
+        """0 keeps a dimension, -1 is the batch."""
+        return self.Reshape(x, self.ints(*dims))
+
+    def padded(self, x: str, rank: int, axis: int, before: int, after: int) -> str:
+        """Zeros before and after, along one axis."""
+        if not before and not after:
+            return x
+        amounts = [0] * (2 * rank)
+        amounts[axis], amounts[rank + axis] = before, after
+        return self.Pad(x, self.ints(*amounts))
+
+    def to_columns(self, x: str, rows: int, columns: int, width: int) -> str:
+        """(B, L, X) in row-major order -> in column order; with rows and columns exchanged, the inverse."""
+        grid = self.reshaped(x, -1, rows, columns, width)
+        return self.reshaped(self.Transpose(grid, perm=[0, 2, 1, 3]), -1, rows * columns, width)
+
+    def stacked(self, parts: list[str], axis: int = 0) -> str:
+        """K tensors -> one, with a new axis."""
+        return self.Concat(*(self.Unsqueeze(part, self.ints(axis)) for part in parts), axis=axis)
+
+
+def _lowered_conv(site: _Site, steps: int) -> list[onnx.NodeProto]:
+    """xz (B, L, >= D), weight (K, D, taps), bias (K, D) -> (K, B, L, D)."""
+    n = _Emitter(site.prefix)
+    weight, bias = site.constant(1), site.constant(2)
+    width, taps = weight.shape[1:]
+    length, rows = site.dim(0, 1), site.rows
+    columns = length // rows
+    x = n.as_float(n.part(site.node.input[0], 2, 0, width))  # (B, L, D)
+    by_columns = ""
+    outputs = []
+    for k, direction in enumerate(site.directions):
+        source = x
+        if direction >= 2:
+            source = by_columns = by_columns or n.to_columns(x, rows, columns, width)
+        backward = direction % 2
+        source = n.padded(source, 3, 1, *((0, taps - 1) if backward else (taps - 1, 0)))
+        total = ""
+        for tap in range(taps):
+            start = taps - 1 - tap if backward else tap
+            product = n.Mul(n.part(source, 1, start, start + length), n.constant(weight[k, :, tap]))
+            total = n.Add(total, product) if total else n.Add(product, n.constant(bias[k]))
+        y = silu(n, total)
+        outputs.append(n.to_columns(y, columns, rows, width) if direction >= 2 else y)
+    n.Cast(n.stacked(outputs), to=site.data_type)
+    return _named(n, site)
+
+
+def _lowered_scan(site: _Site, steps: int) -> list[onnx.NodeProto]:
+    """xc (K or 1, B, L, D), dbc (K, B, L, R + 2N), xz (B, L, >= D), A_log2e (K, D, N), ... -> (B, L, D)."""
+    n = _Emitter(site.prefix)
+    xc, dbc, xz = site.node.input[:3]
+    A = site.constant(3).transpose(0, 2, 1) * np.float32(_LN2)  # (K, N, D)
+    w_dt, b_dt, skip = site.constant(4), site.constant(5), site.constant(6)
+    count, states, width = A.shape
+    rank, length, rows = w_dt.shape[2], site.dim(1, 2), site.rows
+    columns, shared = length // rows, site.dim(0, 0) == 1
+    steps = min(steps, length)
+    chunks = -(-length // steps)
+
+    dbc = n.as_float(dbc)
+    low = n.MatMul(n.part(dbc, 3, 0, rank), n.constant(w_dt.transpose(0, 2, 1)[:, None]))  # (K, B, L, D)
+    dt = softplus(n, n.Add(low, n.constant(b_dt[:, None, None])))
+    x = n.as_float(xc)
+    du = n.Mul(dt, x)
+
+    def cut(x: str, width: int) -> list[str]:
+        """(K, B, L, X) at token positions -> c tensors (K, B, M, X) in scan order, one a step."""
+        parts = []
+        for k, direction in enumerate(site.directions):
+            part = n.reshaped(n.part(x, 0, k, k + 1), -1, length, width)
+            if direction >= 2:
+                part = n.to_columns(part, rows, columns, width)
+            if direction % 2:
+                part = n.reversed(part, 1)
+            part = n.padded(part, 3, 1, 0, chunks * steps - length)
+            parts.append(n.reshaped(part, -1, chunks, steps, width))
+        whole = n.stacked(parts)  # (K, B, M, c, X)
+        return [n.reshaped(n.part(whole, 3, s, s + 1), count, -1, chunks, width) for s in range(steps)]
+
+    def rates(x: str, axis: int) -> str:
+        return n.Unsqueeze(x, n.ints(axis))
+
+    A_wide = n.constant(A[:, None, None])  # (K, 1, 1, N, D)
+    dts = [rates(t, 3) for t in cut(dt, width)]  # (K, B, M, 1, D)
+    dus = [rates(t, 3) for t in cut(du, width)]
+    bs = [rates(t, 4) for t in cut(n.part(dbc, 3, rank, rank + states), states)]  # (K, B, M, N, 1)
+    cs = [rates(t, 4) for t in cut(n.part(dbc, 3, rank + states, rank + 2 * states), states)]
+
+    def advanced(h: str, s: int) -> str:
+        fresh = n.Mul(bs[s], dus[s])
+        return n.Add(n.Mul(n.Exp(n.Mul(dts[s], A_wide)), h), fresh) if h else fresh
+
+    h = ""
+    if chunks > 1:
+        for s in range(steps):
+            h = advanced(h, s)
+        total = n.Exp(n.Mul(n.Sum(*dts), A_wide)) if steps > 1 else n.Exp(n.Mul(dts[0], A_wide))
+        h = _chained(n, h, total, (count, chunks, states, width), steps)
+    ys = []
+    for s in range(steps):
+        h = advanced(h, s)
+        ys.append(n.ReduceSum(n.Mul(cs[s], h), n.ints(3), keepdims=0))  # (K, B, M, D)
+    y = n.reshaped(n.stacked(ys, 3), count, -1, chunks * steps, width)  # (K, B, M*c, D)
+    if chunks * steps > length:
+        y = n.part(y, 2, 0, length)
+
+    outputs = []
+    for k, direction in enumerate(site.directions):
+        part = n.reshaped(n.part(y, 0, k, k + 1), -1, length, width)
+        if direction % 2:
+            part = n.reversed(part, 1)
+        if direction >= 2:
+            part = n.to_columns(part, columns, rows, width)
+        source = n.reshaped(x if shared else n.part(x, 0, k, k + 1), -1, length, width)
+        outputs.append(n.Add(part, n.Mul(source, n.constant(skip[k]))))
+    total = outputs[0]
+    for output in outputs[1:]:
+        total = n.Add(total, output)
+    if site.attribute("mean") and count > 1:
+        total = n.Mul(total, n.number(1.0 / count))
+    if xz:
+        gate = site.dim(2, 2)
+        total = n.Mul(total, silu(n, n.as_float(n.part(xz, 2, gate - width, gate))))
+    n.Cast(total, to=site.data_type)
+    return _named(n, site)
+
+
+def _chained(n: _Emitter, last: str, total: str, shape: tuple[int, int, int, int], steps: int) -> str:
+    """Each chunk's initial state (K, B, M, N, D), from what every chunk hands on and its total decay.
+
+    The recurrence over chunks is cut into chunks itself.
+    """
+    length = shape[1]
+    # What chunk m starts from is what chunk m-1 ends with: shift by one, the first starts from zero.
+    last = n.padded(n.part(last, 2, 0, length - 1), 5, 2, 1, 0)
+    total = n.padded(n.part(total, 2, 0, length - 1), 5, 2, 1, 0)
+    return _linear_scan(n, total, last, shape, steps)
+
+
+def _linear_scan(n: _Emitter, a: str, b: str, shape: tuple[int, int, int, int], steps: int) -> str:
+    """h_m = a_m h_{m-1} + b_m, inclusive; all (K, B, M, N, D)."""
+    count, length, states, width = shape
+    steps = min(steps, length)
+    chunks = -(-length // steps)
+    padding = chunks * steps - length
+
+    def cut(x: str) -> list[str]:
+        whole = n.reshaped(n.padded(x, 5, 2, 0, padding), count, -1, chunks, steps, states * width)
+        return [n.reshaped(n.part(whole, 3, s, s + 1), count, -1, chunks, states, width) for s in range(steps)]
+
+    decays, fresh = cut(a), cut(b)
+    initial = ""
+    if chunks > 1:
+        h, product = fresh[0], decays[0]
+        for s in range(1, steps):
+            h, product = n.Add(n.Mul(decays[s], h), fresh[s]), n.Mul(product, decays[s])
+        initial = _chained(n, h, product, (count, chunks, states, width), steps)
+    h = n.Add(n.Mul(decays[0], initial), fresh[0]) if initial else fresh[0]
+    results = [h]
+    for s in range(1, steps):
+        h = n.Add(n.Mul(decays[s], h), fresh[s])
+        results.append(h)
+    whole = n.reshaped(n.stacked(results, 3), count, -1, chunks * steps, states, width)
+    return n.part(whole, 2, 0, length) if padding else whole
+
+
+def _named(n: _Emitter, site: _Site) -> list[onnx.NodeProto]:
+    """The nodes, named after what they replace; the last one's result takes the name of the replaced node's."""
+    for index, node in enumerate(n.nodes):
+        node.name = f"{site.prefix}{node.op_type}_{index}"
+    n.nodes[-1].output[0] = site.node.output[0]
+    return n.nodes
+
+
+def _drop_unused_constants(graph: onnx.GraphProto) -> None:
+    used = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
