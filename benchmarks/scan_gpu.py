@@ -12,12 +12,7 @@ file, which is rewritten after each:
                         dt_proj that our kernel contains; and the three bare scans, everything prepared
     PyTorch             the same three scans, flips and permutes, with the vectorised scan of vivim.operators
 
-Times are medians between CUDA events, in microseconds: cold after writing a buffer of twice the L2 cache, warm after
-the call itself. A spinning kernel in front keeps the GPU busy while the CPU prepares the call, so that no launch
-latency is counted unless it lasts longer than a millisecond, as in the thousands of launches of PyTorch.
-
-Floors, from the device's own properties: exponentials (K B L D N for a scan, K B L D for the SiLU of the convolution)
-at 16 a clock and multiprocessor, and bytes (each input read once, the output written once) at the memory's bandwidth.
+Times, cold and warm, are those of gpu_timing.py, floors those of gpu_floors.py, from the device's own properties.
 The floor of the aim is the one of exponentials. Accuracy is relative L2 to the float64 loop on a shape cut to fewer
 columns. Exit code 1 when a kernel fails or is not accurate, 2 without GPU or library; a missed aim is only reported.
 """
@@ -26,25 +21,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
-import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+from gpu_floors import Device, Work, conv_work, device_from, nvidia_smi, scan_work
+from gpu_timing import CudaTimer, Timer, copy_bandwidth, spin_clock_hz
 from measuring import relative_l2
-from scan_cpu import DIRECTIONS, SHAPES, STATES, TAPS, scan_inputs
+from scan_baselines import Scan, mamba_calls, mamba_ssm, pytorch_call
+from scan_cpu import DIRECTIONS, SHAPES, TAPS, scan_inputs
 from scan_cpu import FRAMES as FRAMES_OF_SHAPES
 from torch import Tensor
 
 from vivim.errors import KernelError
 from vivim.kernels import KernelLibrary, library
-from vivim.operators import _chunked_scan, _from_order, _to_order
 from vivim.reference import causal_conv1d_reference, selective_scan_reference
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -58,171 +52,7 @@ AIM_STAGE, AIM_FRAMES, AIM_DTYPE = 1, 5, "fp16"
 AIM_FLOOR = 2.0
 AIM_SPEEDUP = 3.0
 
-# ex2 a clock and multiprocessor. CUDA C++ Programming Guide, "Throughput of Native Arithmetic Instructions", row of
-# base-2 exponential: 16 for the capabilities from 7.5 on that we build for. Blackwell Ultra has twice that (NVIDIA,
-# developer.nvidia.com/blog/making-softmax-more-efficient-with-nvidia-blackwell-ultra).
-EXPONENTIALS_PER_CLOCK = 16
-OTHER_EXPONENTIALS_PER_CLOCK = {(10, 3): 32}
-
 MAMBA, MAMBA_BARE, PYTORCH = "mamba-ssm, flips and permutes", "mamba-ssm, three bare scans", "PyTorch, three scans"
-
-# Repeats: up to MOST while a series takes less than SECONDS of GPU time, LEAST always.
-LEAST, MOST, SECONDS = 3, 50, 0.2
-SPIN_CYCLES = 2_000_000  # about a millisecond
-
-
-# --- the device and its floors ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Device:
-    """What the floors follow from, and where each figure is from."""
-
-    name: str
-    capability: tuple[int, int]
-    multiprocessors: int
-    clock_hz: float  # the highest of the multiprocessors, without which there is no floor of exponentials
-    bandwidth: float  # bytes/s of the memory
-    l2_bytes: int
-    sources: dict[str, str]
-
-    @property
-    def exponentials_per_s(self) -> float:
-        per_clock = OTHER_EXPONENTIALS_PER_CLOCK.get(self.capability, EXPONENTIALS_PER_CLOCK)
-        return self.multiprocessors * self.clock_hz * per_clock
-
-
-def device_from(properties: Any, query: Callable[[str], float | None], copy_bandwidth: Callable[[], float]) -> Device:
-    """From torch's properties; what this torch does not expose, from nvidia-smi; bandwidth at last by measuring.
-
-    Args:
-        properties: of `torch.cuda.get_device_properties`.
-        query: a field of nvidia-smi --query-gpu (MHz), None where it has none.
-        copy_bandwidth: bytes/s of a copy, read and written.
-    """
-    sources = {}
-
-    def clock(attribute: str, field: str) -> float:
-        kilohertz = getattr(properties, attribute, 0)
-        if kilohertz:
-            sources[attribute] = "torch"
-            return 1e3 * float(kilohertz)
-        megahertz = query(field)
-        sources[attribute] = f"nvidia-smi {field}" if megahertz else "unknown"
-        return 1e6 * (megahertz or 0.0)
-
-    clock_hz = clock("clock_rate", "clocks.max.sm")
-    memory_hz = clock("memory_clock_rate", "clocks.max.memory")
-    bus_bits = getattr(properties, "memory_bus_width", 0)
-    if memory_hz and bus_bits:
-        bandwidth = 2 * memory_hz * bus_bits / 8  # two transfers a clock
-        sources["bandwidth"] = f"memory clock x 2 x {bus_bits} bit"
-    else:
-        bandwidth = copy_bandwidth()
-        sources["bandwidth"] = "measured: a copy, bytes read and written"
-    return Device(
-        name=properties.name,
-        capability=(properties.major, properties.minor),
-        multiprocessors=properties.multi_processor_count,
-        clock_hz=clock_hz,
-        bandwidth=bandwidth,
-        l2_bytes=getattr(properties, "L2_cache_size", 0) or 128 << 20,
-        sources=sources,
-    )
-
-
-def nvidia_smi(field: str) -> float | None:
-    """A number that nvidia-smi knows of the GPU; None where there is no nvidia-smi or no such number (Jetson)."""
-    try:
-        command = ["nvidia-smi", "--id=0", f"--query-gpu={field}", "--format=csv,noheader,nounits"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-        return float(done.stdout.splitlines()[0])
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return None
-
-
-@dataclass(frozen=True)
-class Work:
-    """What one call must do at least."""
-
-    exponentials: int
-    bytes: int
-
-    def floors_us(self, device: Device) -> tuple[float, float]:
-        """Of the exponentials (0 where the clock is unknown) and of the bytes."""
-        rate = device.exponentials_per_s
-        return 1e6 * self.exponentials / rate if rate else 0.0, 1e6 * self.bytes / device.bandwidth
-
-
-def scan_work(length: int, width: int, rank: int, size: int, count: int = len(DIRECTIONS)) -> Work:
-    """xc, dbc, gate and the parameters read once, y written once; B = 1; `size` bytes an element."""
-    data = count * length * width + count * length * (rank + 2 * STATES) + 2 * length * width
-    parameters = count * width * (STATES + rank + 2)
-    return Work(count * length * width * STATES, size * data + 4 * parameters)
-
-
-def conv_work(length: int, width: int, size: int, count: int = len(DIRECTIONS)) -> Work:
-    """x read once, xc written once for every direction; one exponential for each SiLU."""
-    return Work(count * length * width, size * (1 + count) * length * width + 4 * count * width * (TAPS + 1))
-
-
-# --- timing -------------------------------------------------------------------------------------------------------
-
-
-class Timer(Protocol):
-    """Times a call on a device."""
-
-    def microseconds(self, function: Callable[[], Tensor]) -> tuple[float, float, int]:
-        """Median cold, median warm, repeats of each."""
-
-
-class CudaTimer:
-    """CUDA events around the call, with the L2 cache flushed (cold) and not (warm)."""
-
-    def __init__(self, l2_bytes: int) -> None:
-        self._flush = torch.empty(2 * l2_bytes, dtype=torch.uint8, device="cuda")
-
-    def microseconds(self, function: Callable[[], Tensor]) -> tuple[float, float, int]:
-        function()  # loads modules, fills the allocator's pool
-        once = self._series(function, 1, flush=False)[0]
-        repeats = max(LEAST, min(MOST, int(1e6 * SECONDS / max(once, 1.0))))
-        cold = self._series(function, repeats, flush=True)
-        return statistics.median(cold), statistics.median(self._series(function, repeats, flush=False)), repeats
-
-    def _series(self, function: Callable[[], Tensor], repeats: int, flush: bool) -> list[float]:
-        pairs = [tuple(_event() for _ in range(2)) for _ in range(repeats)]
-        for start, end in pairs:
-            torch.cuda._sleep(SPIN_CYCLES)  # type: ignore[no-untyped-call]
-            if flush:
-                self._flush.fill_(1)
-            start.record()
-            function()
-            end.record()
-        torch.cuda.synchronize()
-        return [1e3 * start.elapsed_time(end) for start, end in pairs]
-
-
-def _event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-
-
-def spin_clock_hz() -> float:
-    """The clock of the multiprocessors while one of them counts cycles: below the highest where power is short."""
-    start, end = _event(), _event()
-    for cycles in (100 * SPIN_CYCLES, 10 * SPIN_CYCLES):  # the first wakes the GPU
-        start.record()
-        torch.cuda._sleep(cycles)  # type: ignore[no-untyped-call]
-        end.record()
-        torch.cuda.synchronize()
-    return 10 * SPIN_CYCLES / (1e-3 * float(start.elapsed_time(end)))
-
-
-def copy_bandwidth() -> float:
-    """Bytes/s read and written by a copy of 256 MiB on the GPU."""
-    source = torch.zeros(256 << 20, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    cold, _, _ = CudaTimer(1 << 20).microseconds(lambda: target.copy_(source))
-    return 2 * source.numel() / (1e-6 * cold)
 
 
 # --- what is timed ------------------------------------------------------------------------------------------------
@@ -255,95 +85,9 @@ class Shape:
         return tuple(t.to(device, DTYPES[self.dtype] if i < 3 else None) for i, t in enumerate(tensors))
 
 
-Scan = Callable[[], Tensor]  # -> y (1, L, D)
-
-
 def tactic_call(kernels: KernelLibrary, tactic: int, inputs: tuple[Tensor, ...], frames: int) -> Scan:
     scan: Callable[..., Tensor] = kernels.selective_scan
     return lambda: scan(*inputs, frames, DIRECTIONS, True, tactic)
-
-
-def pytorch_call(inputs: tuple[Tensor, ...], frames: int) -> Scan:
-    """The authors' order of work on the vectorised scan: order xc and the gate, scan, order back, average.
-
-    B, C and dt_low come in the order of the scan, as the authors' x_proj computes them.
-    """
-    xc, dbc, xz, *parameters = inputs
-    scan: Callable[..., Tensor] = _chunked_scan
-    columns = [_to_order(dbc[k], frames, direction)[None] for k, direction in enumerate(DIRECTIONS)]
-
-    def call() -> Tensor:
-        total = None
-        for k, direction in enumerate(DIRECTIONS):
-            u, gate = _to_order(xc[k], frames, direction), _to_order(xz, frames, direction)
-            own = [parameter[k : k + 1] for parameter in parameters]
-            y = _from_order(scan(u[None], columns[k], gate, *own, 1, [0], False), frames, direction)
-            total = y if total is None else total + y
-        assert total is not None
-        return total / len(DIRECTIONS)
-
-    return call
-
-
-def mamba_calls(selective_scan_fn: Callable[..., Tensor], inputs: tuple[Tensor, ...], frames: int) -> tuple[Scan, Scan]:
-    """With the authors' flips and permutes and dt_proj; and the three bare scans, which return the last y alone.
-
-    Channels first, (B, D, L), as mamba-ssm wants them. u and z of a direction lie in one tensor (B, 2D, L), the
-    counterpart of the authors' xz, which they flip or permute as a whole.
-    """
-    xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip = inputs
-    width, rank = xc.shape[-1], dt_weight.shape[-1]
-    gate = xz[..., -width:]
-    uz: list[Tensor] = []
-    low: list[Tensor] = []
-    b: list[Tensor] = []
-    c: list[Tensor] = []
-    for k, direction in enumerate(DIRECTIONS):
-        uz.append(torch.cat((xc[k], gate), dim=-1).transpose(1, 2).contiguous())
-        parts = torch.split(_to_order(dbc[k], frames, direction).transpose(1, 2), [rank, STATES, STATES], dim=1)
-        for target, part in zip((low, b, c), parts, strict=True):
-            target.append(part.contiguous())
-    A, weight = A_log2e * math.log(2.0), dt_weight.to(xc.dtype)
-
-    def scan(k: int, both: Tensor, delta: Tensor) -> Tensor:
-        u, z = both.chunk(2, dim=1)
-        return selective_scan_fn(u, delta, A[k], b[k], c[k], d_skip[k], z=z, delta_bias=dt_bias[k], delta_softplus=True)
-
-    def with_flips() -> Tensor:
-        total = None
-        for k, direction in enumerate(DIRECTIONS):
-            y = scan(k, _channels_first(uz[k], frames, direction, True), weight[k] @ low[k])
-            y = _channels_first(y, frames, direction, False)
-            total = y if total is None else total + y
-        assert total is not None
-        return (total / len(DIRECTIONS)).transpose(1, 2)
-
-    ready = [_channels_first(uz[k], frames, d, True).contiguous() for k, d in enumerate(DIRECTIONS)]
-    deltas = [(weight[k] @ low[k]).contiguous() for k in range(len(DIRECTIONS))]
-
-    def bare() -> Tensor:
-        return [scan(k, ready[k], deltas[k]) for k in range(len(DIRECTIONS))][-1].transpose(1, 2)
-
-    return with_flips, bare
-
-
-def _channels_first(x: Tensor, rows: int, direction: int, forth: bool) -> Tensor:
-    """(B, X, L) into the order of a direction, or back, by the authors' flip and permute."""
-    if direction % 2 and not forth:
-        x = x.flip(-1)
-    if direction >= 2:
-        grid = (rows, -1) if forth else (-1, rows)
-        x = x.reshape(*x.shape[:-1], *grid).transpose(-1, -2).flatten(-2)
-    return x.flip(-1) if direction % 2 and forth else x
-
-
-def mamba_ssm() -> Callable[..., Tensor] | str:
-    """selective_scan_fn, or why it is not there."""
-    try:
-        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-    except Exception as error:  # its extension may fail in any way where it was built for another torch
-        return f"{type(error).__name__}: {error}"
-    return selective_scan_fn  # type: ignore[no-any-return]
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------

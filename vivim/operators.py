@@ -13,20 +13,24 @@ All directions advance side by side, in one operation a step over (K*B, N, D). W
 sequences are cut into M chunks that advance side by side too, and there are L / M steps: a first pass from a zero state
 gives each chunk's last state; those are chained through the chunks' total decays; a second pass from the true initial
 states gives y. Nothing of size L * N * D is stored, so the memory is that of a few (K*B, L, D) tensors. State and
-recurrence are float32 (float64 for float64 input) whatever the
-inputs are. On a GPU the compiled kernels do the forward pass where they are installed (vivim.kernels).
+recurrence are float32 (float64 for float64 input) whatever the inputs are. Where they are installed, compiled kernels
+do the forward pass on a GPU (vivim.kernels), and those of mamba-ssm and causal-conv1d the backward pass
+(vivim.fused_backward).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vivim import fused_backward
 from vivim.kernels import library
+from vivim.orders import from_order, to_order
 
 __all__ = ["causal_conv1d", "selective_scan"]
 
@@ -39,24 +43,6 @@ _CHUNKED_STEP = 393_216
 # Elements of (L, N, D) that the backward pass keeps at once; channels are processed in blocks to stay below it.
 _HISTORY_ELEMENTS = 1 << 23
 _LN2 = math.log(2.0)
-
-
-def _to_order(x: Tensor, rows: int, direction: int) -> Tensor:
-    """(B, L, D) at token positions -> (B, L, D) in the order in which a direction visits them."""
-    if direction >= 2:
-        batch, length, width = x.shape
-        x = x.reshape(batch, rows, length // rows, width).transpose(1, 2).reshape(batch, length, width)
-    return x.flip(1) if direction % 2 else x
-
-
-def _from_order(x: Tensor, rows: int, direction: int) -> Tensor:
-    """The inverse of `_to_order`."""
-    if direction % 2:
-        x = x.flip(1)
-    if direction >= 2:
-        batch, length, width = x.shape
-        x = x.reshape(batch, length // rows, rows, width).transpose(1, 2).reshape(batch, length, width)
-    return x
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
@@ -95,9 +81,9 @@ def _vectorised_conv(x: Tensor, weight: Tensor, bias: Tensor, rows: int, directi
     dtype = _compute_dtype(x)
     outputs = []
     for k, direction in enumerate(directions):
-        ordered = _to_order(x[..., : weight.shape[1]].to(dtype), rows, direction)
+        ordered = to_order(x[..., : weight.shape[1]].to(dtype), rows, direction)
         total = _causal_taps(ordered, weight[k].to(dtype), bias[k].to(dtype))
-        outputs.append(_from_order(functional.silu(total, inplace=True), rows, direction))
+        outputs.append(from_order(functional.silu(total, inplace=True), rows, direction))
     return torch.stack(outputs).to(x.dtype)
 
 
@@ -131,25 +117,33 @@ def _conv_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 def _conv_backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
     x, weight, bias = ctx.saved_tensors
+    fused = fused_backward.takes_conv(x, weight)
+    gradients = fused_backward.conv_gradients if fused else _vectorised_conv_gradients
+    return *gradients(grad, x, weight, bias, ctx.rows, ctx.directions), None, None
+
+
+def _vectorised_conv_gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, rows: int, directions: list[int]
+) -> tuple[Tensor, ...]:
     dtype = _compute_dtype(x)
     width, taps = weight.shape[1:]
     grad_x = torch.zeros(x.shape, dtype=dtype, device=x.device)
     grad_weight = torch.zeros(weight.shape, dtype=dtype, device=x.device)
     grad_bias = torch.zeros(bias.shape, dtype=dtype, device=x.device)
-    for k, direction in enumerate(ctx.directions):
-        ordered = _to_order(x[..., :width].to(dtype), ctx.rows, direction)
+    for k, direction in enumerate(directions):
+        ordered = to_order(x[..., :width].to(dtype), rows, direction)
         total = _causal_taps(ordered, weight[k].to(dtype), bias[k].to(dtype))
         gate = torch.sigmoid(total)
         # d silu(t) / dt = s (1 + t (1 - s)) with s = sigmoid(t)
-        g = _to_order(grad[k].to(dtype), ctx.rows, direction) * gate * (1 + total * (1 - gate))
+        g = to_order(grad[k].to(dtype), rows, direction) * gate * (1 + total * (1 - gate))
         back = g * weight[k, :, -1].to(dtype)
         grad_weight[k, :, -1] = (g * ordered).sum((0, 1))
         for shift in range(1, min(taps, ordered.shape[1])):
             back[:, :-shift].addcmul_(g[:, shift:], weight[k, :, taps - 1 - shift].to(dtype))
             grad_weight[k, :, taps - 1 - shift] = (g[:, shift:] * ordered[:, :-shift]).sum((0, 1))
         grad_bias[k] = g.sum((0, 1))
-        grad_x[..., :width] += _from_order(back, ctx.rows, direction)
-    return grad_x.to(x.dtype), grad_weight.to(weight.dtype), grad_bias.to(bias.dtype), None, None
+        grad_x[..., :width] += from_order(back, rows, direction)
+    return grad_x.to(x.dtype), grad_weight.to(weight.dtype), grad_bias.to(bias.dtype)
 
 
 causal_conv1d.register_autograd(_conv_backward, setup_context=_conv_setup)
@@ -226,12 +220,12 @@ def _chunked_scan(
     for k, direction in enumerate(directions):
         low, b, c = _columns(dbc[k].to(dtype), rows, direction, rank, states)
         pre = functional.linear(low, dt_weight[k].to(dtype), dt_bias[k].to(dtype))  # (B, L, D), dt = softplus(pre)
-        u = _to_order(xc[min(k, xc.shape[0] - 1)].to(dtype), rows, direction)
+        u = to_order(xc[min(k, xc.shape[0] - 1)].to(dtype), rows, direction)
         scan.fill(slice(k * batch, (k + 1) * batch), pre, u, b, c, softplus=True)
     y = scan.forward()
     total = torch.zeros(xc.shape[1:], dtype=dtype, device=xc.device)
     for k, direction in enumerate(directions):
-        total += _from_order(scan.joined(y[:, k * batch : (k + 1) * batch]), rows, direction)
+        total += from_order(scan.joined(y[:, k * batch : (k + 1) * batch]), rows, direction)
         total.addcmul_(xc[min(k, xc.shape[0] - 1)].to(dtype), d_skip[k].to(dtype))
     if mean:
         total /= len(directions)
@@ -259,7 +253,7 @@ def _selective_scan_fake(
 
 def _columns(dbc: Tensor, rows: int, direction: int, rank: int, states: int) -> tuple[Tensor, ...]:
     """(B, L, R + 2N) -> low (B, L, R), B (B, L, N), C (B, L, N), in the order of a direction."""
-    return _to_order(dbc, rows, direction).split([rank, states, states], dim=-1)
+    return to_order(dbc, rows, direction).split([rank, states, states], dim=-1)
 
 
 class _Chunks:
@@ -392,8 +386,26 @@ def _scan_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 
 def _scan_backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
-    xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip = ctx.saved_tensors
-    rows, directions = ctx.rows, ctx.directions
+    xc, dbc, xz, A_log2e, *rest = ctx.saved_tensors
+    fused = fused_backward.takes_scan(xc, A_log2e)
+    gradients: Callable[..., Any] = fused_backward.scan_gradients if fused else _chunked_scan_gradients
+    found = gradients(grad, xc, dbc, xz, A_log2e, *rest, ctx.rows, ctx.directions, ctx.mean)
+    return *found, None, None, None
+
+
+def _chunked_scan_gradients(
+    grad: Tensor,
+    xc: Tensor,
+    dbc: Tensor,
+    xz: Tensor | None,
+    A_log2e: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    d_skip: Tensor,
+    rows: int,
+    directions: list[int],
+    mean: bool,
+) -> tuple[Tensor | None, ...]:
     rank, states, width = dt_weight.shape[-1], A_log2e.shape[-1], xc.shape[-1]
     dtype = _compute_dtype(xc)
     wide = [t.to(dtype) for t in (xc, dbc, A_log2e, dt_weight, dt_bias, d_skip)]
@@ -401,7 +413,7 @@ def _scan_backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
     x, columns, A_all, w_dt, b_dt, skip = wide
     grad_x, grad_dbc, grad_A, grad_w, grad_b, grad_skip = grads
 
-    g = grad.to(dtype) / len(directions) if ctx.mean else grad.to(dtype)
+    g = grad.to(dtype) / len(directions) if mean else grad.to(dtype)
     total, ungated = torch.zeros_like(g), g
     if xz is not None:
         z = xz[..., -width:].to(dtype)
@@ -411,7 +423,7 @@ def _scan_backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
     for k, direction in enumerate(directions):
         shared = min(k, x.shape[0] - 1)
         low, b, c = _columns(columns[k], rows, direction, rank, states)
-        u, gk = _to_order(x[shared], rows, direction), _to_order(g, rows, direction)
+        u, gk = to_order(x[shared], rows, direction), to_order(g, rows, direction)
         pre = functional.linear(low, w_dt[k], b_dt[k])  # (B, L, D)
         dt = functional.softplus(pre)
         y, gu, g_dt = u * skip[k], gk * skip[k], torch.empty_like(dt)
@@ -427,13 +439,13 @@ def _scan_backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
             grad_A[k, block] = part_A.sum(0).T
             gb += part_b
             gc += part_c
-        total += _from_order(y, rows, direction)
+        total += from_order(y, rows, direction)
         g_pre = g_dt * torch.sigmoid(pre)  # softplus' = sigmoid
         grad_skip[k] = (gk * u).sum((0, 1))
         grad_b[k] = g_pre.sum((0, 1))
         grad_w[k] = torch.einsum("bld,blr->dr", g_pre, low)
-        grad_dbc[k] = _from_order(torch.cat((g_pre @ w_dt[k], gb, gc), dim=-1), rows, direction)
-        grad_x[shared] += _from_order(gu, rows, direction)
+        grad_dbc[k] = from_order(torch.cat((g_pre @ w_dt[k], gb, gc), dim=-1), rows, direction)
+        grad_x[shared] += from_order(gu, rows, direction)
 
     grad_xz = None
     if xz is not None:
@@ -441,7 +453,7 @@ def _scan_backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
         grad_xz[..., -width:] = (ungated * total * gate * (1 + z * (1 - gate))).to(xz.dtype)
     sources = (xc, dbc, A_log2e, dt_weight, dt_bias, d_skip)
     narrow = [t.to(source.dtype) for t, source in zip(grads, sources, strict=True)]
-    return narrow[0], narrow[1], grad_xz, *narrow[2:], None, None, None
+    return narrow[0], narrow[1], grad_xz, *narrow[2:]
 
 
 def _channel_blocks(history_of_one: int, width: int) -> Iterator[slice]:

@@ -18,6 +18,7 @@ from torch.nn import functional
 from tests.plugins import test_gpu
 from tests.plugins.kernel_library import PLUGINS, build
 from vivim.kernels import KernelLibrary
+from vivim.orders import to_order
 
 ROOT = PLUGINS.parent
 PYTHON = sys.executable
@@ -37,6 +38,7 @@ def load(path: Path) -> ModuleType:
 
 
 CHECK = load(PLUGINS / "tools" / "gpu_check.py")
+BASELINES = load(ROOT / "benchmarks" / "scan_baselines.py")
 BENCHMARK = load(ROOT / "benchmarks" / "scan_gpu.py")
 
 
@@ -343,9 +345,9 @@ def test_baselines_compute_the_same_scan(
 def test_orders_of_the_authors_are_ours() -> None:
     x = torch.randn(2, 3, 12)
     for direction in range(4):
-        there = BENCHMARK._channels_first(x, 3, direction, True)
-        assert there.equal(BENCHMARK._to_order(x.transpose(1, 2), 3, direction).transpose(1, 2))
-        assert BENCHMARK._channels_first(there, 3, direction, False).equal(x)
+        there = BASELINES.channels_first(x, 3, direction, True)
+        assert there.equal(to_order(x.transpose(1, 2), 3, direction).transpose(1, 2))
+        assert BASELINES.channels_first(there, 3, direction, False).equal(x)
 
 
 def test_rows_before_a_failure_are_kept_and_the_others_still_run(emulated: KernelLibrary, tmp_path: Path) -> None:
