@@ -1,0 +1,65 @@
+"""`vivim-doctor`: what is installed and what it means. A thin layer over vivim_runtime.doctor."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vivim_runtime.doctor import Finding, State, diagnose
+
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False)
+
+_STYLES = {State.ok: "green", State.missing: "yellow", State.broken: "bold red"}
+_STATE_WIDTH, _PART_WIDTH = 7, 16
+
+
+@app.command()
+def doctor_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
+) -> None:
+    """Say what is installed on this machine and what it means for each feature.
+
+    Nothing is changed. Exit code 1 where something is broken; what is optional and missing does not count.
+    """
+    findings = diagnose()
+    if as_json:
+        typer.echo(json.dumps(_record(findings), indent=2))
+    else:
+        _print(findings)
+    if any(finding.state is State.broken for finding in findings):
+        raise typer.Exit(1)
+
+
+def _counts(findings: list[Finding]) -> dict[str, int]:
+    return {state.value: sum(finding.state is state for finding in findings) for state in State}
+
+
+def _record(findings: list[Finding]) -> dict[str, object]:
+    return {"counts": _counts(findings), "findings": [asdict(finding) for finding in findings]}
+
+
+def _print(findings: list[Finding]) -> None:
+    console = Console(highlight=False)
+    for finding in findings:
+        line = Table.grid(padding=(0, 1))
+        for width in (_STATE_WIDTH, _PART_WIDTH, None):
+            line.add_column(width=width)
+        style = _STYLES[finding.state]
+        described = Text(finding.found).append(f" - {finding.means}", "dim")
+        line.add_row(Text(finding.state.value, style), Text(finding.part, "bold"), described)
+        console.print(line)
+        if finding.fix:
+            # Never broken into lines, so that it can be copied.
+            console.print(
+                Text(f"{'':{_STATE_WIDTH + _PART_WIDTH + 2}}fix: ").append(finding.fix, style), soft_wrap=True
+            )
+    counts = _counts(findings)
+    console.print(f"{counts['ok']} ok, {counts['missing']} missing (optional), {counts['broken']} broken")

@@ -1,0 +1,107 @@
+"""Probes of what runs models: TensorRT, TensorRT for RTX, cuda-python, the plugin, ONNX Runtime, PyTorch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from importlib import metadata
+
+from vivim_runtime.doctor.asking import ask
+from vivim_runtime.doctor.findings import Finding, State, wanting
+from vivim_runtime.doctor.hardware import has_driver, l4t_release
+from vivim_runtime.plugin import PLUGIN_VARIABLE
+
+__all__ = ["cuda_python", "onnxruntime", "plugin", "tensorrt", "tensorrt_rtx", "torch"]
+
+
+def tensorrt() -> Finding:
+    """TensorRT; on a Jetson it is JetPack's."""
+    means = "vivim-export trt --backend tensorrt, and its engines"
+    finding = _library("TensorRT", "tensorrt", means, "'vivim-edge[trt]'")
+    release = l4t_release()
+    if release is None:
+        return finding
+    fix = finding.fix and "sudo apt install --reinstall python3-libnvinfer"
+    return replace(finding, found=f"{finding.found}, Jetson Linux {release}", fix=fix)
+
+
+def tensorrt_rtx() -> Finding:
+    """TensorRT for RTX, which builds engines without a GPU too."""
+    means = "vivim-export trt --backend rtx (builds without a GPU), and its engines"
+    return _library("TensorRT for RTX", "tensorrt_rtx", means, "'vivim-edge[rtx]'")
+
+
+def cuda_python() -> Finding:
+    """NVIDIA's Python binding, with which a session drives the GPU."""
+    return _library("cuda-python", "cuda_python", "vivim-run and vivim-bench on engines", "cuda-python")
+
+
+def _library(part: str, question: str, means: str, package: str) -> Finding:
+    """A library of which only the version counts."""
+    asked = ask(question)
+    return wanting(part, asked, means, package) or Finding(part, State.ok, asked.value, means)
+
+
+def plugin() -> Finding:
+    """libvivim_trt.so, as vivim-export and vivim-run look for it."""
+    part, means = "TensorRT plugin", "engines of TensorRT"
+    named = os.environ.get(PLUGIN_VARIABLE)
+    # What is named is used even where `make plugins` has built another one.
+    fix = f"make plugins && unset {PLUGIN_VARIABLE}" if named else "make plugins"
+    asked = ask("plugin")
+    if asked.problem:
+        absent = not named and "was not found" in asked.problem
+        state = State.missing if absent else State.broken
+        return Finding(part, state, _sentence(asked.problem), f"needed for: {means}", fix)
+    path, version = asked.value["path"], asked.value["version"]
+    if asked.value["emulated"]:
+        return Finding(part, State.broken, f"{path} is emulated", "it computes on the CPU, for tests alone", fix)
+    if not asked.value["creators"]:
+        return Finding(part, State.broken, f"{path} has no getCreators", "it is no plugin of TensorRT", fix)
+    return Finding(part, State.ok, f"{path}, kernels of revision {version}", means)
+
+
+def _sentence(message: str) -> str:
+    """What an error says before it says how to repair it; that is the fix."""
+    return message.partition("; build it")[0]
+
+
+def onnxruntime() -> Finding:
+    """ONNX Runtime and its providers. Its two packages hold the same module, so one overwrites the other."""
+    part = "ONNX Runtime"
+    both = ("onnxruntime", "onnxruntime-gpu")
+    if all(_is_installed(name) for name in both):
+        means = "which one is used depends on the order of installation"
+        fix = "pip uninstall --yes onnxruntime onnxruntime-gpu && pip install 'vivim-edge[gpu]'"
+        return Finding(part, State.broken, " and ".join(both) + " are both installed", means, fix)
+    means, asked = "vivim-run on .onnx files", ask("onnxruntime")
+    if lack := wanting(part, asked, means, "'vivim-edge[gpu]'" if has_driver() else "'vivim-edge[cpu]'"):
+        return lack
+    providers = [name.removesuffix("ExecutionProvider") for name in asked.value["providers"]]
+    found = f"{asked.value['version']}: {', '.join(providers)}"
+    if has_driver() and "CUDA" not in providers:
+        fix = "pip uninstall --yes onnxruntime && pip install 'vivim-edge[gpu]'"
+        return Finding(part, State.missing, found, f"{means}, with --device cpu alone", fix)
+    return Finding(part, State.ok, found, means)
+
+
+def torch() -> Finding:
+    """PyTorch, which running needs not."""
+    part, means = "PyTorch", "vivim-export onnx and vivim-train"
+    asked = ask("torch")
+    if lack := wanting(part, asked, means, "'vivim-edge[export]'"):
+        return lack
+    version, cuda = asked.value["version"], asked.value["cuda"]
+    if cuda is None and has_driver():
+        return Finding(
+            part, State.missing, f"{version}, for CPUs", f"{means}, on the CPU", "pip install --force-reinstall torch"
+        )
+    return Finding(part, State.ok, f"{version}, " + (f"for CUDA {cuda}" if cuda else "for CPUs"), means)
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
