@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from vivim_export.engine import EngineOptions, EnginePlan, build_engine, plan_engine
+from vivim_export.engine import EngineOptions, EnginePlan, build_engine, emit_graph, plan_engine
 from vivim_export.errors import ParityError, UsageError
 from vivim_export.onnx_export import OnnxOptions, export_onnx
 from vivim_export.parity import Comparison, compare
@@ -162,7 +162,9 @@ def trt_command(
         Path | None, typer.Option(help="libvivim_trt.so; default $VIVIM_PLUGIN, or make plugins.")
     ] = None,
     profiling_verbosity: Annotated[str, typer.Option(help="none, layer_names_only or detailed.")] = "detailed",
-    emit_onnx: Annotated[Path | None, typer.Option(help="Also write the graph that the library parses.")] = None,
+    emit_onnx: Annotated[
+        Path | None, typer.Option(help="Write the graph that TensorRT parses; without -o, only that.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built, and build nothing.")] = False,
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
@@ -188,6 +190,11 @@ def trt_command(
         plugin=plugin,
         command=shlex.join(["vivim-export", *sys.argv[1:]]),
     )
+    if emit_onnx:
+        emit_graph(model, emit_onnx, options)
+        _console.print(f"{emit_onnx}: {emit_onnx.stat().st_size / 1e6:.1f} MB")
+        if output is None and not dry_run:
+            return
     if dry_run:
         _console.print(_plan_table(plan_engine(model, options)))
         return
@@ -200,7 +207,7 @@ def trt_command(
             progress.update(task, description=phase, completed=done, total=steps or None)
 
         try:
-            record, comparison = build_engine(model, output, options, show, emit_onnx)
+            record, comparison = build_engine(model, output, options, show)
         except ParityError as error:
             if error.comparison:
                 _publish(error.comparison, json_file, html_file)
@@ -230,7 +237,8 @@ def _plan_table(plan: EnginePlan) -> Table:
 
 def _engine_table(record: EngineRecord, output: Path, compared: bool) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("engine", f"{output}: {record.engine_bytes / 1e6:.1f} MB, {record.backend} {record.library_version}")
+    size, seconds = f"{record.engine_bytes / 1e6:.1f} MB", record.build_flags["build_seconds"]
+    table.add_row("engine", f"{output}: {size}, built in {seconds} s by {record.backend} {record.library_version}")
     table.add_row("for", record.gpu or f"GPUs of compute capability {', '.join(record.compute_capabilities)}")
     where = record.build_flags["precision_read_from"]
     products = Counter(layer.precision for layer in record.layers if layer.type in PRODUCTS)

@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -41,7 +42,7 @@ from vivim_runtime.sidecar import (
     sidecar_path,
 )
 
-__all__ = ["EngineOptions", "EnginePlan", "Progress", "build_engine", "choose_backend", "plan_engine"]
+__all__ = ["EngineOptions", "EnginePlan", "Progress", "build_engine", "choose_backend", "emit_graph", "plan_engine"]
 
 # GPUs that an engine of TensorRT for RTX is built for when none are named: GeForce RTX 30, 40 and 50.
 RTX_CAPABILITIES = ("8.6", "8.9", "12.0")
@@ -167,13 +168,11 @@ def build_engine(
     output: Path,
     options: EngineOptions,
     on_progress: Progress = lambda phase, done, steps: None,
-    emit_onnx: Path | None = None,
 ) -> tuple[EngineRecord, Comparison | None]:
     """Build `output` and its sidecar from an ONNX file of ours; both appear when the engine is proven, or not at all.
 
     Args:
         on_progress: called from the building thread.
-        emit_onnx: where to write the very graph that is parsed, for trtexec and Polygraphy.
 
     Returns:
         The sidecar, and the comparison with the ONNX file (None where there is no GPU to run the engine).
@@ -187,10 +186,21 @@ def build_engine(
     if output.suffix != ".engine":
         raise UsageError(f"the output is {output}; expected a name ending in .engine")
     writable_file(output)
-    builder = _Builder(source, options)
-    if emit_onnx:
-        builder.emit(emit_onnx)
-    return builder.build(output, on_progress)
+    return _Builder(source, options).build(output, on_progress)
+
+
+def emit_graph(source: Path, output: Path, options: EngineOptions) -> None:
+    """Write the very graph that a backend parses (TensorRT, where it is auto), for trtexec and Polygraphy.
+
+    Needs neither the library nor a GPU.
+
+    Raises:
+        ModelInputError, UsageError: exit code 2.
+    """
+    backend = BACKENDS["tensorrt" if options.backend == "auto" else options.backend]
+    graph = engine_graph(source, options.precision, backend)
+    with atomic_path(output) as temporary:
+        onnx.save(graph.parsed, temporary)
 
 
 class _Builder:
@@ -320,15 +330,12 @@ class _Builder:
             flags=self.flags,
         )
 
-    def emit(self, path: Path) -> None:
-        """Write the graph that is parsed."""
-        with atomic_path(path) as temporary:
-            onnx.save(self.graph.parsed, temporary)
-
     def build(self, output: Path, on_progress: Progress) -> tuple[EngineRecord, Comparison | None]:
         if self.graph.converted:
             self._check_conversion()
+        begun = time.perf_counter()
         content = self._serialized(on_progress)
+        self.flags["build_seconds"] = round(time.perf_counter() - begun)
         with atomic_path(output) as temporary:
             temporary.write_bytes(content)
             record = self._record(content)
@@ -430,7 +437,8 @@ class _Builder:
             sidecar_path(engine).unlink(missing_ok=True)
         if not comparison.passed:
             raise ParityError(
-                f"the engine is not the network of {self.source}: {'; '.join(comparison.failures)}; nothing was written",
+                f"the engine is not the network of {self.source}: {'; '.join(comparison.failures)}; "
+                "nothing was written",
                 comparison,
             )
         return replace(record, parity=comparison.record()), comparison

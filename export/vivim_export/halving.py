@@ -1,8 +1,8 @@
 """A float32 ONNX file of vivim-export as a typed float16 one, without the checkpoint.
 
 The same rules as vivim_export.precision, on the graph: what it keeps in float32 (pixels up to the first convolution,
-LayerNorm, softmax, the operators' parameters, logits from the classifier on) stays, everything else becomes float16, and
-a cast stands wherever the two meet.
+LayerNorm, softmax, the operators' parameters, logits from the classifier on) stays, everything else becomes float16,
+and a cast stands wherever the two meet.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""`vivim::CausalConv1d` and `vivim::SelectiveScan` in standard operators that a GPU compiler without plugins takes well.
+"""`vivim::CausalConv1d` and `vivim::SelectiveScan` in standard operators, for a GPU compiler that takes no plugins.
 
 The bodies in the ONNX file (vivim_export.functions) loop over steps: right for a CPU, thousands of launches on a GPU.
 TensorRT for RTX has no plugins, so for it every node is replaced by
 
-    CausalConv1d    `taps` shifted products and their sum; a backward direction shifts the other way, nothing is flipped
-    SelectiveScan   a blocked scan whose depth is the logarithm of its length. Sequences are cut into M chunks of c steps:
+    CausalConv1d    `taps` shifted products and their sum; a backward direction shifts the other way, without a flip
+    SelectiveScan   a blocked scan whose depth is the logarithm of its length. Sequences are cut into M chunks, c steps
+                    each:
                     1. c unrolled steps from a zero state, all chunks at once: what each chunk hands on
                     2. the chunks chained by h <- total h + last, which is a scan of length M: the same again, until
                        one chunk is left
@@ -12,8 +13,8 @@ TensorRT for RTX has no plugins, so for it every node is replaced by
                     Every step is a few pointwise operations over (K, B, M, N, D), which a compiler fuses into one pass
                     that reads dt, du, B and C and keeps the state in registers.
 
-Time step, state and recurrence are float32 whatever the data are. Lengths that c does not divide are padded with dt = 0,
-which leaves the state as it is. Shapes must be known but for the batch.
+Time step, state and recurrence are float32 whatever the data are. Lengths that c does not divide are padded with
+dt = 0, which leaves the state as it is. Shapes must be known but for the batch.
 """
 
 from __future__ import annotations
