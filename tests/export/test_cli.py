@@ -88,6 +88,8 @@ def test_check_of_another_network_exits_with_3_and_still_reports(
         pytest.param(["--weights", "CHECKPOINT", "--opset", "17"], "expected 20 to 23", id="opset too old"),
         pytest.param(["--weights", "CHECKPOINT", "--batch", "0"], "expected at least 1", id="no clips"),
         pytest.param(["--weights", "CHECKPOINT", "--batch", "2", "--dynamic-batch"], "contradict", id="two batches"),
+        pytest.param(["--weights", "CHECKPOINT", "--fp16", "--bf16"], "contradict", id="two precisions"),
+        pytest.param(["--weights", "CHECKPOINT", "--half", "--no-fold"], "leave out --no-fold", id="unfolded half"),
         pytest.param(["--weights", "CHECKPOINT", "-o", "m.trt"], "ending in .onnx", id="another suffix"),
         pytest.param(["--weights", "CHECKPOINT", "-o", "text.pth/m.onnx"], "cannot create the folder", id="unwritable"),
         pytest.param(["--weights", "CHECKPOINT", "--html", "text.pth/r.html"], "cannot create", id="unwritable report"),
@@ -141,6 +143,70 @@ def test_bad_input_to_check_gets_one_line_and_exit_code_2(
     assert call(monkeypatch, "check", *(names.get(a, a) for a in args)) == 2
     error = capsys.readouterr().err.strip()
     assert message in error and error.startswith("error: ") and "\n" not in error
+
+
+def test_trt_plans_and_builds_without_a_gpu_and_run_says_which_one_it_needs(
+    tmp_path: Path, exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install 'vivim-edge[rtx]'")
+    monkeypatch.setenv("COLUMNS", "200")
+    args = ("trt", exported, "--backend", "rtx", "--fp16", "--compute-capability", "8.9")
+    assert call(monkeypatch, *args, "--dry-run") == 0
+    plan = capsys.readouterr().out
+    assert "the file is fp32 and would be converted" in plan and "compute capability 8.9" in plan
+    assert call(monkeypatch, *args, "-o", tmp_path / "m.engine") == 0
+    said = capsys.readouterr().out
+    assert "convolutions and products, read from the network: " in said and "fp16 " in said
+    command = json.loads((tmp_path / "m.engine.json").read_text())["build_command"]
+    assert (
+        command == f"vivim-export trt {exported} --backend rtx --fp16 --compute-capability 8.9 -o {tmp_path}/m.engine"
+    )
+    if "no GPU" not in plan:
+        return
+    monkeypatch.setattr(sys, "argv", ["vivim-run", "phantom:?frames=3", "--model", str(tmp_path / "m.engine")])
+    with pytest.raises(SystemExit) as caught:
+        main("vivim-run", "vivim_runtime.cli")
+    assert caught.value.code == 4
+    error = capsys.readouterr().err.strip()
+    assert "compute capability 8.9" in error and "no GPU" in error and "\n" not in error
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        pytest.param(["nothing.onnx"], "there is no model nothing.onnx", id="missing"),
+        pytest.param(["foreign.onnx"], "was not written by vivim-export", id="somebody else's"),
+        pytest.param(["text.onnx"], "is no ONNX model", id="text"),
+        pytest.param(["EXPORTED", "--fp16", "--int8"], "contradict each other", id="two precisions"),
+        pytest.param(["EXPORTED", "--bf16"], "vivim-export onnx --weights W --bf16", id="another precision"),
+        pytest.param(["EXPORTED", "--int8"], "quantise it first", id="not quantised"),
+        pytest.param(["EXPORTED", "-o", "m.plan"], "ending in .engine", id="another suffix"),
+        pytest.param(["EXPORTED", "--opt-batch", "4"], "--dynamic-batch", id="batch of a fixed file"),
+        pytest.param(["EXPORTED", "--backend", "openvino"], "expected auto, tensorrt, rtx", id="backend"),
+        pytest.param(["EXPORTED", "--compute-capability", "1.0"], "none that TensorRT for RTX", id="old GPU"),
+        pytest.param(["EXPORTED", "-o", "text.onnx/m.engine"], "cannot create the folder", id="unwritable"),
+        pytest.param([], "Missing argument 'MODEL.onnx'", id="no model"),
+    ],
+)
+def test_bad_input_to_trt_gets_one_line_and_exit_code_2(
+    tmp_path: Path,
+    exported: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    args: list[str],
+    message: str,
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install 'vivim-edge[rtx]'")
+    monkeypatch.chdir(tmp_path)
+    foreign_onnx(tmp_path / "foreign.onnx")
+    Path("text.onnx").write_text("hello")
+    before = sorted(p.name for p in tmp_path.iterdir())
+    given = [str(exported) if a == "EXPORTED" else a for a in args]
+    backend = [] if "--backend" in args else ["--backend", "rtx"]
+    assert call(monkeypatch, "trt", *given, *backend) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and error.startswith("error: ") and "\n" not in error
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize(
