@@ -132,3 +132,29 @@ def test_attributes_arrive_as_the_file_has_them(
     log = parse(two_nodes(tmp_path / "model.onnx", first, **changed))
     assert f"vivim::{first}: {message}" in log
     assert f"Successfully created plugin: {first}" not in log
+
+
+OPEN = """
+import ctypes, sys
+if sys.argv[2] == "with TensorRT":
+    import tensorrt_rtx as trt
+for _ in range(2):
+    ctypes.CDLL(sys.argv[1])
+if sys.argv[2] == "with TensorRT":
+    registry = trt.get_plugin_registry()
+    print([registry.get_creator(name, "1", "vivim") is not None for name in ("CausalConv1d", "SelectiveScan")])
+"""
+
+
+@pytest.mark.parametrize(
+    ("process", "said", "warned"),
+    [
+        pytest.param("with TensorRT", "[True, True]\n", "", id="as polygraphy --plugins opens it"),
+        pytest.param("without", "", "no TensorRT is loaded in this process; nothing was registered", id="too early"),
+    ],
+)
+def test_opening_the_registering_library_is_enough(process: str, said: str, warned: str) -> None:
+    library = build("emulated") / "libvivim_trt_register.so"
+    done = subprocess.run([sys.executable, "-c", OPEN, str(library), process], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == said
+    assert (warned in done.stderr) if warned else not done.stderr

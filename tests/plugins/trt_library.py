@@ -19,7 +19,7 @@ from torch import Tensor
 __all__ = ["TRT_TYPES", "Node", "build"]
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
-TARGETS = ["vivim_trt", "vivim_trt_host_test", "vivim_trt_drive"]
+TARGETS = ["vivim_trt", "vivim_trt_register", "vivim_trt_host_test", "vivim_trt_drive"]
 # nvinfer1::DataType
 TRT_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 7}
 
