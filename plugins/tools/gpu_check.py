@@ -9,6 +9,7 @@ Steps run one after the other; each has a time limit, and none is stopped by the
     build         libvivim_kernels.so (and the TensorRT plugin, where its headers are found) for this GPU alone
     tests         pytest -m gpu: every B3 shape, type and tactic, and the plugin's enqueue on device memory
     benchmark     benchmarks/scan_gpu.py
+    engines       plugins/tools/engine_check.py: build, precision read back, parity, latency; skipped without TensorRT
     memcheck      compute-sanitizer on small shapes; skipped where it is missing or refuses the device
     racecheck     likewise
 
@@ -41,6 +42,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PLUGINS = ROOT / "plugins"
 LIBRARY = PLUGINS / "build" / "gpu" / "libvivim_kernels.so"
 TAIL = 4000  # characters of output that the file keeps of a step
+NOTHING_TO_DO = 77  # exit code of engine_check.py
 LEAST_SECONDS = 10.0  # a step that has less left is not begun
 
 
@@ -300,6 +302,13 @@ def judge_tests(report: Path) -> Callable[[Outcome, str], None]:
     return judge
 
 
+def judge_engines(outcome: Outcome, text: str) -> None:
+    """engine_check.py ends with 77 where neither library can build here."""
+    lines = [line for line in text.splitlines() if " skipped " in line]
+    if outcome.reason == f"exit code {NOTHING_TO_DO}":
+        outcome.status, outcome.reason = "skipped", "; ".join(lines)
+
+
 def sanitizer_command(tool: str) -> list[str]:
     found = shutil.which("compute-sanitizer") or shutil.which(
         "compute-sanitizer", path="/usr/local/cuda/bin:/usr/local/cuda/compute-sanitizer"
@@ -331,7 +340,7 @@ def steps(out: Path) -> list[Step]:
     # Each tensor in memory of its own: inside torch's pool the sanitizer would not see the end of one.
     alone = {**kernels, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     environment = ENVIRONMENT.replace("{nvcc!r}", repr(find_nvcc() or "nvcc"))
-    report, figures = out / "tests.xml", out / "scan_gpu.json"
+    report, figures, engines = out / "tests.xml", out / "scan_gpu.json", out / "engines.json"
 
     def test_command() -> list[str]:
         report.unlink(missing_ok=True)
@@ -343,11 +352,15 @@ def steps(out: Path) -> list[Step]:
     def benchmark_command() -> list[str]:
         return [sys.executable, "benchmarks/scan_gpu.py", "--json", str(figures)]
 
+    def engine_command() -> list[str]:
+        return [sys.executable, "plugins/tools/engine_check.py", "--json", str(engines)]
+
     return [
         Step("environment", 30, lambda: [sys.executable, "-c", environment]),
         Step("build", 170, build_command),
         Step("tests", 140, test_command, kernels, judge_tests(report)),
         Step("benchmark", 110, benchmark_command, kernels, results=figures),
+        Step("engines", 120, engine_command, kernels, judge_engines, results=engines),
         Step("memcheck", 60, lambda: sanitizer_command("memcheck"), alone, judge_sanitizer),
         Step("racecheck", 60, lambda: sanitizer_command("racecheck"), alone, judge_sanitizer),
     ]
@@ -355,7 +368,8 @@ def steps(out: Path) -> list[Step]:
 
 def _python_path() -> str:
     """The repository first: on a machine without .venv, vivim is not installed."""
-    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    folders = [str(ROOT), *(str(ROOT / name) for name in ("export", "runtime", "calibration"))]
+    return os.pathsep.join([*folders, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def main(arguments: list[str] | None = None) -> int:

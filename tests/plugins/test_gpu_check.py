@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 import types
 from collections.abc import Callable
@@ -196,7 +198,8 @@ def test_build_is_for_this_gpu_alone_and_forgets_an_earlier_library(
 
 def test_what_must_run_fits_into_the_time(tmp_path: Path) -> None:
     planned = CHECK.steps(tmp_path)
-    assert [s.name for s in planned] == ["environment", "build", "tests", "benchmark", "memcheck", "racecheck"]
+    names = ["environment", "build", "tests", "benchmark", "engines", "memcheck", "racecheck"]
+    assert [s.name for s in planned] == names
     assert sum(s.limit for s in planned[:4]) <= 8 * 60 - 5
     assert "tests/plugins/test_gpu.py" in CHECK.gpu_test_files()
     assert planned[2].environment["VIVIM_KERNELS"] == str(CHECK.LIBRARY)
@@ -437,3 +440,25 @@ def test_tests_of_the_gpu_are_right_on_the_emulator(emulated: KernelLibrary, dty
 
 def test_small_shapes_are_right_on_the_emulator(emulated: KernelLibrary) -> None:
     assert load(PLUGINS / "tools" / "small_shapes.py").check(emulated, "cpu") == []
+
+
+def test_engines_are_skipped_with_the_reasons_where_nothing_can_be_built(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(PLUGINS / "tools" / "engine_check.py"), "--json", str(tmp_path / "e.json")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        timeout=120,
+    )
+    content = json.loads((tmp_path / "e.json").read_text())
+    assert done.returncode == CHECK.NOTHING_TO_DO, done.stdout + done.stderr
+    assert {o["status"] for o in content["engines"].values()} == {"skipped"}
+    outcome = CHECK.Outcome("failed", reason=f"exit code {CHECK.NOTHING_TO_DO}")
+    CHECK.judge_engines(outcome, done.stdout)
+    assert outcome.status == "skipped" and "tensorrt skipped no GPU" in outcome.reason
+
+
+def test_an_engine_that_fails_is_a_failure() -> None:
+    outcome = CHECK.Outcome("failed", reason="exit code 1")
+    CHECK.judge_engines(outcome, "tensorrt fp16 failed ParityError: mask Dice\nrtx skipped no GPU\n")
+    assert (outcome.status, outcome.reason) == ("failed", "exit code 1")
