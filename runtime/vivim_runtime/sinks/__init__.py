@@ -1,4 +1,4 @@
-"""Where frames go: a video, a folder of masks, a ledger; one interface, chosen by the name."""
+"""Where frames go: a video, a folder of masks, a DICOM Segmentation, a ledger; one interface, chosen by the name."""
 
 from __future__ import annotations
 
@@ -11,20 +11,29 @@ from vivim_runtime.session import ModelInfo
 from vivim_runtime.sinks.base import Segmented, Sink
 from vivim_runtime.sinks.ledger import Ledger
 from vivim_runtime.sinks.masks import MaskFolder
+from vivim_runtime.sinks.segmentation import DicomSegmentation
 from vivim_runtime.sinks.video import VideoWriter
 from vivim_runtime.sources.base import Source
 
 __all__ = ["Segmented", "Sink", "open_sink"]
 
 
-def open_sink(name: str, source: Source, model: ModelInfo, run: Mapping[str, Any], overwrite: bool = False) -> Sink:
-    """The sink that a name stands for: `X.mp4`, `X.jsonl`, or else a folder for masks.
+def open_sink(
+    name: str,
+    source: Source,
+    model: ModelInfo,
+    run: Mapping[str, Any],
+    overwrite: bool = False,
+    encoder: str = "auto",
+) -> Sink:
+    """The sink that a name stands for: `X.mp4`, `X.jsonl`, `X.dcm`, or else a folder for masks.
 
     Args:
         source: whose frames will come.
         model: whose masks they carry.
         run: what the ledger says about the run.
         overwrite: replace the masks of an earlier run.
+        encoder: of vivim_runtime.sinks.video.ENCODERS, for `X.mp4`.
 
     Raises:
         SinkError: when it cannot be written.
@@ -32,9 +41,11 @@ def open_sink(name: str, source: Source, model: ModelInfo, run: Mapping[str, Any
     path = Path(name)
     suffix = path.suffix.lower()
     if suffix == ".mp4":
-        return VideoWriter(path, source.size, source.fps)
+        return VideoWriter(path, source.size, source.fps, encoder)
     if suffix == ".jsonl":
         return Ledger(path, model.classes, run)
+    if suffix == ".dcm":
+        return DicomSegmentation(path, source, model)
     if name.endswith("/") or path.is_dir() or not suffix:
         return MaskFolder(path, overwrite)
-    raise SinkError(f"cannot write {name}: expected a name ending in .mp4 or .jsonl, or a folder for masks")
+    raise SinkError(f"cannot write {name}: expected a name ending in .mp4, .jsonl or .dcm, or a folder for masks")

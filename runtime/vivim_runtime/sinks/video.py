@@ -1,7 +1,13 @@
-"""H.264 in MP4, fragmented: a run that is killed leaves a file that plays up to its last second."""
+"""H.264 in MP4, fragmented: a run that is killed leaves a file that plays up to its last second.
+
+FFmpeg lists encoders of hardware that this machine does not have, and some open and then fail. So an encoder counts
+only when it has coded a picture of the very size that is wanted.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -12,12 +18,12 @@ import cv2
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
-from vivim_runtime.errors import SinkError
+from vivim_runtime.errors import SinkError, UsageError
 from vivim_runtime.files import part_name, writable_file
 from vivim_runtime.sinks.base import Segmented
 from vivim_runtime.sources.base import Image
 
-__all__ = ["VideoWriter"]
+__all__ = ["ENCODERS", "VideoWriter", "encoder_for", "encodes"]
 
 # Ticks a second of the frame times: the customary clock of MPEG.
 _CLOCK = 90_000
@@ -26,6 +32,89 @@ _KEY_SECONDS = 1.0
 _BT709 = 1  # of ISO/IEC 23091-2: primaries, transfer and matrix alike
 # Fragments; the index is written first and never touched again.
 _CONTAINER = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
+# Bits a pixel, of encoders that know no constant quality; about what crf 18 makes of ultrasound.
+_BITS_A_PIXEL = 0.2
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """An H.264 encoder of FFmpeg.
+
+    Attributes:
+        name: as FFmpeg calls it.
+        options: of the encoder, for about the quality of crf 18 and no delay.
+        pixels: the form that it takes pixels in.
+        constant_quality: whether the options say the quality; else a bit rate does.
+    """
+
+    name: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    pixels: str = "yuv420p"
+    constant_quality: bool = True
+
+
+_SOFTWARE = _Encoder("libx264", {"crf": "18", "preset": "veryfast", "tune": "zerolatency"})
+# In the order of preference. h264_vaapi is left out: it takes frames in the GPU's memory, which PyAV cannot give it.
+_HARDWARE = (
+    _Encoder("h264_nvenc", {"rc": "constqp", "qp": "20", "preset": "p4", "tune": "ll"}),
+    _Encoder("h264_qsv", {"global_quality": "20", "preset": "veryfast", "async_depth": "1"}, pixels="nv12"),
+    _Encoder("h264_v4l2m2m", pixels="nv12", constant_quality=False),
+)
+_BY_NAME = {encoder.name: encoder for encoder in (_SOFTWARE, *_HARDWARE)}
+ENCODERS: tuple[str, ...] = ("auto", *_BY_NAME)
+
+
+def _set_up(context: Any, encoder: _Encoder, size: tuple[int, int], fps: float) -> None:
+    """Prepare a codec context for pictures of (H, W), both even."""
+    context.height, context.width = size
+    context.pix_fmt = encoder.pixels
+    context.time_base = Fraction(1, _CLOCK)
+    context.gop_size = max(1, round(fps * _KEY_SECONDS))
+    context.max_b_frames = 0
+    context.color_range = ColorRange.MPEG
+    context.colorspace = context.color_primaries = context.color_trc = _BT709
+    if not encoder.constant_quality:
+        context.bit_rate = round(size[0] * size[1] * fps * _BITS_A_PIXEL)
+
+
+def encodes(name: str, size: tuple[int, int], fps: float) -> bool:
+    """Whether an encoder of `ENCODERS` codes a grey picture of (H, W), both even, on this machine."""
+    encoder = _BY_NAME[name]
+    try:
+        context: Any = av.CodecContext.create(name, "w")
+        context.framerate = Fraction(fps).limit_denominator(1001)
+        _set_up(context, encoder, size, fps)
+        context.options = dict(encoder.options)
+        frame = av.VideoFrame.from_ndarray(np.full((*size, 3), 128, np.uint8), format="rgb24")
+        frame = frame.reformat(format=encoder.pixels)
+        frame.pts, frame.time_base = 0, Fraction(1, _CLOCK)
+        return bool([*context.encode(frame), *context.encode(None)])
+    except (av.error.FFmpegError, OSError, ValueError):
+        return False
+
+
+def encoder_for(
+    wanted: str,
+    size: tuple[int, int],
+    fps: float,
+    works: Callable[[str, tuple[int, int], float], bool] = encodes,
+) -> str:
+    """The encoder to use: `wanted` where it works; for "auto" the first of the hardware that does, else libx264.
+
+    Args:
+        works: whether a named encoder codes pictures of a size at a rate.
+
+    Raises:
+        UsageError: the name is unknown.
+        SinkError: an encoder that was asked for by name does not work here.
+    """
+    if wanted not in ENCODERS:
+        raise UsageError(f"the encoder is {wanted}; expected one of {', '.join(ENCODERS)}")
+    if wanted == "auto":
+        return next((encoder.name for encoder in _HARDWARE if works(encoder.name, size, fps)), _SOFTWARE.name)
+    if not works(wanted, size, fps):
+        raise SinkError(f"the encoder {wanted} does not work on this machine; use auto, or libx264")
+    return wanted
 
 
 class VideoWriter:
@@ -33,26 +122,26 @@ class VideoWriter:
 
     Frames go to `NAME.part.mp4`, which takes the place of `NAME.mp4` at the end. H.264 stores colour at half resolution
     and so wants even sides: an odd frame is extended by one repeated row or column.
+
+    Attributes:
+        encoder: the name of the one that was chosen.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int], fps: float) -> None:
+    def __init__(self, path: Path, size: tuple[int, int], fps: float, encoder: str = "auto") -> None:
         self._target, self._part = writable_file(path), part_name(path)
         self._padding = (size[0] % 2, size[1] % 2)
+        padded = (size[0] + self._padding[0], size[1] + self._padding[1])
         rate = Fraction(fps).limit_denominator(1001)
+        self.encoder = encoder_for(encoder, padded, fps)
+        self._pixels = _BY_NAME[self.encoder].pixels
         try:
             self._container: Any = av.open(str(self._part), "w", format="mp4", options=_CONTAINER)
-            stream: Any = self._container.add_stream("libx264", rate=rate)
+            stream: Any = self._container.add_stream(self.encoder, rate=rate)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise SinkError(f"cannot write a video to {path}: {getattr(error, 'strerror', None) or error}") from None
-        stream.height, stream.width = size[0] + self._padding[0], size[1] + self._padding[1]
-        stream.pix_fmt = "yuv420p"
-        stream.time_base = stream.codec_context.time_base = Fraction(1, _CLOCK)
-        stream.codec_context.gop_size = max(1, round(fps * _KEY_SECONDS))
-        stream.codec_context.max_b_frames = 0
-        stream.codec_context.color_range = ColorRange.MPEG
-        stream.codec_context.colorspace = _BT709
-        stream.codec_context.color_primaries = stream.codec_context.color_trc = _BT709
-        stream.options = {"crf": "18", "preset": "veryfast", "tune": "zerolatency"}
+        _set_up(stream.codec_context, _BY_NAME[self.encoder], padded, fps)
+        stream.time_base = Fraction(1, _CLOCK)
+        stream.options = dict(_BY_NAME[self.encoder].options)
         self._stream = stream
         self._last = -1
 
@@ -69,7 +158,7 @@ class VideoWriter:
             picture = cv2.copyMakeBorder(picture, 0, below, 0, right, cv2.BORDER_REPLICATE)
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
         frame = frame.reformat(
-            format="yuv420p",
+            format=self._pixels,
             src_colorspace=Colorspace.ITU709,
             dst_colorspace=Colorspace.ITU709,
             dst_color_range=ColorRange.MPEG,

@@ -5,6 +5,7 @@ Names and notes are made of the file name and technical attributes alone: patien
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,25 @@ import numpy as np
 import numpy.typing as npt
 
 from vivim_runtime.errors import MissingExtraError, SourceError
-from vivim_runtime.sources.base import DEFAULT_FPS, Frame, Image
+from vivim_runtime.sources.base import DEFAULT_FPS, MAX_PIXELS, Frame, Image
 
 __all__ = ["DicomFile", "is_dicom"]
+
+
+# More than nine hours at 30 a second; a damaged header may say anything.
+_MAX_FRAMES = 1_000_000
+
+
+class _BoundedFile(io.BufferedReader):
+    """A file of which a damaged header asks for more than it holds: Python would set all that memory aside first."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(str(path)))  # pydicom wants the name as text
+        self._size = path.stat().st_size
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(0, self._size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
 
 
 def is_dicom(path: Path) -> bool:
@@ -59,10 +76,13 @@ def _read(path: Path) -> Any:
         with warnings.catch_warnings(record=True) as found:
             # pydicom warns of what it puts up with (and goes on without what a cut file lost) and raises the rest.
             warnings.simplefilter("always")
-            dataset = pydicom.dcmread(path)
+            with _BoundedFile(path) as file:
+                dataset = pydicom.dcmread(file)
     except pydicom.errors.InvalidDicomError:
         raise SourceError(f"{path} is no DICOM file (it lacks the prefix DICM); is it complete?") from None
-    except (OSError, EOFError, ValueError, AttributeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # pydicom, zlib and struct raise whatever a damaged byte leads them to
         raise SourceError(f"{path} is no readable DICOM file ({_reason(error)}); is it complete?") from None
     cut = next((str(w.message) for w in found if "End of file" in str(w.message)), None)
     if cut:
@@ -84,10 +104,14 @@ def _output_range(dataset: Any) -> tuple[float, float] | None:
 
 
 class DicomFile:
-    """The frames of a DICOM object, whatever its transfer syntax and photometric interpretation, as 8-bit RGB."""
+    """The frames of a DICOM object, whatever its transfer syntax and photometric interpretation, as 8-bit RGB.
+
+    Attributes:
+        path: the file, for those who write what refers to it.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.name, self._path = path.name, path
+        self.name, self.path, self._path = path.name, path, path
         self.notes: list[str] = []
         self._dataset: Any = _read(path)
         dataset = self._dataset
@@ -101,12 +125,31 @@ class DicomFile:
                 self.size = (int(dataset.Rows), int(dataset.Columns))
                 self._photometric = str(dataset.PhotometricInterpretation)
                 self.frame_count: int | None = int(dataset.get("NumberOfFrames") or 1)
+                self._check_numbers(path)
                 self._times, self.fps, known = _frame_times(dataset, self.frame_count)
-        except (AttributeError, ValueError, TypeError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # pydicom interprets values when they are asked for
             raise SourceError(f"{path} does not describe its pixels well ({_reason(error)})") from None
         if not known and self.frame_count > 1:
             self.notes.append(f"{self.name} does not tell its frame rate; {DEFAULT_FPS:g} fps assumed")
         self._range: tuple[float, float] | None = None
+
+    def _check_numbers(self, path: Path) -> None:
+        """Refuse what no file can hold before memory is set aside for it."""
+        from pydicom.uid import RLELossless
+
+        rows, columns = self.size
+        frames = self.frame_count or 0
+        bits, samples = int(self._dataset.BitsAllocated), int(self._dataset.SamplesPerPixel)
+        stored = int(self._dataset.get("BitsStored", bits))
+        if not (rows > 0 and columns > 0 and rows * columns <= MAX_PIXELS and 0 < frames <= _MAX_FRAMES):
+            raise ValueError(f"{frames} frames of {columns}x{rows}")
+        # JPEG in all its forms has up to 16 bits a sample, and GDCM ends the process when more are said to be there.
+        jpeg = self._syntax.is_encapsulated and self._syntax != RLELossless
+        allowed = (1, 8, 16) if jpeg else (1, 8, 16, 32, 64)
+        if bits not in allowed or not 0 < stored <= bits or samples not in (1, 3, 4):
+            raise ValueError(f"{samples} samples of {stored} in {bits} bits a pixel")
 
     def __iter__(self) -> Iterator[Frame]:
         from pydicom.pixels import iter_pixels
@@ -119,7 +162,9 @@ class DicomFile:
                 for pixels in iter_pixels(self._dataset):
                     yield Frame(index, self._times[min(index, len(self._times) - 1)], self._rgb(pixels))
                     index += 1
-        except (NotImplementedError, RuntimeError, ValueError, AttributeError, KeyError, EOFError, OSError) as error:
+        except (MemoryError, GeneratorExit):
+            raise
+        except Exception as error:  # the decoders behind pydicom share no base class
             if (index == 0 and "plugins" in str(error)) or isinstance(error, NotImplementedError):
                 raise SourceError(
                     f"{self._path} uses the transfer syntax {self._syntax.name}, which cannot be decoded here; "

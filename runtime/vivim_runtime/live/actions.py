@@ -1,0 +1,66 @@
+"""What people may do while it runs: one table for the window's keys, the web page's buttons and the help panel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from threading import Event
+
+from vivim_runtime.live.status import Controls
+from vivim_runtime.overlay import Layer
+
+__all__ = ["ACTIONS", "Action"]
+
+_THRESHOLD_STEP = 0.05
+
+
+@dataclass(frozen=True)
+class Action:
+    """Something that viewers may do.
+
+    Attributes:
+        name: for programs.
+        key: the character that the key gives, whatever the keyboard's layout.
+        text: for people.
+        apply: does it; None where each kind of screen does it in its own way.
+        remote: whether a web page may ask for it.
+    """
+
+    name: str
+    key: str
+    text: str
+    apply: Callable[[Controls], None] | None = None
+    remote: bool = True
+
+
+def _flip(name: str, controls: Controls) -> None:
+    event: Event = getattr(controls, name)
+    (event.clear if event.is_set() else event.set)()
+
+
+def _toggle(layer: Layer, controls: Controls) -> None:
+    controls.toggle(layer)
+
+
+def _move(step: float, controls: Controls) -> None:
+    controls.change_threshold(step)
+
+
+def _quit(controls: Controls) -> None:
+    controls.quit.set()
+
+
+ACTIONS: tuple[Action, ...] = (
+    Action("pause", " ", "pause the picture", partial(_flip, "paused")),
+    Action("overlay", "o", "filled masks", partial(_toggle, "overlay")),
+    Action("contour", "c", "outlines", partial(_toggle, "contour")),
+    Action("mask", "m", "masks alone", partial(_toggle, "mask")),
+    Action("threshold_up", "+", "higher threshold", partial(_move, _THRESHOLD_STEP)),
+    Action("threshold_down", "-", "lower threshold", partial(_move, -_THRESHOLD_STEP)),
+    Action("record", "r", "record", partial(_flip, "recording")),
+    Action("snapshot", "s", "save the picture", remote=False),
+    Action("fullscreen", "f", "full screen", remote=False),
+    Action("help", "h", "this help", remote=False),
+    Action("quit", "q", "quit", _quit, remote=False),
+)
