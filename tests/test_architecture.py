@@ -36,7 +36,7 @@ FORBIDDEN = {
     "vivim_calibration": set(),
 }
 # Extras of the runtime: imported only within the function that needs them.
-LATE = {"vivim_runtime": {"onnxruntime", "pydicom", "PIL"}}
+LATE = {"vivim_runtime": {"onnxruntime", "pydicom", "PIL", "pygame", "tensorrt", "tensorrt_rtx", "cuda"}}
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,18 @@ def test_imports_go_one_way(package: str, path: Path) -> None:
 def test_runtime_imports_none_of_its_extras_until_they_are_needed() -> None:
     names = [dotted("vivim_runtime", path) for path in modules("vivim_runtime")]
     assert len(names) > 8
-    heavy = ["torch", "safetensors", "onnx", "onnxscript", "onnxruntime", "pydicom", "PIL", "vivim", "vivim_export"]
+    heavy = [
+        "torch",
+        "safetensors",
+        "onnx",
+        "onnxscript",
+        "onnxruntime",
+        "pydicom",
+        "PIL",
+        "pygame",
+        "vivim",
+        "vivim_export",
+    ]
     code = (
         "import importlib, json, sys\n"
         "names, heavy = map(json.loads, sys.argv[1:])\n"

@@ -5,6 +5,7 @@ with open_source("clip.mp4") as source, open_session("model.onnx") as session:
 """
 
 from vivim_runtime.errors import (
+    IncompatibleEngineError,
     MissingExtraError,
     ModelError,
     SinkError,
@@ -20,6 +21,7 @@ from vivim_runtime.sources import Frame, Source, open_source
 __all__ = [
     "ClassInfo",
     "Frame",
+    "IncompatibleEngineError",
     "MissingExtraError",
     "ModelError",
     "ModelInfo",

@@ -14,7 +14,7 @@ import typer
 
 from vivim_runtime.errors import MissingExtraError
 
-__all__ = ["export", "main", "run", "train"]
+__all__ = ["bench", "doctor", "export", "main", "run", "train"]
 
 # Modules whose absence means that an extra is not installed, and the extra that a command asks for first.
 _MODULES_OF_EXTRA = {
@@ -22,6 +22,7 @@ _MODULES_OF_EXTRA = {
     "train": ("torch", "safetensors"),
     "cpu": ("onnxruntime",),
     "dicom": ("pydicom", "PIL"),
+    "display": ("pygame",),
 }
 _EXTRA_OF_COMMAND = {"vivim-export": "export", "vivim-train": "train"}
 
@@ -93,3 +94,13 @@ def export() -> NoReturn:
 def train() -> NoReturn:
     """Entry point of `vivim-train`."""
     main("vivim-train", "vivim.cli")
+
+
+def doctor() -> NoReturn:
+    """Entry point of `vivim-doctor`."""
+    main("vivim-doctor", "vivim_runtime.doctor.cli")
+
+
+def bench() -> NoReturn:
+    """Entry point of `vivim-bench`."""
+    main("vivim-bench", "vivim_runtime.bench.cli")

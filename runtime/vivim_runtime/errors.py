@@ -1,11 +1,14 @@
 """What can go wrong at run time, and the exit code of each.
 
 VivimRuntimeError               1  a defect of ours, or of the machine
+├── CudaError                   1  a call of CUDA or TensorRT that failed while an engine ran
 ├── UsageError                  2  options that contradict each other or are out of range
 ├── SourceError                 2  a video, folder or DICOM file that cannot be read
 ├── SinkError                   2  an output that cannot be written
 ├── ModelError                  2  a model file that is missing, damaged or not ours
-└── MissingExtraError           2  an optional dependency that is not installed
+├── MissingExtraError           2  an optional dependency that is not installed
+├── PluginError                 2  a TensorRT plugin that is missing or does not load
+└── IncompatibleEngineError     4  an engine and a machine, library or plugin that do not match
 
 A message says what was received, what was expected, and how to fix it, in one line.
 """
@@ -14,13 +17,27 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-__all__ = ["MissingExtraError", "ModelError", "SinkError", "SourceError", "UsageError", "VivimRuntimeError"]
+__all__ = [
+    "CudaError",
+    "IncompatibleEngineError",
+    "MissingExtraError",
+    "ModelError",
+    "PluginError",
+    "SinkError",
+    "SourceError",
+    "UsageError",
+    "VivimRuntimeError",
+]
 
 
 class VivimRuntimeError(Exception):
     """Base of this package's errors. `exit_code` is what a command that fails with it returns."""
 
     exit_code: ClassVar[int] = 1
+
+
+class CudaError(VivimRuntimeError):
+    """A call of CUDA or TensorRT that failed while an engine ran."""
 
 
 class UsageError(VivimRuntimeError):
@@ -54,3 +71,15 @@ class MissingExtraError(VivimRuntimeError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs the extra '{extra}': pip install 'vivim-edge[{extra}]'")
+
+
+class PluginError(VivimRuntimeError):
+    """A TensorRT plugin that is missing or does not load."""
+
+    exit_code = 2
+
+
+class IncompatibleEngineError(VivimRuntimeError):
+    """An engine that this machine must not load: built for another GPU, library or plugin, or not the file recorded."""
+
+    exit_code = 4

@@ -1,7 +1,7 @@
 """A model that runs: clips of pixels in, logits out, whatever the file behind it is.
 
-`open_session` chooses by the file. Today that is ONNX Runtime; a file says about itself what is needed (ModelInfo), and
-everything else in the runtime sees only the `Session` protocol.
+`open_session` chooses by the file: ONNX Runtime, or an engine of TensorRT (vivim_runtime.engine_session). A file says
+about itself what is needed (ModelInfo), and everything else in the runtime sees only the `Session` protocol.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from vivim_runtime.errors import MissingExtraError, ModelError, UsageError
 
-__all__ = ["ClassInfo", "Clips", "Logits", "ModelInfo", "OnnxSession", "Session", "open_session"]
+__all__ = ["ClassInfo", "Clips", "Logits", "ModelInfo", "OnnxSession", "Session", "model_input", "open_session"]
 
 Clips = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
@@ -131,20 +132,47 @@ def open_session(path: str | Path, device: str = "auto", threads: int = 0) -> Se
     """A session for a model file.
 
     Args:
-        path: a .onnx file of vivim-export.
-        device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:<index>".
+        path: a .onnx or .engine file of vivim-export.
+        device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:<index>". An engine runs on a GPU only.
         threads: CPU threads; 0 leaves the number to the library.
 
     Raises:
         ModelError: the file is missing, damaged, or not ours.
         UsageError: the device is unknown or not there.
+        IncompatibleEngineError: the engine is not for this machine.
     """
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"there is no model {path}; make one with: vivim-export onnx --weights tiny -o {path.name}")
+    if path.suffix == ".engine":
+        from vivim_runtime.engine_session import TensorRTSession  # which itself needs this module
+
+        return TensorRTSession(path, device)
     if path.suffix != ".onnx":
-        raise ModelError(f"{path} is no model that can be run; expected a .onnx file written by vivim-export")
+        raise ModelError(f"{path} is no model that can be run; expected a .onnx or .engine file of vivim-export")
     return OnnxSession(path, device, threads)
+
+
+def model_input(info: ModelInfo, clips: Clips) -> npt.NDArray[Any]:
+    """What a model's input takes of clips: themselves, or float32 (B, T, 3, H, W) where it is normalised outside.
+
+    Raises:
+        ModelError: the clips have another shape or type than uint8 (B, T, H, W, 3).
+    """
+    if (
+        clips.shape[1:] != (info.frames, *info.size, 3)
+        or clips.dtype != np.uint8
+        or info.batch not in (None, len(clips))
+    ):
+        raise ModelError(
+            f"clips of {clips.dtype} {clips.shape}; {info.path} takes uint8 "
+            f"({info.batch or 'B'}, {info.frames}, {info.size[0]}, {info.size[1]}, 3)"
+        )
+    if info.input != "float32":
+        return clips
+    mean, std = np.array(info.mean, np.float32), np.array(info.std, np.float32)
+    scaled = (clips.astype(np.float32) / 255.0 - mean) / std
+    return np.ascontiguousarray(np.moveaxis(scaled, -1, 2), np.float32)
 
 
 def _providers(device: str, available: list[str]) -> list[Any]:
@@ -168,7 +196,8 @@ class OnnxSession:
 
     backend = "ONNX Runtime"
 
-    def __init__(self, path: Path, device: str = "auto", threads: int = 0) -> None:
+    def __init__(self, path: Path, device: str = "auto", threads: int = 0, profile: Path | None = None) -> None:
+        """`profile`: start of the name of the file that `end_profiling` writes; see vivim_runtime.onnx_profile."""
         try:
             import onnxruntime
         except ModuleNotFoundError:
@@ -179,6 +208,8 @@ class OnnxSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors; its warnings are about graph rewrites
         options.intra_op_num_threads = threads
+        if profile:
+            options.enable_profiling, options.profile_file_prefix = True, str(profile)
         try:
             self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime's exceptions share no base class
@@ -191,30 +222,31 @@ class OnnxSession:
         self.info = ModelInfo.from_metadata(path, dict(self._session.get_modelmeta().custom_metadata_map))
         self.device = "cuda" if "CUDAExecutionProvider" in self._session.get_providers() else "cpu"
         self._input = self._session.get_inputs()[0].name
+        self._opened_with = (path, device, threads)
 
     def __call__(self, clips: Clips) -> Logits:
         """uint8 RGB (B, T, H, W, 3) at the model's size -> float32 logits (B, T, K, H, W)."""
-        info = self.info
-        if (
-            clips.shape[1:] != (info.frames, *info.size, 3)
-            or clips.dtype != np.uint8
-            or info.batch not in (None, len(clips))
-        ):
-            raise ModelError(
-                f"clips of {clips.dtype} {clips.shape}; {info.path} takes uint8 "
-                f"({info.batch or 'B'}, {info.frames}, {info.size[0]}, {info.size[1]}, 3)"
-            )
-        feed: npt.NDArray[Any] = clips
-        if info.input == "float32":
-            mean, std = np.array(info.mean, np.float32), np.array(info.std, np.float32)
-            scaled = (clips.astype(np.float32) / 255.0 - mean) / std
-            feed = np.ascontiguousarray(np.moveaxis(scaled, -1, 2), np.float32)
-        logits: Logits = self._session.run(["logits"], {self._input: feed})[0]
+        logits: Logits = self._session.run(["logits"], {self._input: model_input(self.info, clips)})[0]
         return logits
 
     def warm_up(self) -> None:
         """Run once on black pixels, so that the first real clip is not the slow one."""
         self(np.zeros((self.info.batch or 1, self.info.frames, *self.info.size, 3), np.uint8))
+
+    def end_profiling(self) -> Path:
+        """The file of a session that profiles, complete."""
+        return Path(self._session.end_profiling())
+
+    def layer_times(self, clips: Clips, runs: int) -> list[dict[str, float]]:
+        """Milliseconds of every node, in order of execution, in each of some runs; opens the file once more."""
+        from vivim_runtime.onnx_profile import node_times
+
+        with TemporaryDirectory() as folder:
+            with OnnxSession(*self._opened_with, profile=Path(folder) / "profile") as session:
+                for _ in range(1 + runs):  # the first is a warm-up
+                    session(clips)
+                file = session.end_profiling()
+            return node_times(json.loads(file.read_text(encoding="utf-8")))[1:]
 
     def __enter__(self) -> OnnxSession:
         return self

@@ -206,7 +206,13 @@ def test_every_command_of_the_distribution_has_its_entry_point(monkeypatch: pyte
     scripts = dict(
         re.findall(r'^(vivim-\w+) = "vivim_runtime\.entry:(\w+)"$', (ROOT / "pyproject.toml").read_text(), re.M)
     )
-    assert scripts == {"vivim-run": "run", "vivim-export": "export", "vivim-train": "train"}
+    assert scripts == {
+        "vivim-run": "run",
+        "vivim-export": "export",
+        "vivim-train": "train",
+        "vivim-doctor": "doctor",
+        "vivim-bench": "bench",
+    }
     started = []
     monkeypatch.setattr(entry, "main", lambda command, module: started.append((command, module)))
     for name in scripts.values():
@@ -215,4 +221,6 @@ def test_every_command_of_the_distribution_has_its_entry_point(monkeypatch: pyte
         ("vivim-run", "vivim_runtime.cli"),
         ("vivim-export", "vivim_export.cli"),
         ("vivim-train", "vivim.cli"),
+        ("vivim-doctor", "vivim_runtime.doctor.cli"),
+        ("vivim-bench", "vivim_runtime.bench.cli"),
     ]

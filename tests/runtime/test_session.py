@@ -62,7 +62,7 @@ def test_any_batch_is_taken_where_it_is_dynamic(tmp_path: Path) -> None:
     [
         pytest.param(None, "m.onnx", "there is no model", id="missing"),
         pytest.param(b"hello", "m.onnx", "no ONNX model that ONNX Runtime can load", id="text"),
-        pytest.param(b"hello", "m.engine", "expected a .onnx file", id="another kind"),
+        pytest.param(b"hello", "m.tflite", "expected a .onnx or .engine file", id="another kind"),
     ],
 )
 def test_files_that_are_no_model_are_refused(tmp_path: Path, content: bytes | None, name: str, message: str) -> None:

@@ -1,0 +1,269 @@
+"""One model in a process of its own, so that its memory, its libraries and its threads are its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, cast, runtime_checkable
+
+import numpy as np
+
+from vivim_runtime.cuda import Cuda
+from vivim_runtime.errors import CudaError, IncompatibleEngineError, MissingExtraError, ModelError, VivimRuntimeError
+from vivim_runtime.session import Clips, Session, open_session
+
+__all__ = ["Memory", "ModelRequest", "Opened", "Worker", "runner_of"]
+
+# Distributions register what opens a checkpoint, by its suffix ("safetensors"; "name" for no suffix), as
+# function(name, size, frames, device, threads) -> Session. Ours does so for PyTorch; this package imports none of it.
+_RUNNERS = "vivim.runners"
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """What to open, and what to feed it with.
+
+    Attributes:
+        name: a model file, or a checkpoint.
+        batch: clips a call.
+        device, threads: as for vivim_runtime.open_session.
+        size, frames: (H, W) and T for a checkpoint; a model file has its own.
+    """
+
+    name: str
+    batch: int
+    device: str
+    threads: int
+    size: tuple[int, int]
+    frames: int | None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a model is, and what the start cost.
+
+    Attributes:
+        backend, device: what runs it, and where.
+        preset, precision: of the network.
+        frames, size: T and (H, W) of a clip.
+        file_bytes: of its file.
+        load_ms: from a fresh interpreter to a model that is ready, its libraries included.
+        first_ms: the first inference.
+        has_layers: whether `Worker.layer_times` can be asked for.
+    """
+
+    backend: str
+    device: str
+    preset: str
+    precision: str
+    frames: int
+    size: tuple[int, int]
+    file_bytes: int
+    load_ms: float
+    first_ms: float
+    has_layers: bool
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes: by how much this process grew at most, and what the model took of the GPU; None where it is unknown."""
+
+    host: int | None
+    gpu: int | None
+
+
+class Worker:
+    """The process of one model; a context manager. Errors of the model are raised here."""
+
+    def __init__(self, request: ModelRequest) -> None:
+        context = multiprocessing.get_context("spawn")  # a fresh interpreter: nothing is shared, CUDA can start
+        self._name = request.name
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, request), daemon=True)
+        self._process.start()
+        theirs.close()  # so that its end is seen here as an EOFError
+        try:
+            self.opened: Opened = self._answer()
+        except BaseException:
+            self._end()
+            raise
+
+    def run(self, seconds: float, calls: int) -> list[float]:
+        """Call the model until both have passed; milliseconds of every call."""
+        return cast("list[float]", self._ask("run", seconds, calls))
+
+    def memory(self) -> Memory:
+        """What the model takes."""
+        return cast(Memory, self._ask("memory"))
+
+    def layer_times(self, runs: int) -> list[dict[str, float]]:
+        """Milliseconds of every layer in each of some runs, where `opened.has_layers`."""
+        return cast("list[dict[str, float]]", self._ask("layer_times", runs))
+
+    def _ask(self, *request: Any) -> Any:
+        with suppress(BrokenPipeError):  # its process has ended: the answer says so
+            self._pipe.send(request)
+        return self._answer()
+
+    def _answer(self) -> Any:
+        try:
+            kind, value = self._pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self._process.join()
+            raise VivimRuntimeError(
+                f"{self._name}: its process ended with code {self._process.exitcode}; -9 means that memory ran out"
+            ) from None
+        if kind == "defect":
+            raise RuntimeError(f"{self._name}:\n{value}")
+        if kind == "error":
+            code, message = value
+            raise {2: ModelError, 4: IncompatibleEngineError}.get(code, VivimRuntimeError)(message)
+        return value
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            with suppress(BrokenPipeError):
+                self._pipe.send(("stop",))
+            self._process.join()
+        self._end()
+
+    def _end(self) -> None:
+        self._process.terminate()
+        self._process.join()
+        self._pipe.close()
+
+
+# --- within the process ---------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class _Layered(Protocol):
+    """A session whose layers can be timed."""
+
+    def layer_times(self, clips: Clips, runs: int) -> list[dict[str, float]]: ...
+
+
+def _serve(pipe: Connection, request: ModelRequest) -> None:
+    """Open the model, then answer requests until "stop"."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent ends this process
+    try:
+        model = _Model(request)
+        with model.session:
+            pipe.send(("done", model.opened))
+            while (message := pipe.recv())[0] != "stop":
+                pipe.send(("done", getattr(model, message[0])(*message[1:])))
+    except EOFError:  # the parent is gone
+        return
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if isinstance(code, int):
+            pipe.send(("error", (code, str(error))))
+        else:
+            pipe.send(("defect", traceback.format_exc()))
+
+
+class _Model:
+    """The model itself."""
+
+    def __init__(self, request: ModelRequest) -> None:
+        self._gpu = _gpu(request)
+        self._host_before, self._gpu_before = _resident("VmRSS"), self._gpu_free()
+        start = time.perf_counter()
+        self.session = runner_of(request.name)(
+            request.name, request.size, request.frames, request.device, request.threads
+        )
+        loaded = time.perf_counter()
+        info = self.session.info
+        # Noise: what an inference costs does not depend on what is seen.
+        shape = (request.batch, info.frames, *info.size, 3)
+        self._clips = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        self.opened = Opened(
+            backend=self.session.backend,
+            device=self.session.device,
+            preset=info.preset,
+            precision=info.precision,
+            frames=info.frames,
+            size=info.size,
+            file_bytes=info.path.stat().st_size,
+            load_ms=1e3 * (loaded - start),
+            first_ms=self.run(0.0, 1)[0],
+            has_layers=isinstance(self.session, _Layered),
+        )
+
+    def run(self, seconds: float, calls: int) -> list[float]:
+        """See Worker.run."""
+        times: list[float] = []
+        begin = time.perf_counter()
+        while len(times) < calls or time.perf_counter() - begin < seconds:
+            start = time.perf_counter()
+            self.session(self._clips)
+            times.append(1e3 * (time.perf_counter() - start))
+        return times
+
+    def memory(self) -> Memory:
+        """See Worker.memory."""
+        peak, free = _resident("VmHWM"), self._gpu_free()
+        return Memory(
+            host=None if peak is None or self._host_before is None else peak - self._host_before,
+            gpu=None if free is None or self._gpu_before is None else self._gpu_before - free,
+        )
+
+    def layer_times(self, runs: int) -> list[dict[str, float]]:
+        """See Worker.layer_times."""
+        assert isinstance(self.session, _Layered)
+        return self.session.layer_times(self._clips, runs)
+
+    def _gpu_free(self) -> int | None:
+        return self._gpu.memory()[0] if self._gpu else None
+
+
+def runner_of(name: str) -> Callable[..., Session]:
+    """What opens a model: function(name, size, frames, device, threads) -> Session.
+
+    Raises:
+        MissingExtraError: it is a checkpoint, and PyTorch is not installed.
+    """
+    suffix = Path(name).suffix.lower().removeprefix(".") or "name"
+    # Not entry_points(): it sees only the first of two copies of a distribution's metadata, and in a checkout that is
+    # what an earlier build left behind.
+    for distribution in distributions():
+        for registered in distribution.entry_points.select(group=_RUNNERS, name=suffix):
+            try:
+                return cast("Callable[..., Session]", registered.load())
+            except ModuleNotFoundError:
+                raise MissingExtraError(f"running the checkpoint {name}", "export") from None
+    return lambda name, size, frames, device, threads: open_session(name, device, threads)
+
+
+def _gpu(request: ModelRequest) -> Cuda | None:
+    """The GPU that the model may take memory of; None where there is none, or nothing to ask it with."""
+    kind, _, index = request.device.partition(":")
+    if kind == "cpu" or (index and not index.isdigit()):
+        return None
+    try:
+        return Cuda(int(index or 0))
+    except (CudaError, MissingExtraError):
+        return None
+
+
+def _resident(name: str) -> int | None:
+    """Bytes of this process from /proc/self/status: VmRSS now, VmHWM at most; None where there is no such file."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)

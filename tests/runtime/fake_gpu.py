@@ -1,0 +1,355 @@
+"""A GPU in host memory: the calls of cuda-python and of TensorRT's module that a session makes, done and written down.
+
+Memory, copies, capture and replay really happen, so results can be compared; what is given back twice, or used after
+that, is an error. The engine computes the mean over RGB less 128 for every pixel of its only class.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import itertools
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+CUDA_ERRORS = {2: ("cudaErrorMemoryAllocation", "out of memory"), 719: ("cudaErrorLaunchFailure", "launch failure")}
+
+
+class FakeCuda(ModuleType):
+    """`cuda.bindings.runtime` of one GPU.
+
+    Attributes:
+        calls: names of the calls, in order.
+        fail: the number of the call (from 0) that fails, or a name whose every call fails.
+        live: what was taken and not given back: address or handle to kind.
+    """
+
+    cudaStreamNonBlocking = 1
+    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
+    cudaMemcpyKind = SimpleNamespace(
+        cudaMemcpyHostToDevice="upload", cudaMemcpyDeviceToHost="download", cudaMemcpyDeviceToDevice="copy"
+    )
+
+    def __init__(self) -> None:
+        super().__init__("cuda.bindings.runtime")
+        self.calls: list[str] = []
+        self.copies: list[tuple[str, int]] = []
+        self.waited: list[int] = []
+        self.fail: int | str | None = None
+        self.error = 2
+        self.live: dict[int, str] = {}
+        self.recording: list[Callable[[], None]] | None = None
+        self._memory: dict[int, Any] = {}
+        self._graphs: dict[int, list[Callable[[], None]]] = {}
+        self._handles = itertools.count(1001)
+
+    def do(self, work: Callable[[], None]) -> None:
+        """What a stream does: at once, or when the recording is launched."""
+        if self.recording is None:
+            work()
+        else:
+            self.recording.append(work)
+
+    def _called(self, name: str) -> int:
+        number = len(self.calls)
+        self.calls.append(name)
+        return self.error if self.fail in (number, name) else 0
+
+    def _take(self, name: str, kind: str, handle: int | None = None) -> tuple[int, int | None]:
+        if error := self._called(name):
+            return error, None
+        handle = next(self._handles) if handle is None else handle
+        self.live[handle] = kind
+        return 0, handle
+
+    def _give(self, name: str, kind: str, handle: int) -> tuple[int]:
+        error = self._called(name)
+        assert self.live.pop(handle) == kind  # also when it fails: CUDA has no second try
+        self._memory.pop(handle, None)
+        self._graphs.pop(handle, None)
+        return (error,)
+
+    def _allocate(self, name: str, kind: str, size: int) -> tuple[int, int | None]:
+        memory = (ctypes.c_uint8 * size)()
+        address = ctypes.addressof(memory)
+        self._memory[address] = memory
+        return self._take(name, kind, address)
+
+    def cudaGetErrorName(self, error: int) -> tuple[int, bytes]:
+        return 0, CUDA_ERRORS[error][0].encode()
+
+    def cudaGetErrorString(self, error: int) -> tuple[int, bytes]:
+        return 0, CUDA_ERRORS[error][1].encode()
+
+    def cudaSetDevice(self, device: int) -> tuple[int]:
+        return (self._called("cudaSetDevice"),)
+
+    def cudaMemGetInfo(self) -> tuple[int, int, int]:
+        used = sum(ctypes.sizeof(memory) for memory in self._memory.values())
+        return self._called("cudaMemGetInfo"), (1 << 30) - used, 1 << 30
+
+    def cudaMalloc(self, size: int) -> tuple[int, int | None]:
+        return self._allocate("cudaMalloc", "device", size)
+
+    def cudaFree(self, address: int) -> tuple[int]:
+        return self._give("cudaFree", "device", address)
+
+    def cudaHostAlloc(self, size: int, flags: int) -> tuple[int, int | None]:
+        return self._allocate("cudaHostAlloc", "host", size)
+
+    def cudaFreeHost(self, address: int) -> tuple[int]:
+        return self._give("cudaFreeHost", "host", address)
+
+    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[int, int | None]:
+        return self._take("cudaStreamCreateWithFlags", "stream")
+
+    def cudaStreamDestroy(self, stream: int) -> tuple[int]:
+        return self._give("cudaStreamDestroy", "stream", stream)
+
+    def cudaStreamSynchronize(self, stream: int) -> tuple[int]:
+        assert stream in (1, 77) or self.live[stream] == "stream"
+        self.waited.append(stream)
+        return (self._called("cudaStreamSynchronize"),)
+
+    def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: str, stream: int) -> tuple[int]:
+        if error := self._called("cudaMemcpyAsync"):
+            return (error,)
+        assert self.live[stream] == "stream" and self.recording is None
+        expected = {"upload": ("device", "host"), "download": ("host", "device"), "copy": ("device", "device")}[kind]
+        assert (self.live[target], self.live.get(source)) == expected
+        self.copies.append((kind, size))
+        ctypes.memmove(target, source, size)
+        return (0,)
+
+    def cudaStreamBeginCapture(self, stream: int, mode: int) -> tuple[int]:
+        if error := self._called("cudaStreamBeginCapture"):
+            return (error,)
+        assert self.recording is None
+        self.recording = []
+        return (0,)
+
+    def cudaStreamEndCapture(self, stream: int) -> tuple[int, int | None]:
+        work, self.recording = self.recording, None
+        error, graph = self._take("cudaStreamEndCapture", "graph")
+        if graph is not None:
+            assert work is not None
+            self._graphs[graph] = work
+        return error, graph
+
+    def cudaGraphInstantiate(self, graph: int, flags: int) -> tuple[int, int | None]:
+        error, executable = self._take("cudaGraphInstantiate", "executable")
+        if executable is not None:
+            self._graphs[executable] = self._graphs[graph]
+        return error, executable
+
+    def cudaGraphDestroy(self, graph: int) -> tuple[int]:
+        return self._give("cudaGraphDestroy", "graph", graph)
+
+    def cudaGraphExecDestroy(self, graph: int) -> tuple[int]:
+        return self._give("cudaGraphExecDestroy", "executable", graph)
+
+    def cudaGraphLaunch(self, graph: int, stream: int) -> tuple[int]:
+        assert self.live[graph] == "executable"
+        if error := self._called("cudaGraphLaunch"):
+            return (error,)
+        for work in self._graphs[graph]:
+            work()
+        return (0,)
+
+
+class _Logger:
+    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
+
+    def __init__(self) -> None:
+        pass
+
+
+class _Profiler:
+    def __init__(self) -> None:
+        pass
+
+
+class _Diagnostics(enum.IntFlag):
+    VERSION_MISMATCH = 1
+    OLD_CUDA_DRIVER = 4
+
+
+class FakeTensorRT(ModuleType):
+    """`tensorrt`, or `tensorrt_rtx` with `compiles`.
+
+    Attributes:
+        log: what was asked of it, in order.
+        tensors: name to mode, shape and type.
+        refuse: what fails: deserialize, context, place, shape, execute, or capture (only within a recording).
+        creators: what the plugin registry knows.
+        alive: how many of its objects are not gone yet.
+    """
+
+    ILogger, IProfiler = _Logger, _Profiler
+    TensorIOMode = SimpleNamespace(INPUT="input", OUTPUT="output")
+    CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole")
+    EngineValidity = SimpleNamespace(VALID=0, SUBOPTIMAL=1, INVALID=2)
+    EngineInvalidityDiagnostics = _Diagnostics
+
+    def __init__(self, cuda: FakeCuda, version: str, compiles: bool = False) -> None:
+        super().__init__("tensorrt")
+        self.__version__ = version
+        self.cuda, self.compiles = cuda, compiles
+        self.log: list[str] = []
+        self.tensors: dict[str, tuple[str, tuple[int, ...], Any]] = {
+            "frames": ("input", (-1, 2, 4, 6, 3), np.uint8),
+            "logits": ("output", (-1, 2, 1, 4, 6), np.float32),
+        }
+        self.refuse: str | None = None
+        self.reported = ["Error Code 1: first", "Error Code 2:\n  a consequence"]
+        self.validity: tuple[int, int] = (0, 0)
+        self.creators: set[str] = {"CausalConv1d", "SelectiveScan"}
+        self.libraries: list[str] = []
+        self.kernels = b""
+        self.alive = 0
+
+    def nptype(self, dtype: Any) -> Any:
+        return dtype
+
+    def Runtime(self, logger: Any) -> Any:
+        return _Runtime(self, logger)
+
+    def get_plugin_registry(self) -> Any:
+        def load(path: str) -> object:
+            self.libraries.append(path)
+            self.creators |= {"CausalConv1d", "SelectiveScan"}
+            return object()
+
+        def find(name: str, version: str, namespace: str) -> Any:
+            assert (version, namespace) == ("1", "vivim")
+            return name if name in self.creators else None
+
+        return SimpleNamespace(load_library=load, get_creator=find)
+
+    def refused(self, what: str, logger: Any) -> bool:
+        """Whether something fails; if so, the logger hears why."""
+        self.log.append(what)
+        if what != self.refuse:
+            return False
+        logger.log(_Logger.WARNING, "a warning")
+        for message in self.reported:
+            logger.log(_Logger.ERROR, message)
+        return True
+
+
+class _Counted:
+    """An object of TensorRT, which counts as alive until it is gone."""
+
+    def __init__(self, module: FakeTensorRT, logger: Any) -> None:
+        self.module, self.logger = module, logger
+        module.alive += 1
+
+    def __del__(self) -> None:
+        self.module.log.append(f"{type(self).__name__} gone")
+        self.module.alive -= 1
+
+
+class _Runtime(_Counted):
+    engine_host_code_allowed = False
+
+    def get_engine_validity(self, content: bytes) -> tuple[int, int]:
+        assert self.module.compiles
+        return self.module.validity
+
+    def deserialize_cuda_engine(self, content: bytes) -> Any:
+        self.module.log.append(f"host code {self.engine_host_code_allowed}")
+        return None if self.module.refused("deserialize", self.logger) else _Engine(self.module, self.logger)
+
+
+class _Engine(_Counted):
+    num_io_tensors = property(lambda self: len(self.module.tensors))
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self.module.tensors)[index]
+
+    def get_tensor_mode(self, name: str) -> str:
+        return self.module.tensors[name][0]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.module.tensors[name][1]
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return self.module.tensors[name][2]
+
+    def create_runtime_config(self) -> Any:
+        assert self.module.compiles
+        return _Configuration(self.module)
+
+    def create_execution_context(self, configuration: Any = None) -> Any:
+        assert (configuration is not None) == self.module.compiles
+        strategy = getattr(configuration, "cuda_graph_strategy", None)
+        self.module.log.append(f"graphs {strategy}")
+        return None if self.module.refused("context", self.logger) else _Context(self.module, self.logger)
+
+
+class _Configuration:
+    def __init__(self, module: FakeTensorRT) -> None:
+        self._module = module
+
+    def create_runtime_cache(self) -> Any:
+        def read(content: bytes) -> bool:
+            self._module.kernels = content
+            return True
+
+        return SimpleNamespace(deserialize=read, serialize=lambda: self._module.kernels + b"+compiled")
+
+    def set_runtime_cache(self, cache: Any) -> bool:
+        self._module.log.append("runtime cache")
+        return True
+
+
+class _Context(_Counted):
+    _profiler: Any = None
+
+    @property
+    def profiler(self) -> Any:
+        return self._profiler
+
+    @profiler.setter
+    def profiler(self, value: Any) -> None:
+        self.module.log.append("profiler off" if value is None else "profiler on")
+        self._profiler = value
+
+    def __init__(self, module: FakeTensorRT, logger: Any) -> None:
+        super().__init__(module, logger)
+        self._places: dict[str, int] = {}
+        self._shape: tuple[int, ...] = ()
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        assert self.module.cuda.live[address] == "device"
+        self._places[name] = address
+        return not self.module.refused("place", self.logger)
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self._shape = shape
+        return not self.module.refused("shape", self.logger)
+
+    def execute_async_v3(self, stream: int) -> bool:
+        cuda = self.module.cuda
+        assert cuda.live[stream] == "stream"
+        if cuda.recording is not None and self.module.refused("capture", self.logger):
+            return False
+        if self.module.refused("execute", self.logger):
+            return False
+        shape = self._shape
+        cuda.do(lambda: self._compute(shape))
+        return True
+
+    def _compute(self, shape: tuple[int, ...]) -> None:
+        assert shape == self._shape, "a graph of another shape was launched"
+        size = int(np.prod(shape))
+        memory = (ctypes.c_uint8 * size).from_address(self._places["frames"])
+        clips = np.frombuffer(memoryview(memory), np.uint8).reshape(shape)
+        logits = np.float32(clips.mean(-1, dtype=np.float32) - 128)
+        ctypes.memmove(self._places["logits"], logits.ctypes.data, logits.nbytes)
+        if self.profiler:
+            for name, ms in (("conv", 0.5), ("norm", 0.25), ("conv", 0.5)):
+                self.profiler.report_layer_time(name, ms)
