@@ -24,7 +24,10 @@ def read_image(path: Path) -> Image:
         data = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror}") from None
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error:  # of a size that OpenCV refuses
+        image = None
     if image is None:
         raise SourceError(f"{path} is no image that can be decoded; is it complete?")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

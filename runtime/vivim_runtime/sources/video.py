@@ -10,7 +10,7 @@ from typing import Any
 import av
 
 from vivim_runtime.errors import SourceError
-from vivim_runtime.sources.base import DEFAULT_FPS, Frame
+from vivim_runtime.sources.base import DEFAULT_FPS, MAX_PIXELS, Frame
 
 __all__ = ["VideoFile"]
 
@@ -23,21 +23,26 @@ class VideoFile:
         self._path = path
         self.notes: list[str] = []
         try:
-            self._container: Any = av.open(str(path))
+            self._container: Any = av.open(str(path), options={"max_pixels": str(MAX_PIXELS)})
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise SourceError(f"{path} is no video that FFmpeg can read ({_reason(error)}); is it complete?") from None
         if not self._container.streams.video:
             self._container.close()
             raise SourceError(f"{path} has no video stream")
         stream = self._container.streams.video[0]
+        if stream.codec_context is None:
+            self._container.close()
+            raise SourceError(f"{path} is coded in a way that FFmpeg does not know; is it complete?")
         stream.thread_type = "AUTO"
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         self._stream = stream
         self.size = (int(stream.codec_context.height), int(stream.codec_context.width))
         self.fps = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
         self.frame_count: int | None = stream.frames or None
-        if min(self.size) < 1:
+        if min(self.size) < 1 or self.size[0] * self.size[1] > MAX_PIXELS:
             self._container.close()
-            raise SourceError(f"{path} does not tell its frame size; is it complete?")
+            height, width = self.size
+            raise SourceError(f"{path} tells a frame size of {width}x{height}, which cannot be read; is it complete?")
 
     def __iter__(self) -> Iterator[Frame]:
         index, start = 0, None

@@ -1,0 +1,355 @@
+"""The live run: camera to screens and recordings; see vivim_runtime.live.threads for who does what."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vivim_runtime.errors import SourceError, UsageError
+from vivim_runtime.live.buffer import ClipBuffer
+from vivim_runtime.live.capture import Capture
+from vivim_runtime.live.compositor import Captured, Compositor
+from vivim_runtime.live.inference import Inference, Inferred
+from vivim_runtime.live.ledger import LedgerFile, LiveLedger
+from vivim_runtime.live.meters import Recent
+from vivim_runtime.live.recording import Recorder
+from vivim_runtime.live.screens import Screen
+from vivim_runtime.live.status import Controls, State, Status
+from vivim_runtime.live.threads import END_S, LINE_QUEUE, TICK_S, Branch, Crew, Mailbox
+from vivim_runtime.pipeline import RunOptions
+from vivim_runtime.session import Session
+from vivim_runtime.sinks.base import Sink
+from vivim_runtime.sources.base import Frame, LiveSource
+
+__all__ = ["LiveOptions", "LiveReport", "Outputs", "run_live"]
+
+# A source that has given no frame for so long after the start is taken to be wrongly named.
+_FIRST_FRAME_S = 15.0
+# No frame for so many intervals, and so many seconds, is told as "no signal".
+_SIGNAL_INTERVALS, _SIGNAL_S = 5.0, 1.0
+# So long a first connection is nothing to worry about.
+_CONNECTING_S = 2.0
+# The first call of a session may compile kernels.
+_WARM_UP_S = 120.0
+
+
+@dataclass(frozen=True)
+class LiveOptions:
+    """How to run live.
+
+    Attributes:
+        run: what it shares with the offline run; `hop` None infers as often as the session can.
+        clip_fps: frames a second of a clip, as the model was trained; None is the source's own rate.
+        max_mask_age_s: masks older than this are hidden.
+        timeout_s: give up after so many seconds without a frame; None waits for ever once there was one.
+        stuck_s: a call of the session that takes longer is told as "inference stuck".
+    """
+
+    run: RunOptions = field(default_factory=RunOptions)
+    clip_fps: float | None = None
+    max_mask_age_s: float = 1.0
+    timeout_s: float | None = None
+    stuck_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("--clip-rate", self.clip_fps),
+            ("--max-mask-age", self.max_mask_age_s),
+            ("--timeout", self.timeout_s),
+        ):
+            if value is not None and not 0 < value < float("inf"):
+                raise UsageError(f"{name} is {value:g}; expected more than 0")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where a live run goes.
+
+    Attributes:
+        screens: open; they get every picture.
+        sinks: opens the recordings; called once the first frame has told its size.
+        film: opens one more recording, when people ask for one and there is none; None refuses.
+        ledger: the file for the ledger, and what its first line says.
+    """
+
+    screens: Sequence[Screen] = ()
+    sinks: Callable[[], Sequence[Sink]] = tuple
+    film: Callable[[], Sink] | None = None
+    ledger: tuple[Path, Mapping[str, Any]] | None = None
+
+
+@dataclass(frozen=True)
+class LiveReport:
+    """What a live run did.
+
+    Attributes:
+        counts: captured frames, and what became of them; they sum (vivim_runtime.live.ledger).
+        inference: captured frames that were part of a clip, or not.
+        clips, hop: clips inferred, and frames from one to the next at the end.
+        seconds: of the whole run; fps: pictures shown a second.
+        stages_ms: p50, p95, p99 and max of each part of a frame's way.
+        reconnects: how often the source came back.
+        recordings: what was written and dropped, by name.
+        failures: recordings that could not be completed, and why.
+        abandoned: threads that hung and were left behind; the process should end without waiting for them.
+        notes: what the user should know about the source.
+    """
+
+    counts: Mapping[str, int]
+    inference: Mapping[str, int]
+    clips: int
+    hop: int
+    seconds: float
+    fps: float
+    stages_ms: Mapping[str, Mapping[str, float]]
+    reconnects: int
+    recordings: Mapping[str, Mapping[str, int]]
+    failures: tuple[str, ...]
+    abandoned: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def run_live(
+    source: LiveSource,
+    session: Session,
+    controls: Controls,
+    options: LiveOptions,
+    outputs: Outputs,
+    tell: Callable[[Status], None] | None = None,
+) -> LiveReport:
+    """Run until `controls.quit` is set or the source ends; call it from the main thread.
+
+    Everything is closed within 2 s of that. A screen that needs the main thread gets it.
+
+    Args:
+        tell: called about twice a second, from another thread.
+
+    Raises:
+        SourceError: no frame came, or a recorded source is damaged.
+        SinkError: a recording could not be opened. (One that fails later ends alone, see LiveReport.failures.)
+    """
+    return _LiveRun(source, session, controls, options, outputs, tell).run()
+
+
+class _LiveRun:
+    """The parts, put together."""
+
+    def __init__(
+        self,
+        source: LiveSource,
+        session: Session,
+        controls: Controls,
+        options: LiveOptions,
+        outputs: Outputs,
+        tell: Callable[[Status], None] | None,
+    ) -> None:
+        self.source, self.session, self.controls = source, session, controls
+        self.options, self.outputs, self.tell = options, outputs, tell
+        info, run = session.info, options.run
+        self.stop = threading.Event()
+        self.crew = Crew(failed=controls.quit.set)
+        self.lines: Branch[Mapping[str, Any]] | None = None
+        self.ledger = LiveLedger(lambda line: self.lines.offer(line) if self.lines else None)
+        if outputs.ledger:
+            self.lines = self._ledger_branch(*outputs.ledger)
+        self.mailbox: Mailbox[Captured] = Mailbox()
+        interval = None if options.clip_fps is None else 1.0 / options.clip_fps
+        self.buffer = ClipBuffer(info.frames, interval, source.fps)
+        self.capture = Capture(source, self.crew, self._deliver, run.max_frames)
+        self.recorder = Recorder(controls, info)
+        self.inference = Inference(session, self.buffer, run.hop or 1, self._inferred, self.stop)
+        self.compositor = Compositor(
+            self.mailbox,
+            controls,
+            outputs.screens,
+            self.ledger,
+            self.status,
+            self.recorder.picture,
+            info,
+            options.max_mask_age_s,
+            run.show,
+            self.stop,
+        )
+        self.arrivals = Recent()
+        self.began = time.monotonic()
+
+    def run(self) -> LiveReport:
+        self.crew.start("compositor", self.compositor.run)
+        self.crew.start("inference", self.inference.run)
+        self.capture.start()
+        self.crew.start("supervisor", self._supervise)
+        try:
+            main = next((screen for screen in self.outputs.screens if screen.needs_main_thread), None)
+            if main is not None:
+                main.run_main()
+            while not self.controls.quit.wait(TICK_S):
+                pass
+        finally:
+            self.controls.quit.set()
+            abandoned = self._end()
+        error = self.crew.error or self.capture.error
+        if error is not None:
+            raise error
+        return self._report(abandoned)
+
+    def _deliver(self, frame: Frame, arrived: float, first: bool) -> None:
+        """In the reader's thread."""
+        self.arrivals.add()
+        self.ledger.captured()
+        if first:
+            self.buffer.reset()
+            self.compositor.new_scene(frame.taken or arrived)
+        if frame.damaged:
+            self.ledger.fate(frame, "damaged")
+            return
+        self.buffer.add(frame)
+        replaced = self.mailbox.put(Captured(frame, arrived))
+        if replaced is not None:
+            self.ledger.fate(replaced.frame, "replaced")
+
+    def _inferred(self, result: Inferred) -> None:
+        """In the inference's thread."""
+        self.ledger.inferred(result.frames)
+        self.compositor.prepare(result)
+        self.recorder.clip(result)
+
+    def _supervise(self) -> None:
+        opened, told, idle_since = False, 0.0, None
+        while not self.controls.quit.wait(TICK_S):
+            now = time.monotonic()
+            self.capture.replace_hanging_reader()
+            if not opened and self.capture.last is not None:
+                self.recorder.open(self.outputs.sinks(), self.source.size)
+                opened = True
+            if opened and self.controls.recording.is_set() and not self.recorder.branches and self.outputs.film:
+                self.recorder.open([self.outputs.film()], self.source.size)
+            if self.tell and now - told >= 0.5:
+                self.tell(self.status(self.compositor.hidden, None))
+                told = now
+            if self.capture.ended and self.mailbox.empty:
+                idle_since = idle_since or now
+                if now - idle_since > 2 * TICK_S:  # the compositor may still have one in hand
+                    self.controls.quit.set()
+            elif not self.capture.ended:
+                self._check_time_out(now)
+
+    def _check_time_out(self, now: float) -> None:
+        last, limit = self.capture.last, self.options.timeout_s
+        if last is None:
+            last, limit = self.began, limit or _FIRST_FRAME_S
+        if limit is not None and now - last > limit:
+            raise SourceError(
+                f"{self.source.name} gave no frame for {limit:g} s ({self.capture.message or 'it is silent'}); "
+                "is it connected and on?"
+            )
+
+    def status(self, hidden: str, mask_age_ms: float | None) -> Status:
+        """What to tell now; `hidden` says why there are masks, but none that may be drawn."""
+        state, message = self._state(hidden)
+        return Status(
+            state=state,
+            message="; ".join(part for part in (message, self.recorder.message) if part),
+            source=self.source.name,
+            model=self.session.info.preset,
+            precision=self.session.info.precision,
+            backend=self.session.backend,
+            device=self.session.device,
+            fps=self.compositor.pictures.rate(),
+            source_fps=self.arrivals.rate(),
+            latency_ms=self.compositor.recent_ms.quantiles(),
+            infer_ms=self.inference.recent_ms.quantiles(),
+            mask_age_ms=mask_age_ms,
+            hop=self.inference.hop,
+            counts=self.ledger.counts(),
+            seconds=time.monotonic() - self.began,
+            recording=self.recorder.active,
+        )
+
+    def _state(self, hidden: str) -> tuple[State, str]:
+        now = time.monotonic()
+        if self.controls.paused.is_set():
+            return State.paused, ""
+        if self.capture.ended:
+            return State.ended, ""
+        last = self.capture.last
+        silent = now - (self.began if last is None else last)
+        if last is None and silent < _CONNECTING_S:
+            return State.warming_up, "connecting"
+        if last is None or silent > max(_SIGNAL_S, _SIGNAL_INTERVALS / self.source.fps):
+            return State.no_signal, self.capture.message or f"no frame for {silent:.0f} s"
+        busy_since = self.inference.busy_since
+        if self.inference.failure:
+            return State.stuck, self.inference.failure
+        limit = self.options.stuck_s if self.inference.clips else _WARM_UP_S
+        if busy_since is not None and now - busy_since > limit:
+            return State.stuck, f"the model has not answered for {now - busy_since:.0f} s"
+        if not self.inference.clips:
+            return State.warming_up, ""
+        if hidden:
+            took = self.inference.recent_ms.quantiles().get("p50", 0.0)
+            slow = took > 500.0 * self.options.max_mask_age_s
+            return State.stale, f"{hidden}; the model takes {took:.0f} ms a clip" if slow else hidden
+        return State.live, ""
+
+    def _end(self) -> tuple[str, ...]:
+        """Stop everything and close the files; what hangs is left behind, and named."""
+        until = time.monotonic() + END_S
+        self.stop.set()
+        self.capture.stop()
+        abandoned = self.crew.join(until - 1.0)
+        unseen = self.mailbox.take()
+        if unseen is not None:
+            self.ledger.fate(unseen.frame, "unseen")
+        abandoned += self.recorder.finish(until - 0.1)
+        self.compositor.farewell()
+        if self.lines:
+            self.lines.finish(until)
+            abandoned += [] if self.lines.join(max(until, time.monotonic() + 0.1)) else [self.lines.name]
+        return tuple(abandoned)
+
+    def _ledger_branch(self, path: Path, first: Mapping[str, Any]) -> Branch[Mapping[str, Any]]:
+        def totals() -> Mapping[str, Any]:
+            lost = self.lines.dropped if self.lines else 0
+            return {
+                **self.ledger.counts(),
+                **self.ledger.inference(),
+                "clips": self.inference.clips,
+                "lines_lost": lost,
+            }
+
+        file = LedgerFile(path, first, totals)
+
+        def write(line: Mapping[str, Any]) -> int:
+            file.line("frame", line)
+            return 1
+
+        return Branch(
+            file.path,
+            LINE_QUEUE,
+            write,
+            lambda error: file.__exit__(type(error) if error else None, error, None),
+        )
+
+    def _report(self, abandoned: tuple[str, ...]) -> LiveReport:
+        branches: list[Branch[Any]] = [*self.recorder.branches, *([self.lines] if self.lines else [])]
+        counts = self.ledger.counts()
+        seconds = time.monotonic() - self.began
+        stages = {**self.compositor.stages_ms, "prepare": self.inference.prepare_ms, "infer": self.inference.infer_ms}
+        return LiveReport(
+            counts=counts,
+            inference=self.ledger.inference(),
+            clips=self.inference.clips,
+            hop=self.inference.hop,
+            seconds=seconds,
+            fps=counts["shown"] / seconds,
+            stages_ms={name: durations.quantiles() for name, durations in stages.items()},
+            reconnects=self.capture.reconnects,
+            recordings={branch.name: {"written": branch.written, "dropped": branch.dropped} for branch in branches},
+            failures=tuple(f"{branch.name}: {branch.error}" for branch in branches if branch.error),
+            abandoned=abandoned,
+            notes=tuple(self.source.notes),
+        )
