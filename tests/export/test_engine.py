@@ -179,7 +179,9 @@ def test_layers_of_an_engine_are_read_as_the_inspector_writes_them() -> None:
 
 
 @pytest.mark.usefixtures("rtx")
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize(
+    "precision", [pytest.param("fp32", marks=pytest.mark.slow), "fp16", pytest.param("bf16", marks=pytest.mark.slow)]
+)
 def test_engine_of_the_shipped_weights_has_the_precision_asked_for(tmp_path: Path, precision: str) -> None:
     """Built for real; a float16 engine from a float32 file, as a new user does it."""
     source = tmp_path / "m.onnx"

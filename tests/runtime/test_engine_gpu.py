@@ -11,8 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+
+# `make gpu-check` runs the tests of the GPU with any Python that has torch and pytest.
+if any(importlib.util.find_spec(name) is None for name in ("av", "cv2", "onnx", "onnxruntime", "typer")):
+    pytest.skip("the runtime is not installed: pip install 'vivim-edge[cpu,export]'", allow_module_level=True)
+
+import numpy as np
 
 from tests.runtime.engines import ADA, real_engine
 from tests.runtime.fake_gpu import FakeCuda
