@@ -189,9 +189,6 @@ def _worker(first: int, last: int) -> None:
     import logging
     import warnings
 
-    import av
-
-    av.logging.set_level(av.logging.PANIC)
     logging.disable()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -33,6 +33,7 @@ class Capture:
             the reader's thread.
 
     Attributes:
+        began: when it was started, by time.monotonic(); None before.
         connected: whether frames come.
         message: why not, in one line; "" when they do.
         last: when the last frame came, by time.monotonic(); None before the first.
@@ -51,7 +52,8 @@ class Capture:
         self._source, self._crew, self._deliver, self._max_frames = source, crew, deliver, max_frames
         self._stop = threading.Event()
         self._reader = 0  # the number of the one whose frames count
-        self._sign_of_life = self._began = time.monotonic()
+        self._sign_of_life = time.monotonic()
+        self.began: float | None = None
         self._last_taken = -1.0
         self._count = 0
         self.connected, self.message, self.ended = False, "connecting", False
@@ -61,7 +63,7 @@ class Capture:
 
     def start(self) -> None:
         """Begin to read."""
-        self._began = time.monotonic()
+        self.began = time.monotonic()
         self._start_reader()
 
     def stop(self) -> None:
@@ -71,7 +73,13 @@ class Capture:
 
     def replace_hanging_reader(self) -> None:
         """To be called now and then: a reader that hangs is left behind, and a new one connects."""
-        if self.ended or self._stop.is_set() or not self._source.reconnects or self._reader >= _MOST_ABANDONED:
+        if (
+            self.began is None
+            or self.ended
+            or self._stop.is_set()
+            or not self._source.reconnects
+            or self._reader >= _MOST_ABANDONED
+        ):
             return
         if time.monotonic() - self._sign_of_life > self._source.patience + _GRACE_S:
             self.connected, self.message = False, "the source hangs; trying a new connection"
@@ -126,5 +134,5 @@ class Capture:
         taken = max(taken, self._last_taken + 1e-4)
         self._last_taken = taken
         self._sign_of_life = self.last = now
-        self._deliver(replace(frame, index=self._count, time=taken - self._began, taken=taken), now, first)
+        self._deliver(replace(frame, index=self._count, time=taken - (self.began or taken), taken=taken), now, first)
         self._count += 1

@@ -165,5 +165,6 @@ def _print_report(report: LiveReport) -> None:
     if report.reconnects:
         table.add_row("signal lost", f"{report.reconnects} times")
     for name, numbers in report.recordings.items():
-        table.add_row("wrote", f"{name} ({numbers['written']} written, {numbers['dropped']} dropped)")
+        what = "wrote" if numbers["written"] else "not written"
+        table.add_row(what, f"{name} ({numbers['written']} frames, {numbers['dropped']} dropped)")
     _console.print(table)

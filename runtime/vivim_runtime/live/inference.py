@@ -58,6 +58,7 @@ class Inference:
     clip (`hop` of this object) is the smallest that keeps up.
 
     Attributes:
+        warm: set when the session has run once.
         busy_since: when the call that runs began; None between calls.
         failure: the last failure of the session, in one line; "" when it works.
     """
@@ -69,6 +70,7 @@ class Inference:
         self._small: dict[int, Clips] = {}  # frames at the model's size, since clips overlap
         self._last_index = -1
         self._hops: deque[int] = deque(maxlen=9)
+        self.warm = threading.Event()
         self.busy_since: float | None = None
         self.failure = ""
         self.clips = 0
@@ -84,6 +86,7 @@ class Inference:
         self.busy_since = time.monotonic()
         self._session.warm_up()
         self.busy_since = None
+        self.warm.set()
         failures = 0
         while not self._stop.is_set():
             frames = self._buffer.newest(self._last_index, self._min_hop, TICK_S)

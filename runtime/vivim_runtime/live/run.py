@@ -180,7 +180,8 @@ class _LiveRun:
     def run(self) -> LiveReport:
         self.crew.start("compositor", self.compositor.run)
         self.crew.start("inference", self.inference.run)
-        self.capture.start()
+        if self.source.reconnects:
+            self.capture.start()
         self.crew.start("supervisor", self._supervise)
         try:
             main = next((screen for screen in self.outputs.screens if screen.needs_main_thread), None)
@@ -221,6 +222,9 @@ class _LiveRun:
         opened, told, idle_since = False, 0.0, None
         while not self.controls.quit.wait(TICK_S):
             now = time.monotonic()
+            # A camera is shown at once; a recording that is short would be over before the model is warm.
+            if self.capture.began is None and self.inference.warm.is_set():
+                self.capture.start()
             self.capture.replace_hanging_reader()
             if not opened and self.capture.last is not None:
                 self.recorder.open(self.outputs.sinks(), self.source.size)
@@ -234,13 +238,13 @@ class _LiveRun:
                 idle_since = idle_since or now
                 if now - idle_since > 2 * TICK_S:  # the compositor may still have one in hand
                     self.controls.quit.set()
-            elif not self.capture.ended:
-                self._check_time_out(now)
+            elif self.capture.began is not None and not self.capture.ended:
+                self._check_time_out(now, self.capture.began)
 
-    def _check_time_out(self, now: float) -> None:
+    def _check_time_out(self, now: float, began: float) -> None:
         last, limit = self.capture.last, self.options.timeout_s
         if last is None:
-            last, limit = self.began, limit or _FIRST_FRAME_S
+            last, limit = began, limit or _FIRST_FRAME_S
         if limit is not None and now - last > limit:
             raise SourceError(
                 f"{self.source.name} gave no frame for {limit:g} s ({self.capture.message or 'it is silent'}); "
@@ -275,8 +279,10 @@ class _LiveRun:
             return State.paused, ""
         if self.capture.ended:
             return State.ended, ""
+        if self.capture.began is None:
+            return State.warming_up, "the model runs for the first time"
         last = self.capture.last
-        silent = now - (self.began if last is None else last)
+        silent = now - (self.capture.began if last is None else last)
         if last is None and silent < _CONNECTING_S:
             return State.warming_up, "connecting"
         if last is None or silent > max(_SIGNAL_S, _SIGNAL_INTERVALS / self.source.fps):

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from vivim_runtime.errors import MissingExtraError, SourceError
 from vivim_runtime.sources.base import DEFAULT_FPS, MAX_PIXELS, Frame, Image
+from vivim_runtime.sources.codestream import read_codestream
 
 __all__ = ["DicomFile", "is_dicom"]
 
@@ -116,8 +117,7 @@ class DicomFile:
         self._dataset: Any = _read(path)
         dataset = self._dataset
         if "PixelData" not in dataset:
-            kind = getattr(dataset.get("SOPClassUID"), "name", "of unknown kind")
-            raise SourceError(f"{path} has no pixels ({kind}); expected an image or a cine loop")
+            raise SourceError(f"{path} has no pixels ({_kind(dataset)}); expected an image or a cine loop")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of values that are wrong and raise when used
@@ -125,7 +125,7 @@ class DicomFile:
                 self.size = (int(dataset.Rows), int(dataset.Columns))
                 self._photometric = str(dataset.PhotometricInterpretation)
                 self.frame_count: int | None = int(dataset.get("NumberOfFrames") or 1)
-                self._check_numbers(path)
+                self._check_numbers()
                 self._times, self.fps, known = _frame_times(dataset, self.frame_count)
         except MemoryError:
             raise
@@ -135,21 +135,40 @@ class DicomFile:
             self.notes.append(f"{self.name} does not tell its frame rate; {DEFAULT_FPS:g} fps assumed")
         self._range: tuple[float, float] | None = None
 
-    def _check_numbers(self, path: Path) -> None:
-        """Refuse what no file can hold before memory is set aside for it."""
-        from pydicom.uid import RLELossless
-
+    def _check_numbers(self) -> None:
+        """Refuse what no file can hold before memory is set aside for it, and what contradicts itself."""
         rows, columns = self.size
         frames = self.frame_count or 0
         bits, samples = int(self._dataset.BitsAllocated), int(self._dataset.SamplesPerPixel)
         stored = int(self._dataset.get("BitsStored", bits))
         if not (rows > 0 and columns > 0 and rows * columns <= MAX_PIXELS and 0 < frames <= _MAX_FRAMES):
             raise ValueError(f"{frames} frames of {columns}x{rows}")
-        # JPEG in all its forms has up to 16 bits a sample, and GDCM ends the process when more are said to be there.
-        jpeg = self._syntax.is_encapsulated and self._syntax != RLELossless
-        allowed = (1, 8, 16) if jpeg else (1, 8, 16, 32, 64)
-        if bits not in allowed or not 0 < stored <= bits or samples not in (1, 3, 4):
-            raise ValueError(f"{samples} samples of {stored} in {bits} bits a pixel")
+        grey = self._photometric.startswith(("MONOCHROME", "PALETTE"))
+        if samples != (1 if grey else 3):
+            raise ValueError(f"{samples} samples a pixel of {self._photometric}")
+        if bits not in ((1, 8, 16) if self._is_jpeg else (1, 8, 16, 32, 64)) or not 0 < stored <= bits:
+            raise ValueError(f"{stored} stored bits of {bits}")
+        if self._is_jpeg and not grey and stored != bits:  # colours that are coded fill their bytes
+            raise ValueError(f"{stored} stored bits of {bits} of a colour")
+
+    @property
+    def _is_jpeg(self) -> bool:
+        """Whether frames are coded as JPEG, JPEG-LS or JPEG 2000."""
+        from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
+
+        return self._syntax in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes)
+
+    def _check_codestreams(self) -> None:
+        """Refuse coded frames that contradict the data set around them: GDCM would end the process."""
+        from pydicom.encaps import generate_frames
+
+        if not self._is_jpeg:
+            return
+        samples, bits = int(self._dataset.SamplesPerPixel), int(self._dataset.BitsAllocated)
+        for index, data in enumerate(generate_frames(self._dataset.PixelData, number_of_frames=self.frame_count)):
+            found = read_codestream(data)
+            if found is None or found.size != self.size or found.components != samples or found.bits > bits:
+                raise ValueError(f"frame {index} is coded as {found}")
 
     def __iter__(self) -> Iterator[Frame]:
         from pydicom.pixels import iter_pixels
@@ -159,6 +178,7 @@ class DicomFile:
             with warnings.catch_warnings():
                 # pydicom warns of what it puts up with; what it cannot read it raises.
                 warnings.simplefilter("ignore")
+                self._check_codestreams()
                 for pixels in iter_pixels(self._dataset):
                     yield Frame(index, self._times[min(index, len(self._times) - 1)], self._rgb(pixels))
                     index += 1
@@ -209,6 +229,13 @@ class DicomFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._dataset = None
+
+
+def _kind(dataset: Any) -> str:
+    try:
+        return str(dataset.SOPClassUID.name)
+    except Exception:  # pydicom interprets values when they are asked for
+        return "of unknown kind"
 
 
 def _reason(error: Exception) -> str:

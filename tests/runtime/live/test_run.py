@@ -421,6 +421,27 @@ def test_a_recorded_source_plays_at_its_own_speed_and_ends() -> None:
     assert run.counts["captured"] == 20 and run.probe.states[-1] is State.ended
 
 
+def test_a_recorded_source_waits_until_the_model_is_warm() -> None:
+    class Cold(NullSession):
+        def warm_up(self) -> None:
+            time.sleep(1.0)
+
+    with Run(Paced(open_source("phantom:?frames=20&size=48x64&fps=20")), Cold()) as run:
+        assert run.probe.wait_state(State.warming_up, 5) < 1.0
+        run.join(20)
+    assert run.report.inference["inferred"] >= 18 and run.counts["captured"] == 20
+
+
+def test_a_camera_does_not_wait_for_the_model() -> None:
+    class Cold(NullSession):
+        def warm_up(self) -> None:
+            time.sleep(1.5)
+
+    with Run(Frames([steady(60)]), Cold()) as run:
+        assert run.probe.wait(lambda shown: shown.frame is not None, 5) < 1.0
+        assert run.probe.last.status.state is State.warming_up
+
+
 def test_a_loop_goes_forwards_and_backwards_without_a_jump() -> None:
     recorded = open_source("phantom:?frames=4&size=48x64&fps=100")
     originals = [frame.image.tobytes() for frame in recorded]
