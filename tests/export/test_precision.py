@@ -125,6 +125,7 @@ def test_fp16_masks_on_real_pixels_are_those_of_pytorch_in_float32(tmp_path: Pat
     assert 1e-4 < comparison.tensor.relative_l2 < 3e-3
 
 
+@pytest.mark.slow
 def test_bf16_masks_are_within_the_budget_on_phantoms(tmp_path: Path) -> None:
     comparison = export_onnx("tiny", tmp_path / "m.onnx", OnnxOptions(precision="bf16"))
     assert comparison.b.backend == "ONNX Runtime, bf16 emulated"
