@@ -6,11 +6,11 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from vivim.errors import ConfigError
 
-__all__ = ["MEAN", "PRESETS", "STD", "Direction", "VivimConfig"]
+__all__ = ["ABLATIONS", "MEAN", "PRESETS", "STD", "Direction", "EdgeHead", "SpatioTemporalModule", "VivimConfig"]
 
 # ImageNet statistics of RGB in 0..1: what the authors normalise frames with.
 MEAN = (0.485, 0.456, 0.406)
@@ -18,6 +18,7 @@ STD = (0.229, 0.224, 0.225)
 
 Direction = Literal["forward", "backward", "spatial"]
 EdgeHead = Literal["none", "conv1x1", "conv3"]
+SpatioTemporalModule = Literal["st_mamba", "self_attention", "window_attention", "factorized_attention"]
 
 STAGES = 4
 # Scan orders over the grid of T rows and H*W columns, as `vivim.operators` numbers them.
@@ -33,12 +34,14 @@ class VivimConfig:
         depths: SegFormer blocks a stage.
         heads: attention heads a stage; must divide the width.
         reductions: sequence-reduction ratio of the attention a stage (keys and values are pooled by it).
-        mamba_layers: Temporal Mamba layers a stage (2 in the paper's code).
+        mamba_layers: Temporal Mamba layers a stage (2 in the paper's code); 0 leaves SegFormer, frame by frame.
         state: N, states a channel of the scan.
         conv: taps of the causal convolution before the scan.
         expand: inner width D of the scan over C.
-        directions: scans to average, a non-empty subset in this order (paper, Table III: basic is
-            ("forward",), C1 adds "backward", C2 is forward and spatial, C3 all three).
+        directions: scans to average, a non-empty subset in this order (`ABLATIONS` has those of Table III).
+        st_module: what looks over the whole clip in a Temporal Mamba layer: ST-Mamba, or one of its rivals in Table IV
+            (vivim.rivals), which have the heads of their stage and for which state, conv, expand and directions mean
+            nothing.
         decoder_width: channels of the decoder.
         frames: T, frames of a clip for which the network is exported; `forward` takes any T >= 1.
         classes: names of the K output classes, each an independent sigmoid.
@@ -57,6 +60,7 @@ class VivimConfig:
     conv: int = 4
     expand: int = 2
     directions: tuple[Direction, ...] = ("forward", "backward", "spatial")
+    st_module: SpatioTemporalModule = "st_mamba"
     decoder_width: int = 768
     frames: int = 5
     classes: tuple[str, ...] = ("lesion",)
@@ -73,15 +77,18 @@ class VivimConfig:
         for width, heads in zip(self.widths, self.heads, strict=True):
             if width % heads or width % 4:
                 raise ConfigError(f"width {width} with {heads} heads: expected a multiple of the heads and of 4")
-        for name in ("mamba_layers", "state", "conv", "expand", "decoder_width", "frames", "mlp_ratio"):
+        if self.mamba_layers < 0:
+            raise ConfigError(f"mamba_layers is {self.mamba_layers}; expected at least 0")
+        for name in ("state", "conv", "expand", "decoder_width", "frames", "mlp_ratio"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
         if not self.directions or tuple(d for d in _ORDER if d in self.directions) != self.directions:
             raise ConfigError(f"directions are {self.directions!r}; expected a non-empty subset of {tuple(_ORDER)}")
         if not self.classes or len(set(self.classes)) != len(self.classes):
             raise ConfigError(f"classes are {self.classes!r}; expected at least one name, each once")
-        if self.edge_head not in ("none", "conv1x1", "conv3"):
-            raise ConfigError(f"edge_head is {self.edge_head!r}; expected 'none', 'conv1x1' or 'conv3'")
+        for name, choices in (("edge_head", get_args(EdgeHead)), ("st_module", get_args(SpatioTemporalModule))):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(map(repr, choices))}")
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> VivimConfig:
@@ -156,4 +163,12 @@ PRESETS: dict[str, VivimConfig] = {
     "b3": _segformer((64, 128, 320, 512), (3, 4, 18, 3), 768),
     "b4": _segformer((64, 128, 320, 512), (3, 8, 27, 3), 768),
     "b5": _segformer((64, 128, 320, 512), (3, 6, 40, 3), 768),
+}
+
+# The networks of Table III, as changes to a configuration. Ours is C3 trained with the boundary-aware constraint.
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "basic": {"mamba_layers": 0},
+    "C1": {"directions": ("forward",)},
+    "C2": {"directions": ("forward", "backward")},
+    "C3": {"directions": ("forward", "backward", "spatial")},
 }

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from vivim.config import VivimConfig
 from vivim.operators import causal_conv1d, selective_scan
+from vivim.rivals import RIVALS
 
 __all__ = ["DetailSpecificFeedForward", "SpatioTemporalMamba", "TemporalMambaLayer"]
 
@@ -63,8 +64,8 @@ class SpatioTemporalMamba(nn.Module):
         """(K, D, N): A log2(e), with A = -exp(A_log), so that exp(dt A) is a power of two."""
         return -torch.exp(self.A_log) * math.log2(math.e)
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:
-        """(B, L, C) -> (B, L, C)."""
+    def forward(self, x: Tensor, frames: int, height: int = 0, width: int = 0) -> Tensor:
+        """(B, L, C) -> (B, L, C); the scans need to know `frames` alone, the rest is for rivals of this module."""
         count = len(self.directions)
         xz = self.in_proj(x)  # (B, L, 2D)
         xc = causal_conv1d(xz, self.conv_weight, self.conv_bias, frames, self.directions)  # (K, B, L, D)
@@ -101,17 +102,21 @@ class DetailSpecificFeedForward(nn.Module):
 
 
 class TemporalMambaLayer(nn.Module):
-    """Pre-norm ST-Mamba and DSF, each with a residual (Eq. 5)."""
+    """Pre-norm ST-Mamba (or a rival of it) and DSF, each with a residual (Eq. 5); `index` counts a stage's layers."""
 
-    def __init__(self, config: VivimConfig, stage: int) -> None:
+    def __init__(self, config: VivimConfig, stage: int, index: int) -> None:
         super().__init__()
         width = config.widths[stage]
         self.norm1 = nn.LayerNorm(width)
-        self.mixer = SpatioTemporalMamba(config, stage)
+        self.mixer: nn.Module = (
+            SpatioTemporalMamba(config, stage)
+            if config.st_module == "st_mamba"
+            else RIVALS[config.st_module](width, config.heads[stage], index)
+        )
         self.norm2 = nn.LayerNorm(width)
         self.mlp = DetailSpecificFeedForward(width, width * config.mlp_ratio)
 
     def forward(self, x: Tensor, frames: int, height: int, width: int) -> Tensor:
         """(B, L, C) -> (B, L, C)."""
-        x = x + self.mixer(self.norm1(x), frames)
+        x = x + self.mixer(self.norm1(x), frames, height, width)
         return x + self.mlp(self.norm2(x), frames, height, width)

@@ -60,7 +60,7 @@ class Stage(nn.Module):
             SegformerBlock(width, config.heads[index], config.reductions[index], config.mlp_ratio, rate)
             for rate in rates
         )
-        self.mamba = nn.ModuleList(TemporalMambaLayer(config, index) for _ in range(config.mamba_layers))
+        self.mamba = nn.ModuleList(TemporalMambaLayer(config, index, layer) for layer in range(config.mamba_layers))
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """(B*T, C_in, H_in, W_in) -> (B*T, C, H, W)."""
