@@ -4,6 +4,7 @@ VivimRuntimeError               1  a defect of ours, or of the machine
 ├── CudaError                   1  a call of CUDA or TensorRT that failed while an engine ran
 ├── UsageError                  2  options that contradict each other or are out of range
 ├── SourceError                 2  a video, folder or DICOM file that cannot be read
+├── DataError                   2  a data set, or a frame or mask of it, that cannot be used
 ├── SinkError                   2  an output that cannot be written
 ├── ModelError                  2  a model file that is missing, damaged or not ours
 ├── MissingExtraError           2  an optional dependency that is not installed
@@ -19,6 +20,7 @@ from typing import ClassVar
 
 __all__ = [
     "CudaError",
+    "DataError",
     "IncompatibleEngineError",
     "MissingExtraError",
     "ModelError",
@@ -48,6 +50,12 @@ class UsageError(VivimRuntimeError):
 
 class SourceError(VivimRuntimeError):
     """A video, image folder, DICOM file or other source that cannot be read."""
+
+    exit_code = 2
+
+
+class DataError(VivimRuntimeError):
+    """A data set to train or evaluate on, or a frame or mask of it, that cannot be used."""
 
     exit_code = 2
 

@@ -1,0 +1,136 @@
+"""Annotated videos to train and evaluate on, however they lie on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vivim_runtime.datasets.base import (
+    AnnotatedVideo,
+    Dataset,
+    LabelledClip,
+    Mask,
+    Part,
+    Video,
+    clip_indices,
+    read_clip,
+)
+from vivim_runtime.datasets.listing import Listing, split_name
+from vivim_runtime.datasets.phantom import PHANTOM_SPLITS, phantom_videos
+from vivim_runtime.datasets.splits import RANDOM_SHARES, held_out, random_split, split_by_file
+from vivim_runtime.datasets.vtus import is_vtus, list_vtus
+from vivim_runtime.errors import DataError, UsageError
+
+__all__ = [
+    "LAYOUTS",
+    "PHANTOM_SPLITS",
+    "AnnotatedVideo",
+    "Dataset",
+    "LabelledClip",
+    "Layout",
+    "Mask",
+    "Part",
+    "Video",
+    "clip_indices",
+    "held_out",
+    "open_dataset",
+    "random_split",
+    "read_clip",
+]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a data set lies in a folder.
+
+    Attributes:
+        fits: whether a folder is laid out like this.
+        listing: its videos.
+        shape: for people.
+    """
+
+    fits: Callable[[Path], bool]
+    listing: Callable[[Path], Listing]
+    shape: str
+
+
+LAYOUTS = {
+    "vtus": Layout(is_vtus, list_vtus, "Train/<case>/*.jpg with Train_GT/<case>/*.png"),
+}
+
+
+def open_dataset(
+    name: str, split: str = "", layout: str = "auto", split_file: Path | None = None, seed: int = 0
+) -> Dataset:
+    """The annotated videos that a name stands for. Lists files; reads no pixels.
+
+    Args:
+        name: a folder, or `phantom`, `phantom:clips=40,frames=5,size=256` (synthetic, built in).
+        split: `train`, `validation`, `test`, or another one that the layout or the split file has; "" for all videos.
+        layout: one of `LAYOUTS`, `phantom`, or `auto`.
+        split_file: see `vivim_runtime.datasets.splits`; it overrides the splits of the layout.
+        seed: of the draw where neither the layout nor a file makes splits.
+
+    Raises:
+        DataError: no such folder, a layout that does not fit, a split that does not exist, a wrong split file, or
+            nothing to read.
+    """
+    if layout not in ("auto", "phantom", *LAYOUTS):
+        raise UsageError(f"--layout is {layout}; expected auto, phantom, {', '.join(LAYOUTS)}")
+    if layout == "phantom" or (layout == "auto" and name.partition(":")[0] == "phantom"):
+        if split_file is not None:
+            raise DataError("phantoms have splits of their own, by their seeds; leave the split file out")
+        return Dataset("phantom", split, phantom_videos(name, split_name(split) or split), "phantom")
+    root = Path(name)
+    if not root.is_dir():
+        raise DataError(f"there is no folder {name}; expected the folder of a data set, or phantom")
+    chosen = _detected(root) if layout == "auto" else layout
+    listing = LAYOUTS[chosen].listing(root)
+    if not listing.videos:
+        raise DataError(f"{root} holds no videos; the layout {chosen} is {LAYOUTS[chosen].shape}")
+    videos, notes = _of_split(root, listing, split, split_file, seed)
+    return Dataset(listing.official or root.resolve().name, split, videos, chosen, (*listing.notes, *notes))
+
+
+def _detected(root: Path) -> str:
+    """The one layout that fits a folder."""
+    fitting = [name for name, layout in LAYOUTS.items() if layout.fits(root)]
+    if len(fitting) == 1:
+        return fitting[0]
+    shapes = "; ".join(f"{name}: {LAYOUTS[name].shape}" for name in fitting or LAYOUTS)
+    if fitting:
+        raise DataError(f"{root} may be {' or '.join(fitting)} ({shapes}); say which with --layout")
+    inner = [child for child in root.iterdir() if child.is_dir() and any(o.fits(child) for o in LAYOUTS.values())]
+    hint = f"; did you mean {inner[0]}?" if len(inner) == 1 else ""
+    raise DataError(f"{root} has no layout that is known ({shapes}){hint}")
+
+
+def _of_split(
+    root: Path, listing: Listing, split: str, split_file: Path | None, seed: int
+) -> tuple[tuple[AnnotatedVideo, ...], tuple[str, ...]]:
+    """The videos of a split, and what to know about it."""
+    notes: tuple[str, ...] = ()
+    if split_file is not None:
+        splits = split_by_file(split_file, listing.videos)
+        everything = tuple(video for videos in splits.values() for video in videos)
+    elif listing.splits:
+        by_name = {video.name: video for video in listing.videos}
+        splits = {part: tuple(by_name[name] for name in names) for part, names in listing.splits.items()}
+        everything = listing.videos
+    elif split:
+        splits, everything = random_split(listing.videos, seed), listing.videos
+        shares = ", ".join(f"{share:.0%} {part}" for part, share in RANDOM_SHARES.items())
+        notes = (f"{root.name} has no splits; whole videos were drawn with seed {seed} ({shares})",)
+    else:
+        return listing.videos, ()
+    if not split:
+        return everything, notes
+    folded = {part.lower(): part for part in splits}
+    found = folded.get(split.lower()) or folded.get(split_name(split) or "")
+    if found is None:
+        where = f"the split file {split_file}" if split_file else str(root)
+        raise DataError(f"{where} has no split {split!r}; it has {', '.join(splits)}: name one, or give a split file")
+    if not splits[found]:
+        raise DataError(f"the split {split!r} of {split_file or root} holds no videos")
+    return splits[found], notes

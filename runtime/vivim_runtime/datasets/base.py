@@ -1,0 +1,207 @@
+"""Annotated videos: what a data set is made of, and how clips are read from it.
+
+Opening a data set lists files and reads no pixels; a frame and its mask are read when they are asked for. So memory
+does not grow with the pixels, and what is wrong with files is found by reading them (`vivim_runtime.datasets.check`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from vivim_runtime.clips import resized
+from vivim_runtime.errors import DataError, UsageError
+from vivim_runtime.sources.base import Image
+
+__all__ = [
+    "AnnotatedVideo",
+    "Dataset",
+    "LabelledClip",
+    "Mask",
+    "Part",
+    "Values",
+    "Video",
+    "binary",
+    "clip_indices",
+    "read_clip",
+]
+
+Mask = npt.NDArray[np.bool_]
+Values = npt.NDArray[np.uint8]
+
+# A mask is white on black, 0 and 255; what compression or interpolation left between goes to the nearer one.
+_WHITE_FROM = 128
+
+
+class Video(Protocol):
+    """One annotated video.
+
+    Attributes:
+        name: unique within the data set; made of folder and file names, never of patient data.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def __len__(self) -> int:
+        """How many frames."""
+
+    def read(self, index: int) -> tuple[Image, Mask]:
+        """Frame uint8 RGB (H, W, 3) and mask bool (H, W); DataError when they cannot be read or do not belong."""
+
+
+class AnnotatedVideo(ABC):
+    """A `Video` whose frames and masks can be read one without the other, as a check of the data needs it."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str: ...
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def label(self, index: int) -> str:
+        """How messages call a frame: the video and the file or number."""
+
+    @abstractmethod
+    def frame(self, index: int) -> Image:
+        """uint8 RGB (H, W, 3); DataError when it cannot be read."""
+
+    @abstractmethod
+    def mask(self, index: int) -> Values | None:
+        """The mask's values as they are stored, in 8 bit (H, W), None where a frame has none; see `binary`."""
+
+    @property
+    def strays(self) -> tuple[str, ...]:
+        """Masks of which there is no frame, or no single one, as messages call them."""
+        return ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about how the video is read."""
+        return ()
+
+    def read(self, index: int) -> tuple[Image, Mask]:
+        image, values = self.frame(index), self.mask(index)
+        if values is None:
+            raise DataError(f"{self.label(index)} has no mask; add it, or remove the frame (vivim-train check-data)")
+        if values.shape != image.shape[:2]:
+            raise DataError(
+                f"{self.label(index)} is {image.shape[1]}x{image.shape[0]} and its mask "
+                f"{values.shape[1]}x{values.shape[0]} (width x height); they must be of one size"
+            )
+        return image, binary(values)
+
+
+@dataclass(frozen=True)
+class Part(AnnotatedVideo):
+    """The frames `start` to `stop` (left out) of a video, as a video of its own: `0002[0:45]`."""
+
+    whole: AnnotatedVideo
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.whole.name}[{self.start}:{self.stop}]"
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def _at(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise IndexError(f"frame {index} of the {len(self)} of {self.name}")
+        return self.start + index
+
+    def label(self, index: int) -> str:
+        return self.whole.label(self._at(index))
+
+    def frame(self, index: int) -> Image:
+        return self.whole.frame(self._at(index))
+
+    def mask(self, index: int) -> Values | None:
+        return self.whole.mask(self._at(index))
+
+    @property
+    def strays(self) -> tuple[str, ...]:
+        return self.whole.strays
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.whole.notes
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Annotated videos.
+
+    Attributes:
+        name: `VTUS`, `phantom`, the folder's name, ...
+        split: `train`, `test`, ..., or "" for all videos.
+        videos: in natural order of their names.
+        layout: how the files lie; see `vivim_runtime.datasets.LAYOUTS`.
+        notes: what a user should know about how it was opened.
+    """
+
+    name: str
+    split: str
+    videos: tuple[AnnotatedVideo, ...]
+    layout: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Frames of all videos."""
+        return sum(len(video) for video in self.videos)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledClip:
+    """frames uint8 (T, H, W, 3) RGB and masks bool (T, H, W)."""
+
+    frames: npt.NDArray[np.uint8]
+    masks: npt.NDArray[np.bool_]
+
+
+def binary(values: Values) -> Mask:
+    """Stored values (H, W) -> bool: white is the object, or 1 where 1 is the largest value there is."""
+    return values >= (1 if values.max(initial=0) == 1 else _WHITE_FROM)
+
+
+def read_clip(video: Video, indices: Sequence[int], size: tuple[int, int]) -> LabelledClip:
+    """The frames `indices` of a video at the network's size (H, W).
+
+    Frames are resized as when the model is used (`vivim_runtime.clips.resized`). Masks go through the same filter, and
+    a pixel belongs to the object when at least half of it does: nearest neighbours would shift outlines against the
+    frames by up to half a pixel.
+
+    Raises:
+        DataError: a frame or mask that cannot be read, or of different sizes.
+    """
+    pairs = [video.read(index) for index in indices]
+    return LabelledClip(
+        np.stack([resized(image, size) for image, _ in pairs]),
+        np.stack([_mask_at(mask, size) for _, mask in pairs]),
+    )
+
+
+def _mask_at(mask: Mask, size: tuple[int, int]) -> Mask:
+    if mask.shape == size:
+        return mask
+    return resized(mask.astype(np.uint8) * np.uint8(255), size) >= _WHITE_FROM
+
+
+def clip_indices(length: int, frames: int, stride: int, hop: int) -> list[tuple[int, ...]]:
+    """The clips of `frames` frames, `stride` apart, of a video of `length`; one begins every `hop` frames.
+
+    A video too short for one clip gives none; what is left over at its end belongs to none.
+    """
+    if min(frames, stride, hop) < 1:
+        raise UsageError(f"clips of {frames} frames, stride {stride}, hop {hop}; expected numbers of at least 1")
+    span = (frames - 1) * stride + 1
+    return [tuple(range(start, start + span, stride)) for start in range(0, length - span + 1, hop)]

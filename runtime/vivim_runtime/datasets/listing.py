@@ -1,0 +1,68 @@
+"""What a layout finds in a folder: videos, and the splits that its authors made."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vivim_runtime.datasets.base import AnnotatedVideo
+from vivim_runtime.datasets.folder import FolderVideo
+from vivim_runtime.sources.images import natural_key
+
+__all__ = ["SPLIT_NAMES", "Listing", "folders_in", "split_name", "unique"]
+
+# How folders call a split, in lower case, and how we do.
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The videos of a folder.
+
+    Attributes:
+        videos: all of them, each once.
+        splits: names of videos by split, where the folders make splits; a video may stand in several (`test`, and the
+            test set it is of).
+        official: the public data set that it claims to be, see `vivim_runtime.datasets.official`; "" for none.
+        notes: what a user should know about how it was read.
+    """
+
+    videos: tuple[AnnotatedVideo, ...]
+    splits: Mapping[str, tuple[str, ...]]
+    official: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def split_name(folder: str) -> str | None:
+    """`Train` -> `train`, `Val` -> `validation`; None for a folder that is no split."""
+    return SPLIT_NAMES.get(folder.lower())
+
+
+def folders_in(folder: Path) -> Iterator[Path]:
+    """The folders within a folder, in natural order, without hidden ones."""
+    if folder.is_dir():
+        yield from sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=natural_key)
+
+
+def unique(found: Mapping[str, list[FolderVideo]], official: str = "") -> Listing:
+    """The listing of the videos of every split; names that stand in several splits get the split before them."""
+    counts = Counter(video.title for videos in found.values() for video in videos)
+    named = {
+        split: [v if counts[v.title] == 1 else replace(v, title=f"{split}/{v.title}") for v in videos]
+        for split, videos in found.items()
+    }
+    return Listing(
+        tuple(video for videos in named.values() for video in videos),
+        {split: tuple(video.title for video in videos) for split, videos in named.items()},
+        official,
+    )

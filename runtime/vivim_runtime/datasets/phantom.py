@@ -1,0 +1,87 @@
+"""Phantoms as a data set: the built-in default, the same clips on every machine, one clip a video."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import parse_qsl
+
+import numpy as np
+
+from vivim_runtime.datasets.base import AnnotatedVideo, Values
+from vivim_runtime.errors import DataError
+from vivim_runtime.phantom import PhantomClip, PhantomSpec, phantom_clip
+from vivim_runtime.sources.base import Image
+
+__all__ = ["PHANTOM_SPLITS", "PhantomVideo", "phantom_videos"]
+
+# Seeds of the phantoms; the splits never meet. `vivim.data` trains on the same ones.
+PHANTOM_SPLITS = {"train": 1_000_000, "validation": 2_000_000, "test": 3_000_000}
+_MOST_CLIPS = 1_000_000
+
+_EXAMPLE = "phantom:clips=40,frames=5,size=256"
+
+
+@dataclass(frozen=True)
+class PhantomVideo(AnnotatedVideo):
+    """A phantom, made as a whole when it is first read; the last two that were read are kept."""
+
+    title: str
+    spec: PhantomSpec
+
+    @property
+    def name(self) -> str:
+        return self.title
+
+    def __len__(self) -> int:
+        return self.spec.frames
+
+    def label(self, index: int) -> str:
+        return f"{self.title}, frame {index}"
+
+    def frame(self, index: int) -> Image:
+        return _made(self.spec).frames[index]
+
+    def mask(self, index: int) -> Values:
+        return _made(self.spec).masks[index].astype(np.uint8) * np.uint8(255)
+
+
+@lru_cache(maxsize=2)
+def _made(spec: PhantomSpec) -> PhantomClip:
+    clip = phantom_clip(spec)
+    clip.frames.setflags(write=False)
+    return clip
+
+
+def phantom_videos(name: str, split: str) -> tuple[PhantomVideo, ...]:
+    """The phantoms of a split, or of all three where it is "".
+
+    Args:
+        name: `phantom`, or with options `phantom:clips=40,frames=5,size=256` (also `size=480x640`, height first;
+            `fps=25`).
+        split: `train`, `validation`, `test`, or "".
+
+    Raises:
+        DataError: another split, or options that do not exist or are no numbers.
+        UsageError: phantoms that cannot be made.
+    """
+    options = dict(parse_qsl(name.partition(":")[2].replace(",", "&"), keep_blank_values=True))
+    unknown = sorted(set(options) - {"clips", "frames", "size", "fps"})
+    if unknown:
+        raise DataError(f"{name}: unknown {', '.join(unknown)}; expected something like {_EXAMPLE}")
+    if split and split not in PHANTOM_SPLITS:
+        raise DataError(f"phantoms have no split {split!r}; expected one of {', '.join(PHANTOM_SPLITS)}")
+    try:
+        clips, frames = int(options.get("clips", "40")), int(options.get("frames", "5"))
+        fps = float(options.get("fps", "25"))
+        sides = [int(side) for side in options.get("size", "256").lower().split("x")]
+        size = (sides[0], sides[-1]) if len(sides) < 3 else (0, 0)
+    except ValueError:
+        raise DataError(f"{name} has a value that is no number; expected something like {_EXAMPLE}") from None
+    if not 0 < clips <= _MOST_CLIPS:
+        raise DataError(f"{name} asks for {clips} clips; expected 1 to {_MOST_CLIPS}")
+    return tuple(
+        PhantomVideo(f"{part}-{number:04d}", PhantomSpec(PHANTOM_SPLITS[part] + number, frames, size, fps))
+        for part in ([split] if split else PHANTOM_SPLITS)
+        for number in range(clips)
+    )
