@@ -17,7 +17,7 @@ import cv2
 from vivim_runtime.errors import MissingExtraError, SinkError, VivimRuntimeError
 from vivim_runtime.files import writable_folder
 from vivim_runtime.live.actions import ACTIONS
-from vivim_runtime.live.hud import Hud
+from vivim_runtime.live.hud import LEGIBLE_WIDTH, Hud
 from vivim_runtime.live.snapshots import png, snapshot_name
 from vivim_runtime.live.status import Controls, Shown
 from vivim_runtime.session import ModelInfo
@@ -35,7 +35,6 @@ _SEATS = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
 _UNSEEN = ("offscreen", "dummy")
 _FIRST_SIZE = (960, 720)  # width, height; until the first picture tells its shape
 _DESKTOP_SHARE = 0.9  # of the desktop that a new window may cover
-_LEAST_WIDTH = 640  # of a new window: below it the letters take too much of the picture
 _KEY_WAIT_S = 0.01  # how long a key may wait for the next look
 _MESSAGE_S = 3.0
 # Keys that mean the same wherever they are on the keyboard.
@@ -178,7 +177,7 @@ class Window:
         height, width = picture.shape[:2]
         desktop = self._pygame.display.get_desktop_sizes()[0]
         room = (int(desktop[0] * _DESKTOP_SHARE), int(desktop[1] * _DESKTOP_SHARE))
-        grown = max(1.0, _LEAST_WIDTH / width)
+        grown = max(1.0, LEGIBLE_WIDTH / width)
         wanted = (min(room[0], round(width * grown)), min(room[1], round(height * grown)))
         self._set_mode(fitted((width, height), wanted))
 

@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 
 import cv2
 
-from vivim_runtime.live.hud import Hud
+from vivim_runtime.live.hud import Hud, legible
 from vivim_runtime.live.status import Controls, Shown
 from vivim_runtime.sources.base import Image
 
@@ -76,7 +76,7 @@ class Pictures:
             if shown is None:
                 continue
             started = time.monotonic()
-            data = jpeg(self._hud.draw(shown.picture, shown.status, threshold=self._controls.threshold))
+            data = jpeg(self._hud.draw(legible(shown.picture), shown.status, threshold=self._controls.threshold))
             with self._changed:
                 self._jpeg, self.encoded = data, self.encoded + 1
                 self._changed.notify_all()
