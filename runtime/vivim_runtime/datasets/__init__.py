@@ -16,8 +16,13 @@ from vivim_runtime.datasets.base import (
     clip_indices,
     read_clip,
 )
+from vivim_runtime.datasets.buv2022 import is_buv2022, list_buv2022
+from vivim_runtime.datasets.check import CheckReport, Problem, check
 from vivim_runtime.datasets.listing import Listing, split_name
 from vivim_runtime.datasets.phantom import PHANTOM_SPLITS, phantom_videos
+from vivim_runtime.datasets.plain import is_plain, list_plain
+from vivim_runtime.datasets.polyp import is_polyp, list_polyp
+from vivim_runtime.datasets.sheet import contact_sheet
 from vivim_runtime.datasets.splits import RANDOM_SHARES, held_out, random_split, split_by_file
 from vivim_runtime.datasets.vtus import is_vtus, list_vtus
 from vivim_runtime.errors import DataError, UsageError
@@ -26,13 +31,17 @@ __all__ = [
     "LAYOUTS",
     "PHANTOM_SPLITS",
     "AnnotatedVideo",
+    "CheckReport",
     "Dataset",
     "LabelledClip",
     "Layout",
     "Mask",
     "Part",
+    "Problem",
     "Video",
+    "check",
     "clip_indices",
+    "contact_sheet",
     "held_out",
     "open_dataset",
     "random_split",
@@ -57,6 +66,13 @@ class Layout:
 
 LAYOUTS = {
     "vtus": Layout(is_vtus, list_vtus, "Train/<case>/*.jpg with Train_GT/<case>/*.png"),
+    "buv2022": Layout(is_buv2022, list_buv2022, "images/<video>/* with labels/<video>/*.png"),
+    "polyp": Layout(is_polyp, list_polyp, ".../<video>/Frame/*.jpg with .../<video>/GT/*.png"),
+    "plain": Layout(
+        is_plain,
+        list_plain,
+        "images/<video>/* (or <video>.mp4) with masks/<video>/*, or <video>/images/* with <video>/masks/*, or *.dcm",
+    ),
 }
 
 

@@ -23,11 +23,14 @@ __all__ = [
     "Dataset",
     "LabelledClip",
     "Mask",
+    "Orphan",
     "Part",
+    "TitledVideo",
     "Values",
     "Video",
     "binary",
     "clip_indices",
+    "mask_at",
     "read_clip",
 ]
 
@@ -100,6 +103,40 @@ class AnnotatedVideo(ABC):
 
 
 @dataclass(frozen=True)
+class TitledVideo(AnnotatedVideo):
+    """An `AnnotatedVideo` with a name of its own."""
+
+    title: str
+
+    @property
+    def name(self) -> str:
+        return self.title
+
+
+@dataclass(frozen=True)
+class Orphan(TitledVideo):
+    """Masks of a video that is not there: no frames, and all masks are strays."""
+
+    masks: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return 0
+
+    def label(self, index: int) -> str:
+        raise IndexError(index)
+
+    def frame(self, index: int) -> Image:
+        raise IndexError(index)
+
+    def mask(self, index: int) -> Values | None:
+        raise IndexError(index)
+
+    @property
+    def strays(self) -> tuple[str, ...]:
+        return self.masks
+
+
+@dataclass(frozen=True)
 class Part(AnnotatedVideo):
     """The frames `start` to `stop` (left out) of a video, as a video of its own: `0002[0:45]`."""
 
@@ -144,7 +181,7 @@ class Dataset:
     Attributes:
         name: `VTUS`, `phantom`, the folder's name, ...
         split: `train`, `test`, ..., or "" for all videos.
-        videos: in natural order of their names.
+        videos: by split, and in natural order of their names.
         layout: how the files lie; see `vivim_runtime.datasets.LAYOUTS`.
         notes: what a user should know about how it was opened.
     """
@@ -186,11 +223,12 @@ def read_clip(video: Video, indices: Sequence[int], size: tuple[int, int]) -> La
     pairs = [video.read(index) for index in indices]
     return LabelledClip(
         np.stack([resized(image, size) for image, _ in pairs]),
-        np.stack([_mask_at(mask, size) for _, mask in pairs]),
+        np.stack([mask_at(mask, size) for _, mask in pairs]),
     )
 
 
-def _mask_at(mask: Mask, size: tuple[int, int]) -> Mask:
+def mask_at(mask: Mask, size: tuple[int, int]) -> Mask:
+    """bool (h, w) -> (H, W), true where at least half of a pixel's area was."""
     if mask.shape == size:
         return mask
     return resized(mask.astype(np.uint8) * np.uint8(255), size) >= _WHITE_FROM

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from vivim_runtime.datasets.base import AnnotatedVideo, Values
+from vivim_runtime.datasets.base import TitledVideo, Values
 from vivim_runtime.errors import DataError
 from vivim_runtime.sources.base import Image
 from vivim_runtime.sources.images import IMAGE_SUFFIXES, natural_key
@@ -67,16 +67,14 @@ def _decoded(path: Path, flags: int) -> npt.NDArray[Any]:
 
 
 @dataclass(frozen=True)
-class FolderVideo(AnnotatedVideo):
+class FolderVideo(TitledVideo):
     """Frames and masks in two folders (or in one), matched by their names without suffix.
 
     Attributes:
-        title: the name of the video.
         frames_folder, masks_folder: where they lie.
         frame_names, mask_names: their files, in natural order.
     """
 
-    title: str
     frames_folder: Path
     masks_folder: Path
     frame_names: tuple[str, ...]
@@ -86,10 +84,6 @@ class FolderVideo(AnnotatedVideo):
     def listed(cls, title: str, frames_folder: Path, masks_folder: Path) -> FolderVideo:
         """The video that two folders hold; a folder that does not exist holds nothing."""
         return cls(title, frames_folder, masks_folder, image_names(frames_folder), image_names(masks_folder))
-
-    @property
-    def name(self) -> str:
-        return self.title
 
     def __len__(self) -> int:
         return len(self.frame_names)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vivim_runtime.datasets.base import AnnotatedVideo
-from vivim_runtime.datasets.folder import FolderVideo
+from vivim_runtime.datasets.base import AnnotatedVideo, TitledVideo
+from vivim_runtime.errors import DataError
 from vivim_runtime.sources.images import natural_key
 
 __all__ = ["SPLIT_NAMES", "Listing", "folders_in", "split_name", "unique"]
@@ -54,15 +54,24 @@ def folders_in(folder: Path) -> Iterator[Path]:
         yield from sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=natural_key)
 
 
-def unique(found: Mapping[str, list[FolderVideo]], official: str = "") -> Listing:
-    """The listing of the videos of every split; names that stand in several splits get the split before them."""
+def unique(found: Mapping[str, Sequence[TitledVideo]], official: str = "", notes: tuple[str, ...] = ()) -> Listing:
+    """The listing of the videos of every split, "" for those of none; equal names get their split before them.
+
+    Training comes first, then validation, test, and other splits.
+
+    Raises:
+        DataError: two videos of one split have one name.
+    """
+    order = {"": 0, "train": 1, "validation": 2, "test": 3}
+    found = {split: found[split] for split in sorted(found, key=lambda split: order.get(split, len(order)))}
     counts = Counter(video.title for videos in found.values() for video in videos)
     named = {
-        split: [v if counts[v.title] == 1 else replace(v, title=f"{split}/{v.title}") for v in videos]
+        split: [v if counts[v.title] == 1 or not split else replace(v, title=f"{split}/{v.title}") for v in videos]
         for split, videos in found.items()
     }
-    return Listing(
-        tuple(video for videos in named.values() for video in videos),
-        {split: tuple(video.title for video in videos) for split, videos in named.items()},
-        official,
-    )
+    videos = tuple(video for members in named.values() for video in members)
+    twice = [name for name, count in Counter(video.title for video in videos).items() if count > 1]
+    if twice:
+        raise DataError(f"several videos are called {', '.join(twice)}; give them names of their own")
+    splits = {split: tuple(video.title for video in members) for split, members in named.items() if split}
+    return Listing(videos, splits, official, notes)

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from vivim_runtime.datasets.base import AnnotatedVideo, Values
+from vivim_runtime.datasets.base import TitledVideo, Values
 from vivim_runtime.errors import DataError
 from vivim_runtime.phantom import PhantomClip, PhantomSpec, phantom_clip
 from vivim_runtime.sources.base import Image
@@ -23,15 +23,10 @@ _EXAMPLE = "phantom:clips=40,frames=5,size=256"
 
 
 @dataclass(frozen=True)
-class PhantomVideo(AnnotatedVideo):
+class PhantomVideo(TitledVideo):
     """A phantom, made as a whole when it is first read; the last two that were read are kept."""
 
-    title: str
     spec: PhantomSpec
-
-    @property
-    def name(self) -> str:
-        return self.title
 
     def __len__(self) -> int:
         return self.spec.frames

@@ -169,7 +169,8 @@ def random_split(
 def held_out(dataset: Dataset, share: float, seed: int = 0) -> tuple[Dataset, Dataset]:
     """A data set without, and the validation set made of, a share of its videos drawn by the seed.
 
-    For data that have no validation split. Of a single video, the last frames are held out.
+    For data that have no validation split. Of a single video, the last frames are held out; DataError where there are
+    fewer than two.
     """
     if not 0.0 < share < 1.0:
         raise UsageError(f"a share of {share:g} cannot be held out; expected a number between 0 and 1, both left out")
@@ -177,6 +178,8 @@ def held_out(dataset: Dataset, share: float, seed: int = 0) -> tuple[Dataset, Da
         parts = random_split(dataset.videos, seed, {"kept": 1.0 - share, "validation": share})
     else:
         (video,) = dataset.videos
+        if len(video) < 2:
+            raise DataError(f"nothing can be held out of {video.name}, which has {len(video)} frames")
         cut = min(max(1, round(len(video) * (1.0 - share))), len(video) - 1)
         parts = {"kept": (Part(video, 0, cut),), "validation": (Part(video, cut, len(video)),)}
     return (

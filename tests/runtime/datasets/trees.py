@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -41,8 +42,21 @@ def write_video_folders(
 
 
 def write_vtus(root: Path, train: dict[str, int], test: dict[str, int] | None = None) -> Path:
-    """Cases with so many frames, laid out like VTUS; frames of the n-th case are numbered from 100 n + 1 inside."""
+    """Cases with so many frames, laid out like VTUS."""
     for split, cases in (("Train", train), ("Test", test or {})):
         for case, count in cases.items():
             write_video_folders(root / split / case, root / f"{split}_GT" / case, count)
     return root
+
+
+def write_film(path: Path, count: int, size: tuple[int, int] = (48, 64), gap: int = 4, form: str = "mp4") -> None:
+    """A video of `count` frames, frame i of brightness 8 i, a key frame every `gap` frames and B frames between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", format=form) as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+        stream.options = {"g": str(gap), "bf": "2", "qp": "1"}
+        for number in range(count):
+            frame = av.VideoFrame.from_ndarray(np.full((*size, 3), 8 * number, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
