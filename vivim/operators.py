@@ -20,9 +20,10 @@ do the forward pass on a GPU (vivim.kernels), and those of mamba-ssm and causal-
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -43,6 +44,20 @@ _CHUNKED_STEP = 393_216
 # Elements of (L, N, D) that the backward pass keeps at once; channels are processed in blocks to stay below it.
 _HISTORY_ELEMENTS = 1 << 23
 _LN2 = math.log(2.0)
+
+
+_Compute = TypeVar("_Compute", bound=Callable[..., Tensor])
+
+
+def _in_its_own_precision(compute: _Compute) -> _Compute:
+    """Let a function decide its precision itself, also under torch.autocast, which reaches into custom operators."""
+
+    @functools.wraps(compute)
+    def run(x: Tensor, *others: Any) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return compute(x, *others)
+
+    return run  # type: ignore[return-value]
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
@@ -77,6 +92,7 @@ def _causal_conv1d_cuda(x: Tensor, weight: Tensor, bias: Tensor, rows: int, dire
     return _vectorised_conv(x, weight, bias, rows, directions)
 
 
+@_in_its_own_precision
 def _vectorised_conv(x: Tensor, weight: Tensor, bias: Tensor, rows: int, directions: list[int]) -> Tensor:
     dtype = _compute_dtype(x)
     outputs = []
@@ -201,6 +217,7 @@ def _selective_scan_cuda(
     return compute(xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip, rows, directions, mean)
 
 
+@_in_its_own_precision
 def _chunked_scan(
     xc: Tensor,
     dbc: Tensor,

@@ -1,4 +1,4 @@
-"""The segmentation loss against a loop over windows, and what it asks of a network."""
+"""The segmentation and boundary losses against loops and figures by hand, and what they ask of a network."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vivim.losses import segmentation_loss, structure_weight
+from vivim.losses import boundary_loss, segmentation_loss, sobel_edges, structure_weight
 
 HALF = 15  # of the 31 x 31 window, without its centre
 
@@ -110,3 +110,45 @@ def test_huge_logits_stay_finite() -> None:
     loss = segmentation_loss(logits, truth)
     loss.backward()
     assert loss.isfinite() and logits.grad is not None and logits.grad.isfinite().all()
+
+
+def test_authors_weighting_averages_the_cross_entropy_and_keeps_the_weighted_iou() -> None:
+    truth = masks()
+    logits = torch.randn(truth.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    expected = []
+    for z, t in zip(logits.flatten(0, 2).numpy(), truth.flatten(0, 2).numpy(), strict=True):
+        weight, p = straightforward_weight(t), 1 / (1 + np.exp(-z))
+        both, either = (weight * p * t).sum(), (weight * (p + t - p * t)).sum()
+        bce = -(t * np.log(p) + (1 - t) * np.log(1 - p))
+        expected.append(bce.mean() + 1 - (both + 1) / (either + 1))
+    # float64, as above; all masks have one size, so the mean of means is the mean.
+    value = segmentation_loss(logits, truth, "authors").item()
+    assert value == pytest.approx(np.mean(expected), rel=1e-12)
+    assert value != pytest.approx(segmentation_loss(logits, truth).item(), rel=1e-3)
+
+
+def test_outline_of_a_rectangle_is_two_pixels_wide() -> None:
+    mask = torch.zeros(1, 1, 12, 14)
+    mask[..., 3:9, 4:10] = 1
+    expected = torch.zeros(1, 1, 12, 14)
+    expected[..., 2:10, 3:11] = 1  # one pixel outside
+    expected[..., 4:8, 5:9] = 0  # and one inside
+    assert torch.equal(sobel_edges(mask), expected)
+
+
+def test_border_of_the_frame_is_no_outline() -> None:
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., :4] = 1  # reaches three borders
+    edges = sobel_edges(mask)[0, 0]
+    columns = torch.arange(8)
+    assert torch.equal(edges, ((columns == 3) | (columns == 4)).float().expand(8, 8))
+    assert sobel_edges(torch.ones(1, 1, 8, 8)).sum() == 0
+
+
+def test_boundary_loss_weighs_outlines_by_the_share_of_the_rest() -> None:
+    edges = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    logits = torch.tensor([0.5, -1.0, 2.0, 0.0], dtype=torch.float64)
+    bce = torch.nn.functional.softplus(torch.where(edges > 0, -logits, logits))  # -log p, -log(1 - p)
+    weighted = (0.75 * bce[0] + 0.25 * bce[1:].sum()) / 4
+    assert boundary_loss(logits, edges).item() == pytest.approx(weighted.item(), rel=1e-12)
+    assert boundary_loss(logits, edges, balanced=False).item() == pytest.approx(bce.mean().item(), rel=1e-12)

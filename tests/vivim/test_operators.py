@@ -150,3 +150,21 @@ def test_chunks_cover_the_sequence_at_every_stage_of_b3() -> None:
         chunks = _Chunks(torch.zeros(3, 16, width), length)
         assert chunks.chunks * chunks.steps >= length > chunks.chunks * (chunks.steps - 1)
         assert chunks.chunks == expected
+
+
+def test_autocast_reaches_into_neither_operator() -> None:
+    arguments = scan_arguments(3, 2, 35, 8, dtype=torch.float32)
+    halves, parameters = [a.bfloat16() for a in arguments[:3]], arguments[3:]
+    weight, bias = torch.randn(3, 8, 4), torch.randn(3, 8)
+
+    def both() -> tuple[Tensor, Tensor]:
+        return (
+            selective_scan(*halves, *parameters, 5, [0, 1, 2], True),
+            causal_conv1d(halves[2], weight, bias, 5, [0, 1, 2]),
+        )
+
+    expected = both()
+    with torch.autocast("cpu", torch.bfloat16):
+        value = both()
+    # The state is float32 in either case, so not a bit differs.
+    assert all(torch.equal(a, b) and a.dtype == torch.bfloat16 for a, b in zip(value, expected, strict=True))
