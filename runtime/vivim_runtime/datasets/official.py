@@ -37,6 +37,6 @@ OFFICIAL = {
     ("polyp", "CVC-612-V"): Counts(5),
     ("polyp", "CVC-612-T"): Counts(5),
     ("polyp", "test"): Counts(16),
-    # What PNS-Net's download holds: 10 of ASU-Mayo, 6 of CVC-300, 18 of CVC-612, and Kvasir as one.
+    # PNS-Net's download, as a public loader of it counts: 10 of ASU-Mayo, 6 of CVC-300, 18 of CVC-612; Kvasir is one.
     ("polyp", "train"): Counts(35),
 }

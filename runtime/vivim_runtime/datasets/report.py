@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from rich.table import Table
@@ -67,11 +67,15 @@ def _sizes(sizes: dict[tuple[int, int], int]) -> str:
     return ", ".join(f"{width}x{height} ({count})" for (height, width), count in sizes.items())
 
 
-def problem_lines(problems: tuple[Problem, ...], most: int = 10) -> Iterator[str]:
-    """A line a problem, the same kinds together, of every kind at most `most`."""
-    for kind, members in groupby(sorted(problems, key=lambda problem: problem.kind), key=lambda problem: problem.kind):
+def problem_lines(problems: Sequence[Problem], most: int = 10) -> Iterator[str]:
+    """A line a problem, errors first and the same kinds together, of every kind at most `most`."""
+    for (level, kind), members in groupby(sorted(problems, key=_kind), key=_kind):
         found = list(members)
         for problem in found[:most]:
-            yield f"{problem.level}: {kind}: {problem.where}" + (f": {problem.what}" if problem.what else "")
+            yield f"{level}: {kind}: {problem.where}" + (f": {problem.what}" if problem.what else "")
         if len(found) > most:
-            yield f"{found[0].level}: {kind}: {len(found) - most} more"
+            yield f"{level}: {kind}: {len(found) - most} more"
+
+
+def _kind(problem: Problem) -> tuple[str, str]:
+    return problem.level, problem.kind

@@ -23,8 +23,8 @@ _INK, _WRONG, _PAPER = (230, 230, 230), (255, 90, 90), (24, 24, 24)
 def contact_sheet(dataset: Dataset, frames: int = 24, columns: int = 6, width: int = 220) -> Image:
     """A picture uint8 RGB (H, W, 3): frames evenly over all there are, each with its mask's outline and its name.
 
-    Frames keep their shape; one that cannot be read shows a cross and the reason. A data set without frames gives an
-    empty sheet.
+    Frames keep their shape; one that cannot be used shows a cross (the check says why). A data set without frames gives
+    an empty sheet.
 
     Args:
         frames: at most so many.
@@ -55,8 +55,8 @@ def _cell(video: AnnotatedVideo, index: int, width: int) -> Image:
     """A frame of this width over its name."""
     try:
         image, mask = video.read(index)
-    except DataError as error:
-        return _captioned(_crossed(width), f"{video.name}: {error}", _WRONG)
+    except DataError:
+        return _captioned(_crossed(width), video.label(index), _WRONG)
     size = (max(1, round(width * image.shape[0] / image.shape[1])), width)
     small = drawn(resized(image, size), mask_at(mask, size)[None], _OUTLINE, ("contour",), 0.0)
     return _captioned(small, video.label(index), _INK)

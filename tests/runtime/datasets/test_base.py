@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -207,3 +208,26 @@ def test_videos_go_to_other_processes(tmp_path: Path) -> None:
     opened.read(0)
     again = pickle.loads(pickle.dumps(opened))
     assert again == opened and np.array_equal(again.read(1)[0], opened.read(1)[0])
+
+
+def test_reading_keeps_no_pixels(tmp_path: Path) -> None:
+    count, size = 40, (100, 100)
+    write_video_folders(tmp_path / "f", tmp_path / "m", count, size=size)
+    opened = listed(tmp_path)
+    opened.read(0)
+    tracemalloc.start()
+    try:
+        for index in range(count):
+            opened.read(index)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # OpenCV's arrays are not traced, copies of NumPy are: well below what three frames take, however many are read.
+    assert most < 3 * 100 * 100 * 3
+
+
+def test_listing_opens_no_image(tmp_path: Path) -> None:
+    video(tmp_path)
+    for path in (tmp_path / "f").iterdir():
+        path.write_bytes(b"no image")
+    assert len(listed(tmp_path)) == 4
