@@ -14,17 +14,18 @@ import typer
 
 from vivim_runtime.errors import MissingExtraError
 
-__all__ = ["bench", "doctor", "export", "main", "run", "train"]
+__all__ = ["bench", "calibrate", "doctor", "export", "main", "run", "train"]
 
 # Modules whose absence means that an extra is not installed, and the extra that a command asks for first.
 _MODULES_OF_EXTRA = {
     "export": ("onnx", "onnxscript", "torch", "safetensors"),
     "train": ("torch", "safetensors"),
+    "quant": ("onnx",),
     "cpu": ("onnxruntime",),
     "dicom": ("pydicom", "PIL"),
     "display": ("pygame",),
 }
-_EXTRA_OF_COMMAND = {"vivim-export": "export", "vivim-train": "train"}
+_EXTRA_OF_COMMAND = {"vivim-export": "export", "vivim-train": "train", "vivim-calibrate": "quant"}
 
 
 def _missing_extra(command: str, error: ModuleNotFoundError) -> MissingExtraError | None:
@@ -94,6 +95,11 @@ def export() -> NoReturn:
 def train() -> NoReturn:
     """Entry point of `vivim-train`."""
     main("vivim-train", "vivim.cli")
+
+
+def calibrate() -> NoReturn:
+    """Entry point of `vivim-calibrate`."""
+    main("vivim-calibrate", "vivim_calibration.cli")
 
 
 def doctor() -> NoReturn:

@@ -1,0 +1,262 @@
+"""Which clips ranges are learnt from, and which the result is judged on: drawn evenly over sources, never shared.
+
+A source is cut into clips of T frames (what is left over at its end is dropped) that are read again whenever they are
+needed: one clip is in memory at a time, however many there are. Clips to judge on are set apart before any is drawn:
+whole sources where there are at least four, since clips of one video resemble each other, else the end of every source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from vivim_calibration.errors import DataError, UsageError
+from vivim_runtime.clips import resized
+from vivim_runtime.sources import LiveSource, Source, open_source
+from vivim_runtime.sources.base import Image
+from vivim_runtime.sources.dicom import is_dicom
+from vivim_runtime.sources.images import IMAGE_SUFFIXES
+
+__all__ = ["Clip", "ClipSet", "DrawOptions", "Masks", "check_disjoint", "drawn_clips", "expanded", "whole_clips"]
+
+Masks = npt.NDArray[np.bool_]
+
+_VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts"})
+# From this many sources on, whole ones are held out: one in four.
+_SOURCES_TO_HOLD_OUT = 4
+_HELD_OUT_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class DrawOptions:
+    """Which clips of the sources calibrate.
+
+    Attributes:
+        fraction: share of every source's clips, above 0 to 1; of any source at least one clip.
+        max_clips: of all sources together.
+        seed: of the draw; the same seed, sources and options give the same clips.
+    """
+
+    fraction: float = 1.0
+    max_clips: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.fraction <= 1.0:
+            raise UsageError(f"--fraction is {self.fraction:g}; expected more than 0, at most 1")
+        if self.max_clips < 1:
+            raise UsageError(f"--max-clips is {self.max_clips}; expected at least 1")
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """T frames at the model's size: uint8 RGB (T, H, W, 3), and truth bool (T, H, W) where the source knows it."""
+
+    source: str
+    number: int
+    pixels: Image = field(repr=False)
+    truth: Masks | None = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the pixels."""
+        return hashlib.sha256(self.pixels.tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class ClipSet:
+    """Clips by source and number; iterating reads them, in this order.
+
+    Attributes:
+        chosen: (source, number of the clip), grouped by source.
+        frames, size: T and (H, W) of the clips.
+        notes: what a user should know about the sources.
+    """
+
+    chosen: tuple[tuple[str, int], ...]
+    frames: int
+    size: tuple[int, int]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the sources, each once."""
+        return tuple(dict.fromkeys(source for source, _ in self.chosen))
+
+    def first(self, count: int) -> ClipSet:
+        """At most `count` of them, evenly over the sources."""
+        numbers = {name: [n for source, n in self.chosen if source == name] for name in self.sources}
+        return ClipSet(_evenly(numbers, count), self.frames, self.size)
+
+    def __iter__(self) -> Iterator[Clip]:
+        """Read the clips. SourceError where a source cannot be read, DataError where one has become shorter."""
+        for name in self.sources:
+            wanted = {number for source, number in self.chosen if source == name}
+            with _opened(name) as source:
+                for number, clip in enumerate(_cut(source, name, self.frames, self.size, wanted)):
+                    if clip is not None:
+                        yield clip
+                    wanted.discard(number)
+                    if not wanted:
+                        break
+            if wanted:
+                raise DataError(f"{name} has fewer clips than when they were counted; is it still being written?")
+
+
+def expanded(names: Sequence[str]) -> list[str]:
+    """The sources that names stand for: a folder without images stands for the videos, DICOM files and folders in it.
+
+    Raises:
+        DataError: a folder that holds nothing to read.
+    """
+    result: list[str] = []
+    for name in names:
+        folder = Path(name)
+        result += _within(folder) if not name.isdigit() and folder.is_dir() else [name]
+    return list(dict.fromkeys(result))
+
+
+def _within(folder: Path) -> list[str]:
+    children = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    if any(path.suffix.lower() in IMAGE_SUFFIXES for path in children if path.is_file()):
+        return [str(folder)]
+    found: list[str] = []
+    for path in children:
+        if path.is_dir():
+            found += _within(path)
+        elif path.suffix.lower() in _VIDEO_SUFFIXES or is_dicom(path):
+            found.append(str(path))
+    if not found:
+        raise DataError(f"the folder {folder} holds no image, video or DICOM file; give another one")
+    return found
+
+
+def whole_clips(names: Sequence[str], frames: int, size: tuple[int, int], most: int | None = None) -> ClipSet:
+    """The clips of sources, in order; of at most `most`, evenly over the sources.
+
+    Raises:
+        DataError: no source has a whole clip.
+        SourceError: a source cannot be read.
+    """
+    counts, notes = _counted(expanded(names), frames)
+    numbers = {name: list(range(count)) for name, count in counts.items()}
+    return ClipSet(_evenly(numbers, most or sum(counts.values())), frames, size, notes)
+
+
+def drawn_clips(
+    names: Sequence[str], frames: int, size: tuple[int, int], options: DrawOptions, held_out: int = 0
+) -> tuple[ClipSet, ClipSet]:
+    """Clips to calibrate with, and up to `held_out` others to judge on.
+
+    Args:
+        names: for vivim_runtime.open_source, or folders of such.
+        frames, size: T and (H, W) of a clip.
+
+    Raises:
+        DataError: too few clips.
+        SourceError: a source cannot be read.
+        UsageError: a camera or a stream.
+    """
+    counts, notes = _counted(expanded(names), frames)
+    generator = np.random.default_rng(options.seed)
+    rest, apart = _set_apart(counts, generator) if held_out else (counts, {})
+    if held_out and not any(apart.values()):
+        raise DataError(
+            f"{', '.join(counts)} gives one clip of {frames} frames, and another one is needed to judge the result on; "
+            "give more with --calib-data, or others with --eval-data"
+        )
+    drawn: dict[str, list[int]] = {}
+    for name, count in rest.items():
+        if count:
+            order = generator.permutation(count)[: max(1, math.ceil(options.fraction * count))]
+            drawn[name] = [int(number) for number in order]
+    calibration = ClipSet(_evenly(drawn, options.max_clips), frames, size, notes)
+    return calibration, ClipSet(_evenly(apart, held_out) if held_out else (), frames, size)
+
+
+def check_disjoint(digests: Sequence[str], judged: ClipSet) -> None:
+    """DataError where a clip to judge on has the very pixels of one that calibrated."""
+    known = set(digests)
+    for clip in judged:
+        if clip.digest in known:
+            raise DataError(
+                f"clip {clip.number} of {clip.source} is also among the calibration clips, so it cannot judge them; "
+                "give other clips with --eval-data"
+            )
+
+
+def _counted(names: list[str], frames: int) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Whole clips of every source that has one, and a note for each that has none."""
+    counts: dict[str, int] = {}
+    notes = []
+    for name in names:
+        with _opened(name) as source:
+            length = sum(1 for _ in source)
+        if length >= frames:
+            counts[name] = length // frames
+        else:
+            notes.append(f"{name} has {length} frames, fewer than the {frames} of a clip, and is left out")
+    if not counts:
+        raise DataError(f"{'; '.join(notes)}; nothing is left: give longer ones" if notes else "no clips were given")
+    return counts, tuple(notes)
+
+
+def _set_apart(counts: dict[str, int], generator: np.random.Generator) -> tuple[dict[str, int], dict[str, list[int]]]:
+    """How many clips of every source may calibrate, and the numbers of those that may not."""
+    if len(counts) >= _SOURCES_TO_HOLD_OUT:
+        names = list(counts)
+        chosen = generator.permutation(len(names))[: math.ceil(_HELD_OUT_SHARE * len(names))]
+        apart = {names[i]: list(range(counts[names[i]])) for i in sorted(chosen)}
+        return {name: count for name, count in counts.items() if name not in apart}, apart
+    ends = {name: math.ceil(_HELD_OUT_SHARE * count) if count > 1 else 0 for name, count in counts.items()}
+    if not any(ends.values()) and len(counts) > 1:  # one clip each
+        *rest, last = counts
+        return dict.fromkeys(rest, 1), {last: [0]}
+    return (
+        {name: count - ends[name] for name, count in counts.items()},
+        {name: list(range(count - ends[name], count)) for name, count in counts.items()},
+    )
+
+
+def _evenly(numbers: dict[str, list[int]], most: int) -> tuple[tuple[str, int], ...]:
+    """At most `most` clips, one of every source in turn; in the order of sources and numbers."""
+    turns = [(turn, index, number) for index, clips in enumerate(numbers.values()) for turn, number in enumerate(clips)]
+    names = list(numbers)
+    kept = sorted((index, number) for _, index, number in sorted(turns)[:most])
+    return tuple((names[index], number) for index, number in kept)
+
+
+def _opened(name: str) -> Source:
+    source = open_source(name)
+    if isinstance(source, LiveSource):
+        raise UsageError(f"{name} is live and has no end; record it first (vivim-run writes videos), and give the file")
+    return source
+
+
+def _cut(source: Source, name: str, length: int, size: tuple[int, int], wanted: set[int]) -> Iterator[Clip | None]:
+    """Every whole clip in order, None for those that are not wanted."""
+    frames, number = iter(source), 0
+    while len(clip := list(islice(frames, length))) == length:
+        if number not in wanted:
+            yield None
+        else:
+            truths = [_mask_at(frame.truth, size) for frame in clip if frame.truth is not None]
+            pixels = np.stack([resized(frame.image, size) for frame in clip])
+            yield Clip(name, number, pixels, np.stack(truths) if len(truths) == length else None)
+        number += 1
+
+
+def _mask_at(mask: Masks, size: tuple[int, int]) -> Masks:
+    resampled: Masks = cv2.resize(mask.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
+    return resampled
