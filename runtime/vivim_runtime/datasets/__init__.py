@@ -99,10 +99,13 @@ def open_dataset(
             raise DataError("phantoms have splits of their own, by their seeds; leave the split file out")
         return Dataset("phantom", split, phantom_videos(name, split_name(split) or split), "phantom")
     root = Path(name)
-    if not root.is_dir():
-        raise DataError(f"there is no folder {name}; expected the folder of a data set, or phantom")
-    chosen = _detected(root) if layout == "auto" else layout
-    listing = LAYOUTS[chosen].listing(root)
+    try:
+        if not root.is_dir():
+            raise DataError(f"there is no folder {name}; expected the folder of a data set, or phantom")
+        chosen = _detected(root) if layout == "auto" else layout
+        listing = LAYOUTS[chosen].listing(root)
+    except OSError as error:
+        raise DataError(f"cannot list {error.filename or name}: {error.strerror}") from None
     if not listing.videos:
         raise DataError(f"{root} holds no videos; the layout {chosen} is {LAYOUTS[chosen].shape}")
     videos, notes = _of_split(root, listing, split, split_file, seed)

@@ -36,13 +36,16 @@ def list_buv2022(root: Path) -> Listing:
 def _lists(root: Path, names: set[str]) -> dict[str, tuple[str, ...]]:
     """Names of videos by split, of `train.txt` and the like."""
     files = {name: path for path in sorted(root.glob("*.txt")) if (name := split_name(path.stem))}
-    splits = {
-        split: tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-        for split, path in files.items()
-    }
+    splits = {split: _names(path) for split, path in files.items()}
     entries = [name for listed in splits.values() for name in listed]
     problems = [f"{name} is no video" for name in dict.fromkeys(entries) if name not in names]
     problems += [f"{name} stands in them twice" for name in dict.fromkeys(entries) if entries.count(name) > 1]
     if problems:
         raise DataError(f"the lists {', '.join(path.name for path in files.values())}: {'; '.join(problems)}")
     return splits
+
+
+def _names(path: Path) -> tuple[str, ...]:
+    """The lines of a list that are not empty."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return tuple(line.strip() for line in lines if line.strip())

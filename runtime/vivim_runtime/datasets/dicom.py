@@ -185,7 +185,7 @@ class _Segmentation:
         try:
             self._size = (int(dataset.Rows), int(dataset.Columns))
             self._bits = int(dataset.BitsAllocated)
-            self._half = int(dataset.get("MaximumFractionalValue") or 0) / 2  # of fractional ones: at least half
+            self._half = int(dataset.get("MaximumFractionalValue") or 0) / 2  # fractional ones are set from half on
             self.segments = len(dataset.get("SegmentSequence") or [None])
             self.frames = _by_frame(dataset)
             self._data = dataset
@@ -221,7 +221,7 @@ class _Segmentation:
             return np.unpackbits(packed, bitorder="little")[first % 8 :][:pixels].reshape(self._size) > 0
         from pydicom.pixels import pixel_array
 
-        return pixel_array(self._data, index=number) > max(0, self._half - 1)
+        return pixel_array(self._data, index=number) >= max(1.0, self._half)
 
 
 def _by_frame(dataset: Any) -> dict[int, list[int]]:

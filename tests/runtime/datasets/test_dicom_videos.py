@@ -130,15 +130,25 @@ def rewritten(path: Path, change: Any) -> None:
     dataset.save_as(path)
 
 
-def test_a_compressed_segmentation_of_bytes_is_read(folder: Path) -> None:
-    """As other tools write them: fractional, or a label map in a byte a pixel, RLE."""
+@pytest.mark.parametrize(
+    ("most", "inside", "outside"),
+    [
+        pytest.param(200, 100, 99, id="fractional"),
+        pytest.param(255, 128, 127, id="fractional, half of an odd number"),
+        pytest.param(None, 1, 0, id="labels"),
+    ],
+)
+def test_a_compressed_segmentation_of_bytes_is_read(folder: Path, most: int | None, inside: int, outside: int) -> None:
+    """As other tools write them."""
     kept = segmented(folder / "loop.dcm", folder / "s.dcm", frames=range(3))
 
     def change(dataset: Any) -> None:
-        values = np.stack([kept[index][0] for index in range(3)]).astype(np.uint8) * 200
-        values[values == 0] = 99  # less than half of 200
+        masks = np.stack([kept[index][0] for index in range(3)])
+        values = np.where(masks, inside, outside).astype(np.uint8)
         dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
-        dataset.SegmentationType, dataset.MaximumFractionalValue = "FRACTIONAL", 200
+        dataset.SegmentationType = "FRACTIONAL" if most else "LABELMAP"
+        if most:
+            dataset.MaximumFractionalValue = most
         dataset.PixelData = values.tobytes()
         dataset.compress(RLELossless, encoding_plugin="pydicom")
 

@@ -239,6 +239,18 @@ def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         open_dataset(str(tmp_path / "nowhere"))
 
 
+def test_a_name_that_the_system_refuses_is_refused() -> None:
+    with pytest.raises(DataError, match="cannot list x+: File name too long"):
+        open_dataset("x" * 300)
+
+
+def test_a_list_beside_buv2022_that_is_no_text_names_no_videos(tmp_path: Path) -> None:
+    folders(tmp_path, "images/a", "labels/a")
+    (tmp_path / "train.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"the lists train\.txt: .* is no video"):
+        open_dataset(str(tmp_path))
+
+
 # Phantoms
 
 
