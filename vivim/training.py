@@ -22,7 +22,7 @@ from vivim.model import Vivim
 from vivim.objective import Objective
 from vivim.recipe import FitConfig, learning_rate
 from vivim.scores import Scores, evaluate
-from vivim_runtime.files import atomic_path, writable_folder
+from vivim_runtime.files import atomic_path, writable_folder, write_text
 
 __all__ = ["EpochReport", "FitConfig", "RunOptions", "check_run", "fit"]
 
@@ -113,6 +113,7 @@ def fit(
         scores = evaluate(run.network, validation, options.group)
         report = EpochReport(run.epoch + 1, terms["total"], terms, scores, rate, time.monotonic() - began)
         run.finish_epoch(report, folder)
+        options.group.gathered(None)  # nobody goes on before the files are there
         yield report
 
 
@@ -178,7 +179,6 @@ class _Run:
             if time.monotonic() - saved > self._options.save_every and self._step < steps:
                 self._save(state)
                 saved = time.monotonic()
-        group.average_buffers(self.network)
         return {name: total / steps for name, total in self._sums.items()}, rate
 
     def _update(self, rate: float, batches: Iterator[tuple[Tensor, Tensor]], first: int) -> dict[str, float]:
@@ -190,8 +190,9 @@ class _Run:
         sums: dict[str, Tensor] = {}
         for index in range(config.accumulate):
             number = first + index * group.size + group.rank  # of the batch within the epoch
-            torch.manual_seed((config.seed * 100_003 + self.epoch) * 1_000_003 + number)  # dropout, stochastic depth
             pixels, truth = (tensor.to(group.device, non_blocking=True) for tensor in next(batches))
+            # Of dropout and stochastic depth; not before `next`, which draws a number where it starts an epoch.
+            torch.manual_seed((config.seed * 100_003 + self.epoch) * 1_000_003 + number)
             is_last = index == config.accumulate - 1
             with contextlib.nullcontext() if is_last or group.size == 1 else self._wrapped.no_sync():  # type: ignore[operator]
                 with self._precision():
@@ -205,6 +206,7 @@ class _Run:
             nn.utils.clip_grad_norm_(self.model.parameters(), config.max_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        group.average_buffers(self.model)  # in every step: so a state that one process saves is that of all
         if self.average is not None:
             self.average.update_parameters(self.model)
         means = {name: (total / config.accumulate).item() for name, total in sums.items()}
@@ -234,9 +236,8 @@ class _Run:
         if is_best:
             save_checkpoint(folder / "best.safetensors", self.network, notes)
         save_checkpoint(folder / "last.safetensors", self.network, notes)
-        self._save(folder / _STATE)
-        with atomic_path(folder / "log.jsonl") as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in self._log), encoding="utf-8")
+        write_text(folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in self._log))
+        self._save(folder / _STATE)  # last: an epoch that the state knows is written down
 
     def _save(self, path: Path) -> None:
         if not self.group.leads:
@@ -295,11 +296,12 @@ def _network(config: FitConfig) -> Vivim:
             f"{config.init} has the classes {', '.join(start.config.classes)}; the clips know one, lesion"
         )
     model = Vivim(replace(start.config, **config.changes()))
-    missing, unexpected = model.load_state_dict(start.state_dict(), strict=False)
+    ours, theirs = ({key: value.shape for key, value in m.state_dict().items()} for m in (model, start))
     # An edge head may come or go; a network with other directions or layers than its weights is a mistake.
-    strange = [key for key in (*missing, *unexpected) if not key.startswith("edge_head.")]
+    strange = [key for key, _ in ours.items() ^ theirs.items() if not key.startswith("edge_head.")]
     if strange:
-        raise ConfigError(f"{config.init} does not fit the network that is asked for ({strange[0]} differs)")
+        raise ConfigError(f"{config.init} does not fit the network that is asked for ({min(strange)} differs)")
+    model.load_state_dict(start.state_dict(), strict=False)
     return model
 
 
