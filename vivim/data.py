@@ -6,6 +6,7 @@ not matter which process or worker makes a clip, or whether the run was interrup
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from vivim.config import MEAN, STD
-from vivim.errors import DataError
+from vivim.errors import ConfigError, DataError
 from vivim_runtime.datasets import Dataset, clip_indices, read_clip
 from vivim_runtime.phantom import PhantomClip, PhantomSpec, phantom_clip
 
@@ -162,7 +163,7 @@ def phantom_clips(split: str, count: int, frames: int, size: tuple[int, int], wo
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to a training clip, to all its frames alike. Everything 0 (and no flips) leaves it as it is.
+    """What happens to a training clip, to all its frames alike; `NO_AUGMENTATION` leaves it as it is.
 
     Attributes:
         flip, backwards: chances of a mirror image, and of being played backwards.
@@ -184,6 +185,16 @@ class Augmentation:
     offset: float = 0.06
     colour: float = 1.05
     speckle: float = 0.08
+
+    def __post_init__(self) -> None:
+        for names, least, most, expected in (
+            (("flip", "backwards"), 0.0, 1.0, "a chance, 0 to 1"),
+            (("scale", "gamma", "gain", "colour"), 1.0, math.inf, "at least 1"),
+            (("rotation", "shift", "offset", "speckle"), 0.0, math.inf, "at least 0"),
+        ):
+            for name in names:
+                if not least <= getattr(self, name) <= most:
+                    raise ConfigError(f"augmentation: {name} is {getattr(self, name)}; expected {expected}")
 
 
 NO_AUGMENTATION = Augmentation(0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0)
@@ -207,7 +218,7 @@ def augmented(clip: Clip, rng: np.random.Generator, options: Augmentation = Augm
         warped = cv2.warpAffine(toned, matrix, (width, height))
         if noise > 0:
             grain = 1 + noise * rng.standard_normal((height, width, 1), np.float32)
-            warped = np.clip(warped * grain, 0, 255).astype(np.uint8)
+            warped = np.clip(np.rint(warped * grain), 0, 255).astype(np.uint8)
         moved[index] = warped
         moved_masks[index] = cv2.warpAffine(mask.astype(np.uint8), matrix, (width, height), flags=cv2.INTER_NEAREST)
     return Clip(moved, moved_masks)
@@ -232,7 +243,7 @@ def _random_tones(rng: np.random.Generator, options: Augmentation) -> npt.NDArra
     offset = options.offset * rng.uniform(-1, 1)
     colours = np.array([_factor(rng, options.colour) for _ in range(3)])
     tones = np.linspace(0, 1, 256) ** gamma * gain + offset
-    return np.clip(tones[:, None] * colours * 255, 0, 255).astype(np.uint8)[None]
+    return np.clip(np.rint(tones[:, None] * colours * 255), 0, 255).astype(np.uint8)[None]
 
 
 def normalised(frames: npt.NDArray[np.uint8]) -> Tensor:

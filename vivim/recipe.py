@@ -95,6 +95,8 @@ class FitConfig:
         ):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"--{name} is {getattr(self, name)}; expected {' or '.join(allowed)}")
+        if self.warmup > 1:
+            raise ConfigError(f"--warmup is {self.warmup}; expected a share of the steps, 0 to 1")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"--ema is {self.ema}; expected a decay of 0 to below 1, such as 0.999")
         if not 0 <= self.min_lr <= self.lr:
@@ -130,15 +132,15 @@ def learning_rate(config: FitConfig, step: int, steps: int) -> float:
 
 
 def read_recipe(path: Path, known: set[str]) -> dict[str, Any]:
-    """The options in a TOML file, by the names of the command line with `_` for `-`; tables are not used but for one.
+    """The options in a TOML file as text, by the names of the command line with `_` for `-`; lists joined by commas.
 
-    The table `[augmentation]` has the fields of vivim.data.Augmentation.
+    The one table, `[augmentation]`, has the fields of vivim.data.Augmentation, and becomes one.
 
     Args:
         known: names that may occur.
 
     Raises:
-        ConfigError: a file that is missing or no TOML, an unknown name, or a value of the wrong kind.
+        ConfigError: a file that is missing or no TOML, an unknown name, or a table where none belongs.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -152,9 +154,17 @@ def read_recipe(path: Path, known: set[str]) -> dict[str, Any]:
         raise ConfigError(
             f"{path} has unknown options {', '.join(unknown)}; expected some of {', '.join(sorted(known))}"
         )
-    if "augmentation" in content:
-        content["augmentation"] = _augmentation(path, content["augmentation"])
-    return content
+    return {
+        name: _augmentation(path, value) if name == "augmentation" else _typed(path, name, value)
+        for name, value in content.items()
+    }
+
+
+def _typed(path: Path, name: str, value: Any) -> str:
+    """A value as one would type it on the command line, which refuses what does not fit (1.5 epochs, say)."""
+    if isinstance(value, dict):
+        raise ConfigError(f"{path}: {name} is a table; expected one value")
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _augmentation(path: Path, table: Any) -> Augmentation:
@@ -167,4 +177,7 @@ def _augmentation(path: Path, table: Any) -> Augmentation:
     if unknown:
         expected = ", ".join(sorted(known))
         raise ConfigError(f"{path}: augmentation has unknown fields {', '.join(unknown)}; expected some of {expected}")
-    return Augmentation(**{name: float(value) for name, value in table.items()})
+    try:
+        return Augmentation(**{name: float(value) for name, value in table.items()})
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
