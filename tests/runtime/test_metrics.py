@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 
+from tests.runtime.evaluation.masks import random_pairs, real_pairs
 from vivim_runtime.metrics import FlickerMeter, Masks, dice, flicker, hd95, iou, precision, recall
 
 
@@ -150,3 +152,39 @@ def test_meter_that_is_fed_frame_by_frame_equals_flicker() -> None:
     assert values[-1] == pytest.approx((8 / 12, 6 / 15))
     assert values[0] == (0.0, 0.0)
     assert values[-1] == (flicker(np.stack(masks)), flicker(np.stack(masks), np.stack(reference)))
+
+
+# --- against an independent implementation ---------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["random", "real"])
+def mask_pairs(request: pytest.FixtureRequest) -> list[tuple[Masks, Masks]]:
+    """Pairs of masks that both have pixels, and neither all of them."""
+    pairs = list(random_pairs()) if request.param == "random" else real_pairs()
+    if not pairs:
+        pytest.skip("the real video is not there")
+    masks = [(values > 0.3, truth) for values, truth in pairs]
+    return [(a, b) for a, b in masks if a.any() and b.any() and not (a.all() or b.all())]
+
+
+def test_overlap_equals_torchmetrics(mask_pairs: list[tuple[Masks, Masks]]) -> None:
+    theirs = pytest.importorskip("torchmetrics.functional.classification", reason="torchmetrics is not installed")
+    assert len(mask_pairs) >= 8
+    for a, b in mask_pairs:
+        marked, truth = torch.from_numpy(a), torch.from_numpy(b)
+        # torchmetrics divides in float32.
+        assert float(dice(a, b)) == pytest.approx(float(theirs.binary_f1_score(marked, truth)), rel=1e-6)
+        assert float(iou(a, b)) == pytest.approx(float(theirs.binary_jaccard_index(marked, truth)), rel=1e-6)
+        assert float(precision(a, b)) == pytest.approx(float(theirs.binary_precision(marked, truth)), rel=1e-6)
+        assert float(recall(a, b)) == pytest.approx(float(theirs.binary_recall(marked, truth)), rel=1e-6)
+
+
+def test_distance_equals_that_of_the_edges_of_scipy(mask_pairs: list[tuple[Masks, Masks]]) -> None:
+    # hd95 of MedPy, which the authors' misc2.py calls: edges by erosion, nearest distances both ways, one percentile.
+    ndimage = pytest.importorskip("scipy.ndimage", reason="scipy is not installed")
+    spatial = pytest.importorskip("scipy.spatial", reason="scipy is not installed")
+    for a, b in mask_pairs:
+        edges = [np.argwhere(mask ^ ndimage.binary_erosion(mask)) for mask in (a, b)]
+        trees = [spatial.cKDTree(edge) for edge in edges]
+        distances = np.concatenate((trees[1].query(edges[0])[0], trees[0].query(edges[1])[0]))
+        assert float(hd95(a, b)) == pytest.approx(np.percentile(distances, 95), abs=TOLERANCE)

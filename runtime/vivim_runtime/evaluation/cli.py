@@ -168,7 +168,7 @@ def _evaluations(
             if _is_file(models[i]):
                 opening = replace(opening, size=opening.size or info.size, frames=opening.frames or info.frames)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=_progress, transient=True) as progress:
+        with Progress(*columns, console=_progress, transient=True, disable=not _progress.is_terminal) as progress:
             tasks = [progress.add_task(name, total=len(dataset)) for name in models]
             done = [
                 evaluate(sessions[i], dataset, options, partial(progress.advance, tasks[i])) for i in range(len(models))
