@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from vivim.ablation import VARIANTS, AblationRow, ablated, markdown, records, variant
+from vivim.check_command import checked
 from vivim.clip_options import ClipOptions
 from vivim.distributed import process_group
 from vivim.fit_command import Threads, report_line, set_threads
@@ -75,12 +76,14 @@ def ablate_command(
     writable_folder(out)
     source = ClipOptions(data, layout, split_file, seed, frames, (imgsz, imgsz))
     whole = dataclasses.replace(source, hop=frames)
+    if not source.is_phantom:
+        checked([source.dataset(name) for name in ("train", "validation", "test")], frames, 1)
     training, validation = source.clips("train", clips, fresh=True), whole.clips("validation", validation_clips)
     test = whole.clips("test", test_clips)
     rows: list[AblationRow] = []
 
     def on_epoch(name: str, report: EpochReport) -> None:
-        _console.print(f"{name}: {report_line(report, epochs)}")
+        _console.print(f"{name}: {report_line(report, epochs)}", soft_wrap=True)
 
     with process_group(device) as group:
         metadata = {"trained_on": source.described(training, "train"), "torch": torch.__version__}

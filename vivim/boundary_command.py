@@ -55,7 +55,7 @@ def boundary_command(
     regressor, scores = train_regressor(masks, held_out, steps, batch, lr, seed, lambda step, loss: losses.append(loss))
     notes = {"command": shlex.join(["vivim-train", *sys.argv[1:]]), "torch": torch.__version__}
     save_regressor(out, regressor, notes | {"scores": line(scores)})
-    Console(markup=False, highlight=False).print(f"{out}: {line(scores)}")
+    Console(markup=False, highlight=False).print(f"{out}: {line(scores)}", soft_wrap=True)
 
 
 def line(scores: RegressionScores) -> str:

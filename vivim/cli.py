@@ -13,6 +13,7 @@ from rich.table import Table
 
 from vivim.ablate_command import ablate_command
 from vivim.boundary_command import boundary_command
+from vivim.check_command import check_command
 from vivim.checkpoint import load_checkpoint, read_metadata, resolve_weights, save_checkpoint
 from vivim.clip_options import ClipOptions
 from vivim.errors import ConfigError
@@ -27,6 +28,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Train and ev
 _console = Console(stderr=True, markup=False, highlight=False)
 
 app.command("fit")(fit_command)
+app.command("check-data")(check_command)
 app.command("boundary")(boundary_command)
 app.command("ablate")(ablate_command)
 

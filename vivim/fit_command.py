@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +17,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vivim.check_command import checked
+from vivim.checkpoint import load_checkpoint
 from vivim.clip_options import ClipOptions
-from vivim.data import Augmentation
+from vivim.data import Augmentation, ClipSource
 from vivim.distributed import Group, process_group
 from vivim.errors import ConfigError
+from vivim.monitor import Monitor
 from vivim.recipe import FitConfig, read_recipe
 from vivim.training import EpochReport, RunOptions, check_run, fit
 
@@ -116,6 +119,8 @@ def fit_command(
         training = source.clips(split, clips, fresh)
         check_run(recipe, out, options, len(training))
         judging = dataclasses.replace(source, hop=frames * stride).clips(validation_split, validation_clips)
+        if group.leads and not source.is_phantom and not resume:
+            checked([source.dataset(name) for name in (split, validation_split)], frames, stride)
         metadata = {
             "trained_on": source.described(training, split)
             + (", new in every epoch" if source.is_phantom and fresh else ""),
@@ -126,13 +131,20 @@ def fit_command(
         _train(recipe, training, judging, out, dataclasses.replace(options, metadata=metadata), tensorboard)
 
 
-def _train(recipe: FitConfig, training: Any, judging: Any, out: Path, options: RunOptions, tensorboard: bool) -> None:
+def _train(
+    recipe: FitConfig, training: ClipSource, judging: ClipSource, out: Path, options: RunOptions, tensorboard: bool
+) -> None:
     began = time.monotonic()
     try:
-        with _progress(options.group) as on_step:
+        with _progress(options.group) as on_step, ExitStack() as stack:
+            monitor: Monitor | None = None
             for report in fit(recipe, training, judging, out, options, on_step):
-                if options.group.leads:
-                    _console.print(report_line(report, recipe.epochs))
+                if not options.group.leads:
+                    continue
+                _console.print(report_line(report, recipe.epochs), soft_wrap=True)
+                if tensorboard:
+                    monitor = monitor or stack.enter_context(Monitor(out / "tensorboard", judging))
+                    monitor.add(report, load_checkpoint(out / "last.safetensors"))
     except KeyboardInterrupt:
         _console.print(f"interrupted; go on with the same command and --resume (state in {out})")
         raise
