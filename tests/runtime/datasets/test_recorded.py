@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.runtime.datasets.trees import mask_of, write_film, write_image
+from vivim_runtime.datasets import recorded
 from vivim_runtime.datasets.recorded import RecordedVideo
 from vivim_runtime.errors import DataError
 
@@ -49,14 +50,21 @@ def test_frames_are_read_in_any_order(tmp_path: Path, order: list[int], form: st
 def test_a_frame_far_ahead_is_reached_without_what_lies_between(tmp_path: Path) -> None:
     write_film(tmp_path / "a.mp4", 31, SIZE, gap=10)
     opened = RecordedVideo.listed("a", tmp_path / "a.mp4", tmp_path / "m")
-    from vivim_runtime.datasets import recorded
-
     reader = recorded._reader(os.getpid(), tmp_path / "a.mp4")
     decoded: list[int] = []
     number_of = reader._number_of
     reader._number_of = lambda picture: decoded.append(0) or number_of(picture)  # type: ignore[method-assign]
     assert brightness(opened, 25) == 25
     assert len(decoded) <= 6  # from the key frame 20 on
+
+
+def test_a_jump_that_goes_too_far_is_made_up_for(tmp_path: Path) -> None:
+    """Some files have no index that leads before a frame."""
+    write_film(tmp_path / "a.mp4", 31, SIZE, gap=10)
+    reader = recorded._reader(os.getpid(), tmp_path / "a.mp4")
+    jump = reader._jump
+    reader._jump = lambda index: jump(20 if index else 0)  # type: ignore[method-assign]
+    assert brightness(RecordedVideo.listed("a", tmp_path / "a.mp4", tmp_path / "m"), 12) == 12
 
 
 def test_masks_are_matched_by_number_from_0(tmp_path: Path) -> None:
