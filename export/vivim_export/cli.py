@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from vivim_export.engine import EngineOptions, EnginePlan, build_engine, emit_graph, plan_engine
+from vivim_export.engine_graph import default_precision
 from vivim_export.errors import ParityError, UsageError
 from vivim_export.onnx_export import OnnxOptions, export_onnx
 from vivim_export.parity import Comparison, compare
@@ -141,9 +142,11 @@ def trt_command(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="File of vivim-export onnx.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: MODEL.engine.")] = None,
     fp32: Annotated[bool, typer.Option("--fp32", help="Products and activations in float32.")] = False,
-    fp16: Annotated[bool, typer.Option("--fp16", "--half", help="In float16 (default).")] = False,
+    fp16: Annotated[
+        bool, typer.Option("--fp16", "--half", help="In float16 (default, but for quantised files).")
+    ] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="In bfloat16; takes a file exported with --bf16.")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="As quantised by vivim-calibrate.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="As quantised by vivim-calibrate, and float16.")] = False,
     backend: Annotated[str, typer.Option(help="tensorrt, rtx (for any RTX PC, needs no GPU) or auto.")] = "auto",
     min_batch: Annotated[int | None, typer.Option(help="Fewest clips a call, for an open batch.")] = None,
     opt_batch: Annotated[int | None, typer.Option(help="The number to be fastest at.")] = None,
@@ -175,7 +178,7 @@ def trt_command(
     if len(asked) > 1:
         raise UsageError(f"--{' and --'.join(asked)} contradict each other; give one of them")
     options = EngineOptions(
-        precision=asked[0] if asked else "fp16",
+        precision=asked[0] if asked else default_precision(model),
         backend=backend,
         min_batch=min_batch,
         opt_batch=opt_batch,
@@ -223,9 +226,10 @@ def _plan_table(plan: EnginePlan) -> Table:
     table.add_row("GPU here", plan.gpu)
     table.add_row("built for", f"compute capability {', '.join(plan.compute_capabilities)}")
     table.add_row("plugin", plan.plugin)
-    table.add_row(
-        "precision", plan.precision + (" (the file is fp32 and would be converted)" if plan.converted else "")
+    converted = (
+        "what is fp32 beside it becomes fp16" if plan.precision == "int8" else "the file is fp32 and would be converted"
     )
+    table.add_row("precision", plan.precision + (f" ({converted})" if plan.converted else ""))
     table.add_row("layers", f"{plan.layers}, computing: {_counted(plan.compute_layers)}")
     table.add_row("their precision", _counted(plan.precision_found))
     low, usual, high = plan.profile.min_batch, plan.profile.opt_batch, plan.profile.max_batch
@@ -245,6 +249,10 @@ def _engine_table(record: EngineRecord, output: Path, compared: bool) -> Table:
     table.add_row(
         "precision", f"{record.precision}; convolutions and products, read from the {where}: {_counted(products)}"
     )
+    if (record.backend, record.precision) == ("rtx", "int8"):
+        table.add_row(
+            "note", "TensorRT for RTX has int8 kernels for the weights of products only: time it against fp16"
+        )
     if not compared:
         table.add_row("parity", "not checked: there is no GPU here; run vivim-export check where there is one")
     table.add_row("sidecar", f"{sidecar_path(output)}")

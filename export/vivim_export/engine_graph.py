@@ -14,7 +14,7 @@ from vivim_export.halving import half_from_float
 from vivim_export.lowering import lowered
 from vivim_runtime.backends import Backend
 
-__all__ = ["EngineGraph", "engine_graph", "with_plugins"]
+__all__ = ["EngineGraph", "default_precision", "engine_graph", "with_plugins"]
 
 PLUGIN_VERSION = "1"
 _QUANTIZING = {"QuantizeLinear", "DequantizeLinear"}
@@ -40,12 +40,21 @@ class EngineGraph:
     input_shape: tuple[int | None, ...]
 
 
+def default_precision(path: Path) -> str:
+    """What a file is built in where nothing is asked for: int8 where it is quantised, else fp16.
+
+    Raises:
+        ModelInputError: no ONNX model.
+    """
+    return "int8" if _is_quantized(_load(path)) else "fp16"
+
+
 def engine_graph(path: Path, precision: str, backend: Backend) -> EngineGraph:
     """The graph of a file for a backend.
 
     Args:
         path: a .onnx file of vivim-export.
-        precision: fp32, fp16, bf16, or int8 (which stands for a file with Q/DQ nodes).
+        precision: fp32, fp16, bf16, or int8: a file with Q/DQ nodes, in fp16 where it has none.
 
     Raises:
         ModelInputError: no file of ours.
@@ -81,11 +90,12 @@ def _load(path: Path) -> onnx.ModelProto:
 
 def _typed(model: onnx.ModelProto, path: Path, have: str, wanted: str) -> tuple[onnx.ModelProto, bool]:
     """The model in the precision wanted, and whether it had to be converted."""
-    quantized = any(node.op_type in _QUANTIZING for node in model.graph.node)
+    quantized = _is_quantized(model)
     if wanted == "int8":
         if not quantized:
             raise UsageError(f"{path} holds no quantised layers; quantise it first: vivim-calibrate {path}")
-        return model, False
+        # Beside int8 layers, float32 ones would cost more than int8 wins.
+        return half_from_float(model), True
     if quantized:
         raise UsageError(f"{path} is quantised; build it with --int8, or take the {wanted} file")
     if have == wanted:
@@ -95,6 +105,10 @@ def _typed(model: onnx.ModelProto, path: Path, have: str, wanted: str) -> tuple[
     raise UsageError(
         f"{path} is {have} and --{wanted} was asked for; export it so: vivim-export onnx --weights W --{wanted}"
     )
+
+
+def _is_quantized(model: onnx.ModelProto) -> bool:
+    return any(node.op_type in _QUANTIZING for node in model.graph.node)
 
 
 def with_plugins(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -28,6 +28,8 @@ _UNTYPED_INPUTS = {"Resize": range(1, 4)}
 def half_from_float(model: onnx.ModelProto) -> onnx.ModelProto:
     """The typed copy; float32 logits out, and its description says fp16.
 
+    A quantised file stays one, and is called int8: what is float32 between its Q/DQ nodes becomes float16, scales too.
+
     Raises:
         ModelInputError: a weight that float16 cannot hold.
     """
@@ -35,7 +37,7 @@ def half_from_float(model: onnx.ModelProto) -> onnx.ModelProto:
     result.CopyFrom(model)
     _Halving(result.graph).run()
     for entry in result.metadata_props:
-        if entry.key == "vivim.precision":
+        if entry.key == "vivim.precision" and entry.value == "fp32":
             entry.value = "fp16"
     kept = [entry for entry in result.metadata_props if entry.key != "vivim.parity"]  # that of the float32 file
     del result.metadata_props[:]

@@ -84,20 +84,21 @@ def check_layers(layers: list[LayerRecord], asked: str) -> None:
     """Every convolution and product in the precision asked, but for those that the typed graph keeps in float32.
 
     Those are the first convolution and the time steps of a lowered scan (vivim_export.precision, .lowering). An int8
-    graph has quantising layers, and the precision of what is not quantised is its own affair.
+    graph has quantising layers, and products that are not quantised are fp16.
 
     Raises:
         PrecisionError: names layers that have another one.
     """
-    if asked == "int8":
-        if not any(layer.type == "QUANTIZE" or layer.precision == "int8" for layer in layers):
-            raise PrecisionError("no layer is int8, although --int8 was asked for")
-        return
+    if asked == "int8" and not any(layer.type == "QUANTIZE" or layer.precision == "int8" for layer in layers):
+        raise PrecisionError("no layer is int8, although --int8 was asked for")
+    right = {"int8", "fp16"} if asked == "int8" else {asked}
     products = [layer for layer in layers if layer.type in PRODUCTS]
     first = next((layer for layer in products if layer.type == "CONVOLUTION"), None)
     kept = [layer for layer in products if layer is first or "SelectiveScan_" in layer.name]
     wrong = [
-        layer for layer in products if layer.precision != asked and not (layer in kept and layer.precision == "fp32")
+        layer
+        for layer in products
+        if layer.precision not in right and not (layer in kept and layer.precision == "fp32")
     ]
     if wrong:
         names = ", ".join(f"{layer.name} ({layer.precision})" for layer in wrong[:3])
