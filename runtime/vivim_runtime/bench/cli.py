@@ -1,4 +1,4 @@
-"""`vivim-bench`: models side by side. A thin layer over vivim_runtime.bench."""
+"""`vivim-bench`: models side by side, a thin layer over vivim_runtime.bench; and the study that vivim registers."""
 
 from __future__ import annotations
 
@@ -7,20 +7,35 @@ import os
 import platform
 import re
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from vivim_runtime.bench import BenchOptions, bench, layer_profile, markdown_table, record, terminal_table
-from vivim_runtime.errors import UsageError
+from vivim_runtime.errors import MissingExtraError, UsageError
 from vivim_runtime.files import writable_file, write_text
 
 __all__ = ["app"]
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+# Distributions register commands of other packages here, as Typer applications; ours does so for `paper`, which needs
+# PyTorch: this package imports none of it.
+_STUDIES = "vivim.studies"
+
+
+class _Commands(TyperGroup):
+    """Models need no command before them: `vivim-bench a.onnx` is `vivim-bench models a.onnx`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args[:1] not in (["models"], ["paper"]):
+            args = ["models", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=_Commands, add_completion=False)
 # File names are printed as they are: no markup.
 _console = Console(markup=False, highlight=False)
 _progress = Console(stderr=True, markup=False, highlight=False)
@@ -45,7 +60,7 @@ def _check_outputs(outputs: list[Path], models: list[str]) -> None:
         raise UsageError("an output is named twice; expected different ones")
 
 
-@app.command()
+@app.command("models", epilog="vivim-bench paper --help: the paper's study of efficiency.")
 def bench_command(
     models: Annotated[
         list[str], typer.Argument(metavar="MODEL...", help=".onnx, .engine, a checkpoint, or tiny: several in turns.")
@@ -85,6 +100,28 @@ def bench_command(
         layers = results[0].layers
         assert layers is not None
         write_text(export_profile, json.dumps(layer_profile(layers), indent=1) + "\n")
+
+
+@app.command(
+    "paper",
+    add_help_option=False,  # these three leave all options to the study
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def paper_command(context: typer.Context) -> int | None:
+    """Measure again what the paper says of the efficiency of ST-Mamba and attention."""
+    code = _study("paper")(context.args, prog_name=context.command_path, standalone_mode=False)
+    return cast("int | None", code)
+
+
+def _study(name: str) -> typer.Typer:
+    """The application that is registered for a study."""
+    try:
+        for distribution in distributions():  # not entry_points(), as in vivim_runtime.bench.worker
+            for registered in distribution.entry_points.select(group=_STUDIES, name=name):
+                return cast(typer.Typer, registered.load())
+    except ModuleNotFoundError:
+        pass
+    raise MissingExtraError(f"vivim-bench {name}", "train")
 
 
 def _machine() -> dict[str, Any]:

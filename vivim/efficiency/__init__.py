@@ -1,0 +1,1 @@
+"""The paper's efficiency study, measured again: Table IV and Fig. 7 (docs/efficiency.md)."""
