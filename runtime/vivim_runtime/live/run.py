@@ -175,6 +175,7 @@ class _LiveRun:
             self.stop,
         )
         self.arrivals = Recent()
+        self.last_whole: float | None = None  # when the last frame came that was not damaged, by time.monotonic()
         self.began = time.monotonic()
 
     def run(self) -> LiveReport:
@@ -207,6 +208,7 @@ class _LiveRun:
         if frame.damaged:
             self.ledger.fate(frame, "damaged")
             return
+        self.last_whole = arrived
         self.buffer.add(frame)
         replaced = self.mailbox.put(Captured(frame, arrived))
         if replaced is not None:
@@ -281,12 +283,14 @@ class _LiveRun:
             return State.ended, ""
         if self.capture.began is None:
             return State.warming_up, "the model runs for the first time"
-        last = self.capture.last
-        silent = now - (self.capture.began if last is None else last)
-        if last is None and silent < _CONNECTING_S:
+        last, whole = self.capture.last, self.last_whole
+        silent = now - (self.capture.began if whole is None else whole)
+        if whole is None and silent < _CONNECTING_S:
             return State.warming_up, "connecting"
-        if last is None or silent > max(_SIGNAL_S, _SIGNAL_INTERVALS / self.source.fps):
-            return State.no_signal, self.capture.message or f"no frame for {silent:.0f} s"
+        if whole is None or silent > max(_SIGNAL_S, _SIGNAL_INTERVALS / self.source.fps):
+            damaged = last is not None and (whole is None or last > whole)
+            frames = "no frame that is whole" if damaged else "no frame"
+            return State.no_signal, self.capture.message or f"{frames} for {silent:.0f} s"
         busy_since = self.inference.busy_since
         if self.inference.failure:
             return State.stuck, self.inference.failure

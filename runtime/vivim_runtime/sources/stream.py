@@ -1,10 +1,12 @@
 """Streams over a network, and pipes, through FFmpeg (PyAV): RTSP, HTTP and MJPEG, MPEG-TS over UDP or TCP, a FIFO.
 
-Set for low delay: nothing is buffered that need not be, and the decoder holds back no frames for its threads.
+Set for low delay: a stream is looked at no longer than needed before it is decoded, what came meanwhile is caught up
+with, and the decoder holds back no frames for its threads.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import time
@@ -29,10 +31,10 @@ _READ_S = 2.0  # between two packets
 # Behind so many packets in a row that cannot be decoded, a new connection is more likely to help.
 _MAX_BAD_PACKETS = 250
 _LOW_DELAY = {
-    "fflags": "nobuffer",
     "flags": "low_delay",
     "probesize": "500000",
     "analyzeduration": "1000000",  # microseconds
+    "fpsprobesize": "0",  # a second would be spent on the rate, which the frames tell by themselves
     "max_delay": "100000",  # microseconds to wait for packets out of order
     "max_pixels": str(MAX_PIXELS),
 }
@@ -75,6 +77,60 @@ class SenderClock:
         return stamp + self._offset
 
 
+class _Backlog:
+    """Which pictures came while the stream was being opened, and are handed out in a rush once it is.
+
+    They have to be decoded, since later ones build on them (to begin with the next key frame would take seconds), and
+    are too old to be shown: all but the first.
+
+    Args:
+        spent: seconds that opening took, which bounds the backlog.
+        interval: seconds from one picture to the next.
+    """
+
+    def __init__(self, spent: float, interval: float) -> None:
+        self._spent, self._waiting = spent, interval / 4
+        self._first: float | None = None
+
+    def holds(self, stamp: float, waited: float) -> bool:
+        """Whether a picture is of the backlog, given its time stamp and how long its packet was waited for."""
+        if self._first is None:
+            self._first = stamp
+            return False
+        if waited > self._waiting:
+            self._spent = 0.0  # caught up
+        return stamp - self._first < self._spent
+
+
+class _Damage:
+    """Which pictures are made of incomplete data: from a packet with holes on, until a key frame needs no other one.
+
+    FFmpeg puts the mark on the packet that it hands out when it notices: the hole may be in the next one. Streams
+    without key frames renew the picture bit by bit, and no standard says in what time.
+    """
+
+    _DOUBTFUL = 2  # packets: the one with the mark, and the next
+    _RENEWED_S = 2.0
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._doubtful = 0
+
+    def packet(self, holes: bool, now: float) -> None:
+        """A packet came, with holes or without."""
+        if holes:
+            self._since, self._doubtful = now, self._DOUBTFUL
+        elif self._doubtful:
+            self._doubtful -= 1
+
+    def of(self, key_frame: bool, now: float) -> bool:
+        """Whether a picture is damaged that comes out of the last packet."""
+        whole = key_frame and not self._doubtful
+        if whole or (self._since is not None and now - self._since > self._RENEWED_S):
+            self._since = None
+        return self._since is not None
+
+
 class _Pipe:
     """A FIFO as a file that is read with a time limit, since opening or reading one waits for a writer."""
 
@@ -101,15 +157,15 @@ class Stream(LiveSource):
         self._url = url
         self._scheme = urlsplit(url).scheme
         self._clock = SenderClock()
-        self.undecodable = 0  # packets
         self.patience = _OPEN_S + _READ_S
 
     def __iter__(self) -> Iterator[Frame]:
+        began = time.monotonic()
         with ExitStack() as stack:
             container = self._opened(stack)
             stack.callback(container.close)
             try:
-                yield from self._frames(container)
+                yield from self._frames(container, time.monotonic() - began)
             except (av.error.FFmpegError, OSError, ValueError) as error:
                 raise SourceError(f"{self.name}: {self._reason(error, _READ_S)}") from None
         raise SourceError(f"{self.name}: the sender has ended the stream")
@@ -128,7 +184,7 @@ class Stream(LiveSource):
     def _open(self, what: Any, options: dict[str, str]) -> Any:
         return av.open(what, options=options, timeout=(_OPEN_S, _READ_S), buffer_size=4096)
 
-    def _frames(self, container: Any) -> Iterator[Frame]:
+    def _frames(self, container: Any, spent: float) -> Iterator[Frame]:
         if not container.streams.video:
             raise SourceError(f"{self.name} sends no video")
         if container.duration and self._scheme in ("http", "https"):
@@ -143,22 +199,33 @@ class Stream(LiveSource):
         self.fps = told if 1 <= told <= 240 else self.fps  # some streams tell the rate of their clock
         clocked = container.format.name in _CLOCKED
         reformatter: Any = VideoReformatter()
+        damage, backlog = _Damage(), _Backlog(spent, 1.0 / self.fps)
         index = bad = 0
-        for packet in container.demux(stream):
+        packets = container.demux(stream)
+        while True:
+            asked = time.monotonic()
+            packet = next(packets, None)
+            if packet is None:
+                return
+            waited = time.monotonic() - asked
+            damage.packet(packet.is_corrupt, time.monotonic())
             try:
                 pictures = packet.decode()
                 bad = 0
             except av.error.InvalidDataError:
                 bad, pictures = bad + 1, []
-                self.undecodable += 1
+                damage.packet(True, time.monotonic())
                 if bad > _MAX_BAD_PACKETS:
                     raise SourceError(f"{self.name}: {bad} packets in a row cannot be decoded") from None
             for picture in pictures:
                 arrived = time.monotonic()
                 taken = self._taken(picture.time, arrived) if clocked else arrived
+                damaged = damage.of(bool(picture.key_frame), arrived) or bool(picture.is_corrupt)
+                if clocked and picture.time is not None and backlog.holds(picture.time, waited):
+                    continue
                 image = reformatter.reformat(picture, format="rgb24").to_ndarray()
                 self.size = (image.shape[0], image.shape[1])
-                yield Frame(index, index / self.fps, image, taken=taken, damaged=bool(picture.is_corrupt))
+                yield Frame(index, index / self.fps, image, taken=taken, damaged=damaged)
                 index += 1
 
     def _taken(self, stamp: float | None, arrived: float) -> float:
@@ -167,4 +234,6 @@ class Stream(LiveSource):
     def _reason(self, error: Exception, seconds: float) -> str:
         if isinstance(error, (TimeoutError, av.error.ExitError)):
             return f"nothing came for {seconds:g} s"
+        if isinstance(error, OSError) and error.errno == errno.EIO and not self._pipe:
+            return "input/output error; is the name of the host right?"  # FFmpeg's answer to names that are not known
         return getattr(error, "strerror", None) or type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -226,10 +227,10 @@ def free_port(kind: int = socket.SOCK_STREAM) -> int:
 
 
 class Sender:
-    """A process that sends a stream; `kill` pulls the cable."""
+    """A process that sends a stream; `kill` ends it, `stop` lets it fall silent until `go_on`."""
 
-    def __init__(self, url: str, *args: str) -> None:
-        self._command = [sys.executable, "-m", "tests.runtime.live.sender", url, *args]
+    def __init__(self, where: str, *args: str, module: str = "sender") -> None:
+        self._command = [sys.executable, "-m", f"tests.runtime.live.{module}", where, *args]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Sender:
@@ -240,6 +241,14 @@ class Sender:
         if self._process:
             self._process.kill()
             self._process.wait()
+
+    def stop(self) -> None:
+        if self._process:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        if self._process:
+            self._process.send_signal(signal.SIGCONT)
 
     def __enter__(self) -> Sender:
         return self.start()

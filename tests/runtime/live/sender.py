@@ -41,7 +41,6 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument("--size", default="480x640")
-    parser.add_argument("--then", help="another size from the middle on")
     parser.add_argument("--fps", type=float, default=25)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--format", default="mpegts")
@@ -49,8 +48,7 @@ def main() -> None:
     args = parser.parse_args()
     total = int(args.seconds * args.fps)
     with av.open(args.url, "w", format=args.format, options={"flush_packets": "1"}) as container:
-        sizes = [tuple(map(int, size.split("x"))) for size in (args.size, args.then or args.size)]
-        size = sizes[0]
+        size = tuple(map(int, args.size.split("x")))
         stream = container.add_stream(args.codec, rate=Fraction(args.fps).limit_denominator(1001))
         stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
         if args.codec == "libx264":

@@ -302,6 +302,24 @@ def test_damaged_frames_are_neither_shown_nor_inferred() -> None:
     assert run.counts["damaged"] >= 10 and all(index % 3 for index in run.probe.indices)
 
 
+def test_a_source_that_gives_damaged_frames_alone_has_no_signal() -> None:
+    whole = threading.Event()
+    whole.set()
+
+    class Damaged(Frames):
+        def __iter__(self) -> Iterator[Frame]:
+            for frame in super().__iter__():
+                yield replace(frame, damaged=not whole.is_set())
+
+    with Run(Damaged([steady(60)])) as run:
+        run.probe.wait_state(State.live, 5)
+        whole.clear()
+        assert run.probe.wait_state(State.no_signal, 5) < 2.0
+        assert "no frame that is whole for 1 s" in run.probe.last.status.message
+        whole.set()
+        assert run.probe.wait_state(State.live, 5) < 2.0
+
+
 def test_recordings_hold_pictures_as_shown_and_masks_with_their_own_frames(tmp_path: Path) -> None:
     masks = Kept()
 
