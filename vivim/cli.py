@@ -16,6 +16,7 @@ from vivim.boundary_command import boundary_command
 from vivim.check_command import check_command
 from vivim.checkpoint import load_checkpoint, read_metadata, resolve_weights, save_checkpoint
 from vivim.clip_options import ClipOptions
+from vivim.curve import curve_svg, read_log
 from vivim.errors import ConfigError
 from vivim.fit_command import Threads, fit_command, set_threads
 from vivim.scores import Scores, evaluate
@@ -71,6 +72,17 @@ def _scores_table(scores: Scores, title: str) -> Table:
     distance = "" if scores.hd95 is None else f"{scores.hd95:.1f}"
     table.add_row(*(f"{value:.4f}" for value in figures), distance, str(scores.frames))
     return table
+
+
+@app.command("plot")
+def plot_command(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of fit; drawn one behind the other.")],
+    out: Annotated[Path, typer.Option(help="The SVG file to write.")] = Path("curve.svg"),
+) -> None:
+    """Draw how runs went: training loss and validation Dice of every epoch."""
+    if out.suffix != ".svg":
+        raise ConfigError(f"--out is {out}; expected a name ending in .svg")
+    write_text(out, curve_svg([(run.name, read_log(run)) for run in runs]))
 
 
 @app.command("convert")
