@@ -70,6 +70,7 @@ def fit_command(
     hop: Annotated[int, typer.Option(help="Frames from one training clip to the next.")] = 1,
     preset: Annotated[str, typer.Option(help="Network: tiny, b0 .. b5 (b3 is the paper's).")] = "b3",
     init: Annotated[str | None, typer.Option(help="Weights to start from instead of chance.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="SegFormer weights for the encoder (paper: of ADE20K).")] = None,
     directions: Annotated[str | None, typer.Option(help="Scans, such as forward,backward,spatial (all).")] = None,
     mamba_layers: Annotated[int | None, typer.Option(help="Temporal Mamba layers a stage.")] = None,
     st_module: Annotated[str | None, typer.Option(help="st_mamba, or a rival of the paper's Table IV.")] = None,

@@ -31,6 +31,8 @@ class FitConfig:
     Attributes:
         preset: network (vivim.config.PRESETS); `init` overrides it.
         init: weights to start from, anything `load_checkpoint` takes; None starts from scratch.
+        encoder: SegFormer weights (Hugging Face names) for the encoder of a network that starts from scratch, as the
+            paper starts from those of ADE20K; anything `from_segformer` takes.
         directions, mamba_layers, st_module: parts of the network that ablations change; None as the preset has them.
         epochs, batch, frames: passes over the clips, clips a step and process, consecutive frames of a clip a step.
         accumulate: batches whose gradients are added up before a step.
@@ -53,6 +55,7 @@ class FitConfig:
 
     preset: str = "b3"
     init: str | None = None
+    encoder: str | None = None
     directions: tuple[str, ...] | None = None
     mamba_layers: int | None = None
     st_module: str | None = None
@@ -101,6 +104,8 @@ class FitConfig:
             raise ConfigError(f"--ema is {self.ema}; expected a decay of 0 to below 1, such as 0.999")
         if not 0 <= self.min_lr <= self.lr:
             raise ConfigError(f"learning rate {self.lr} and lowest {self.min_lr}: expected 0 <= lowest <= rate")
+        if self.init and self.encoder:
+            raise ConfigError(f"--init {self.init} and --encoder {self.encoder}: expected one of them")
         if self.init is None:
             self.network()  # raises for an unknown name
 

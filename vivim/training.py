@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from vivim.checkpoint import load_checkpoint, resolve_weights, save_checkpoint
+from vivim.checkpoint import from_segformer, load_checkpoint, resolve_weights, save_checkpoint
 from vivim.data import Clip, ClipSource, TrainingBatches, micro_batches
 from vivim.distributed import Group
 from vivim.errors import CheckpointError, ConfigError
@@ -76,8 +76,9 @@ def check_run(config: FitConfig, folder: str | Path, options: RunOptions, clips:
     needed = config.batch * config.accumulate * options.group.size
     if clips < needed:
         raise ConfigError(f"{clips} clips make no batch of {needed}; give more clips or a smaller --batch")
-    if config.init:
-        resolve_weights(config.init)
+    for weights in (config.init, config.encoder):
+        if weights:
+            resolve_weights(weights)
     Objective(config, torch.device("cpu"))
 
 
@@ -287,7 +288,9 @@ class _Run:
 
 
 def _network(config: FitConfig) -> Vivim:
-    """The network at the start: from scratch, or with the weights of `init` for all that they have."""
+    """The network at the start: from scratch, or with the weights of `init` or `encoder` for all that they have."""
+    if config.encoder:
+        return from_segformer(config.encoder, config.network())
     if not config.init:
         return Vivim(config.network())
     start = load_checkpoint(config.init)
