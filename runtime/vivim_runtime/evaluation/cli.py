@@ -105,7 +105,7 @@ def eval_command(
     speeds = _speeds(models, opening) if speed else ()
     report = Report(dataset.name, split, options, tuple(models), evaluations, speeds, dataset.notes)
     for table in terminal_tables(report):
-        _console.print(table, "")
+        _console.print(table)
     for note in report.notes:
         _console.print(f"note: {note}")
     if json_file:

@@ -9,7 +9,9 @@ import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from vivim_runtime.evaluation.figures import ALSO, AVERAGED, PAPER_1, PAPER_2, Estimate, Figure
 from vivim_runtime.evaluation.report import Report
@@ -226,13 +228,13 @@ def html_table(grid: Grid) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def terminal_tables(report: Report) -> Iterator[Table]:
+def terminal_tables(report: Report) -> Iterator[Group]:
     """All tables but that of the videos, for Rich: figures are rows, models are columns."""
     for grid in list(grids(report))[:-1]:
-        table = Table(title=grid.title, title_justify="left", box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
         for name in ("", *(name for name, _ in grid.rows)):
             table.add_column(name, justify="right" if name else "left", overflow="fold")
         for column, title in enumerate(grid.head[1:]):
             cells = [cells[column] for _, cells in grid.rows]
             table.add_row(title, *(f"{cell.text} {cell.interval}".strip() for cell in cells))
-        yield table
+        yield Group(Text(grid.title, style="bold"), table, "")

@@ -10,9 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.runtime.engines import engine_file
 from tests.runtime.evaluation.sets import moving
 from tests.runtime.models import brightness_model
 from vivim_runtime.entry import main
+from vivim_runtime.machine import Machine
 
 QUICK = ("--bootstrap", "50", "--no-speed", "--threads", "1")
 
@@ -150,6 +152,15 @@ def test_a_gate_stops_bad_models_after_writing_what_was_found(
     assert call(monkeypatch, "m.onnx", *QUICK, *arguments) == 3
     assert capsys.readouterr().err == "error: m.onnx has Dice 0.0000; expected at least 0.2 (--min-dice)\n"
     assert json.loads((folder / "r.json").read_text())["models"][0]["overall"]["all"]["dice"]["value"] == 0.0
+
+
+def test_an_engine_of_another_machine_has_exit_code_4(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine_file(folder / "tiny.engine")
+    monkeypatch.setattr(Machine, "here", lambda device, backends: Machine(no_gpu="there is none"))
+    assert call(monkeypatch, "tiny.engine", "--data", "set", *QUICK) == 4
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.runtime.engines import ADA, RECORD, engine_file
 from tests.runtime.evaluation.masks import VTUS
 from tests.runtime.evaluation.sets import SIZE, KnownSession, MadeVideo, brightness, dataset, moving, nothing, shifted
+from tests.runtime.fake_gpu import FakeCuda, FakeTensorRT
 from tests.runtime.models import brightness_model
 from vivim_runtime import metrics
 from vivim_runtime.bench.worker import runner_of
@@ -18,6 +21,7 @@ from vivim_runtime.clips import logits_at, resized
 from vivim_runtime.datasets import Part, open_dataset
 from vivim_runtime.errors import DataError, ModelError, UsageError
 from vivim_runtime.evaluation import Bootstrap, EvaluationOptions, evaluate
+from vivim_runtime.machine import Machine
 from vivim_runtime.session import Clips, open_session
 
 OPTIONS = EvaluationOptions()
@@ -228,6 +232,21 @@ def test_a_real_video_is_evaluated_from_its_files(tmp_path: Path) -> None:
         dice.append(float(metrics.dice(logits_at(logits[None], truth.shape)[0] > 0, truth)))
     # A pixel on the edge of the mask may change sides between two float32 libraries.
     assert found.overall["all"]["dice"].value == pytest.approx(np.mean(dice), abs=1e-4)
+
+
+def test_an_engine_is_evaluated_like_any_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # On the GPU of host memory, whose engine marks what is bright.
+    cuda = FakeCuda()
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
+    monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRT(cuda, "10.13.3.9"))
+    monkeypatch.setattr(Machine, "here", lambda device, backends: ADA)
+    name = str(engine_file(tmp_path / "tiny.engine", replace(RECORD, plugin=None)))
+    data = dataset(MadeVideo("a", lambda i: moving(i, (48, 64)), 5), MadeVideo("b", lambda i: moving(i, (4, 6)), 3))
+    with runner_of(name)(name, (256, 256), None, "auto", 0) as session:
+        found = evaluate(session, data, OPTIONS)
+    assert (found.model.backend, found.model.device, found.model.frames) == ("TensorRT", "cuda", 2)
+    assert found.videos[1].dice.value == 1.0 and found.videos[0].dice.value is not None
+    assert 0.6 < found.videos[0].dice.value < 1.0  # of a mask of 4 x 6 pixels, enlarged
 
 
 @pytest.mark.slow

@@ -116,6 +116,13 @@ def test_averages_are_those_of_the_authors_training_code(truth: Masks) -> None:
         assert scalar(row, f"averaged_{name}") == pytest.approx(value, rel=1e-12, abs=1e-15), name
 
 
+def test_no_pixel_is_above_the_threshold_of_one_and_a_sure_one_is_above_all_others() -> None:
+    row = row_of(np.where(box(4), 1000.0, -1000.0).astype(np.float32), box(4))
+    assert scalar(row, "averaged_dice") == 255 / 256
+    assert row[columns("dice_at")].tolist() == [1.0] * 255 + [0.0]
+    assert (row[columns("toolbox_dice")][1:] == 1.0).all()  # at least 1
+
+
 def test_table_two_is_computed_on_the_stretched_map() -> None:
     logits, truth = pair(4)
     row, map_ = row_of(logits, truth), stretched(0.5 + 0.5 * np.tanh(0.5 * logits.astype(np.float64)))
