@@ -55,7 +55,7 @@ def calibrate_command(
     ] = None,
     calib_data: Annotated[
         list[str] | None,
-        typer.Option(metavar="SRC...", help="Videos, image folders, DICOM files, folders of these, phantom:..."),
+        typer.Option(metavar="SRC...", help="Videos, image folders, DICOM, folders of these, data sets, phantom:..."),
     ] = None,
     eval_data: Annotated[
         list[str] | None,

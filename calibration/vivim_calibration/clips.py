@@ -9,27 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from vivim_calibration.errors import DataError, UsageError
+from vivim_calibration.videos import DatasetSource, Opener, videos_of
 from vivim_runtime.clips import resized
-from vivim_runtime.sources import LiveSource, Source, open_source
+from vivim_runtime.sources import Source
 from vivim_runtime.sources.base import Image
-from vivim_runtime.sources.dicom import is_dicom
-from vivim_runtime.sources.images import IMAGE_SUFFIXES
 
-__all__ = ["Clip", "ClipSet", "DrawOptions", "Masks", "check_disjoint", "drawn_clips", "expanded", "whole_clips"]
+__all__ = ["Clip", "ClipSet", "DrawOptions", "Masks", "check_disjoint", "drawn_clips", "whole_clips"]
 
 Masks = npt.NDArray[np.bool_]
 
-_VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts"})
 # From this many sources on, whole ones are held out: one in four.
 _SOURCES_TO_HOLD_OUT = 4
 _HELD_OUT_SHARE = 0.25
@@ -77,11 +74,13 @@ class ClipSet:
 
     Attributes:
         chosen: (source, number of the clip), grouped by source.
+        videos: of every source by name, how it is opened.
         frames, size: T and (H, W) of the clips.
         notes: what a user should know about the sources.
     """
 
     chosen: tuple[tuple[str, int], ...]
+    videos: Mapping[str, Opener] = field(repr=False)
     frames: int
     size: tuple[int, int]
     notes: tuple[str, ...] = ()
@@ -97,13 +96,13 @@ class ClipSet:
     def first(self, count: int) -> ClipSet:
         """At most `count` of them, evenly over the sources."""
         numbers = {name: [n for source, n in self.chosen if source == name] for name in self.sources}
-        return ClipSet(_evenly(numbers, count), self.frames, self.size)
+        return replace(self, chosen=_evenly(numbers, count), notes=())
 
     def __iter__(self) -> Iterator[Clip]:
         """Read the clips. SourceError where a source cannot be read, DataError where one has become shorter."""
         for name in self.sources:
             wanted = {number for source, number in self.chosen if source == name}
-            with _opened(name) as source:
+            with self.videos[name]() as source:
                 for number, clip in enumerate(_cut(source, name, self.frames, self.size, wanted)):
                     if clip is not None:
                         yield clip
@@ -114,34 +113,6 @@ class ClipSet:
                 raise DataError(f"{name} has fewer clips than when they were counted; is it still being written?")
 
 
-def expanded(names: Sequence[str]) -> list[str]:
-    """The sources that names stand for: a folder without images stands for the videos, DICOM files and folders in it.
-
-    Raises:
-        DataError: a folder that holds nothing to read.
-    """
-    result: list[str] = []
-    for name in names:
-        folder = Path(name)
-        result += _within(folder) if not name.isdigit() and folder.is_dir() else [name]
-    return list(dict.fromkeys(result))
-
-
-def _within(folder: Path) -> list[str]:
-    children = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    if any(path.suffix.lower() in IMAGE_SUFFIXES for path in children if path.is_file()):
-        return [str(folder)]
-    found: list[str] = []
-    for path in children:
-        if path.is_dir():
-            found += _within(path)
-        elif path.suffix.lower() in _VIDEO_SUFFIXES or is_dicom(path):
-            found.append(str(path))
-    if not found:
-        raise DataError(f"the folder {folder} holds no image, video or DICOM file; give another one")
-    return found
-
-
 def whole_clips(names: Sequence[str], frames: int, size: tuple[int, int], most: int | None = None) -> ClipSet:
     """The clips of sources, in order; of at most `most`, evenly over the sources.
 
@@ -149,9 +120,10 @@ def whole_clips(names: Sequence[str], frames: int, size: tuple[int, int], most: 
         DataError: no source has a whole clip.
         SourceError: a source cannot be read.
     """
-    counts, notes = _counted(expanded(names), frames)
+    videos = videos_of(names, "test")
+    counts, notes = _counted(videos, frames)
     numbers = {name: list(range(count)) for name, count in counts.items()}
-    return ClipSet(_evenly(numbers, most or sum(counts.values())), frames, size, notes)
+    return ClipSet(_evenly(numbers, most or sum(counts.values())), videos, frames, size, notes)
 
 
 def drawn_clips(
@@ -160,7 +132,7 @@ def drawn_clips(
     """Clips to calibrate with, and up to `held_out` others to judge on.
 
     Args:
-        names: for vivim_runtime.open_source, or folders of such.
+        names: see vivim_calibration.videos.videos_of.
         frames, size: T and (H, W) of a clip.
 
     Raises:
@@ -168,7 +140,8 @@ def drawn_clips(
         SourceError: a source cannot be read.
         UsageError: a camera or a stream.
     """
-    counts, notes = _counted(expanded(names), frames)
+    videos = videos_of(names, "train")
+    counts, notes = _counted(videos, frames)
     generator = np.random.default_rng(options.seed)
     rest, apart = _set_apart(counts, generator) if held_out else (counts, {})
     if held_out and not any(apart.values()):
@@ -181,8 +154,8 @@ def drawn_clips(
         if count:
             order = generator.permutation(count)[: max(1, math.ceil(options.fraction * count))]
             drawn[name] = [int(number) for number in order]
-    calibration = ClipSet(_evenly(drawn, options.max_clips), frames, size, notes)
-    return calibration, ClipSet(_evenly(apart, held_out) if held_out else (), frames, size)
+    calibration = ClipSet(_evenly(drawn, options.max_clips), videos, frames, size, notes)
+    return calibration, ClipSet(_evenly(apart, held_out) if held_out else (), videos, frames, size)
 
 
 def check_disjoint(digests: Sequence[str], judged: ClipSet) -> None:
@@ -196,13 +169,14 @@ def check_disjoint(digests: Sequence[str], judged: ClipSet) -> None:
             )
 
 
-def _counted(names: list[str], frames: int) -> tuple[dict[str, int], tuple[str, ...]]:
+def _counted(videos: Mapping[str, Opener], frames: int) -> tuple[dict[str, int], tuple[str, ...]]:
     """Whole clips of every source that has one, and a note for each that has none."""
     counts: dict[str, int] = {}
     notes = []
-    for name in names:
-        with _opened(name) as source:
-            length = sum(1 for _ in source)
+    for name, opened in videos.items():
+        with opened() as source:
+            # What a container says about its length may be wrong.
+            length = len(source) if isinstance(source, DatasetSource) else sum(1 for _ in source)
         if length >= frames:
             counts[name] = length // frames
         else:
@@ -235,13 +209,6 @@ def _evenly(numbers: dict[str, list[int]], most: int) -> tuple[tuple[str, int], 
     names = list(numbers)
     kept = sorted((index, number) for _, index, number in sorted(turns)[:most])
     return tuple((names[index], number) for index, number in kept)
-
-
-def _opened(name: str) -> Source:
-    source = open_source(name)
-    if isinstance(source, LiveSource):
-        raise UsageError(f"{name} is live and has no end; record it first (vivim-run writes videos), and give the file")
-    return source
 
 
 def _cut(source: Source, name: str, length: int, size: tuple[int, int], wanted: set[int]) -> Iterator[Clip | None]:

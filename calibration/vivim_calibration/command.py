@@ -158,8 +158,8 @@ def calibrate(
     Args:
         source: float32 file of vivim-export.
         output: the int8 file; None only finds out.
-        calibration_data, evaluation_data: names for vivim_runtime.open_source, or folders of such. Without evaluation
-            data, a quarter of the calibration data is set apart for it.
+        calibration_data, evaluation_data: see vivim_calibration.videos.videos_of. Without evaluation data, a quarter of
+            the calibration data is set apart for it.
         on_stage: told what is being done.
 
     Raises:

@@ -1,8 +1,8 @@
 """A session that computes what an int8 file says, and nothing that a CPU's int8 kernels make of it.
 
-ONNX Runtime fuses Q/DQ and a product into one int8 kernel, which rounds at other places than the file says and, without
-the option that vivim_runtime.session sets, overflows on x86 without VNNI (docs/int8.md). So layers are ranked, and files
-for other devices are judged, without fusing.
+ONNX Runtime fuses Q/DQ and a product into one int8 kernel, which adds in another order and, without the option that
+vivim_runtime.session sets, overflows on x86 without VNNI (docs/int8.md). So layers are ranked, and files for other
+devices are judged, without fusing.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 
 from tests.calibration.conftest import FRAMES, SIZE, clips_of
-from vivim_calibration.clips import DrawOptions, check_disjoint, drawn_clips, expanded, whole_clips
+from vivim_calibration.clips import DrawOptions, check_disjoint, drawn_clips, whole_clips
 from vivim_calibration.errors import DataError, UsageError
+from vivim_calibration.videos import videos_of
 from vivim_runtime.errors import SourceError
 
 
@@ -65,7 +67,52 @@ def test_a_folder_of_videos_is_several_sources(tmp_path: Path) -> None:
     for name in ("a", "b"):
         frames_in(tmp_path / "set" / name, 4)
     (tmp_path / "set" / "README.txt").write_text("not a video")
-    assert expanded([str(tmp_path / "set")]) == [str(tmp_path / "set" / name) for name in ("a", "b")]
+    assert list(videos_of([str(tmp_path / "set")], "train")) == [str(tmp_path / "set" / name) for name in ("a", "b")]
+
+
+def vtus_in(root: Path, cases: dict[str, tuple[str, int]]) -> Path:
+    """A data set of the layout of VTUS: split and frames of every case, each with a mask."""
+    for seed, (case, (split, count)) in enumerate(cases.items()):
+        frames_in(root / split / case, count, seed)
+        masks = root / f"{split}_GT" / case
+        masks.mkdir(parents=True)
+        for index in range(count):
+            mask = np.zeros((40, 50), np.uint8)
+            mask[10:30, 10:30] = 255
+            cv2.imwrite(str(masks / f"{index}.png"), mask)
+    return root
+
+
+def test_a_data_set_gives_its_training_videos_to_learn_from_and_its_test_videos_to_judge_on(tmp_path: Path) -> None:
+    root = vtus_in(tmp_path / "set", {"a": ("Train", 4), "b": ("Train", 3), "c": ("Test", 3)})
+    learnt, _ = drawn([str(root)], held_out=0)
+    judged = whole_clips([str(root)], FRAMES, SIZE)
+    assert [name.rpartition(", ")[2] for name in (*learnt.sources, *judged.sources)] == ["a", "b", "c"]
+    assert not {clip.digest for clip in learnt} & {clip.digest for clip in judged}
+
+
+def test_masks_of_a_data_set_are_truth_and_never_frames(tmp_path: Path) -> None:
+    root = vtus_in(tmp_path / "set", {"a": ("Train", 3)})
+    (clip,) = drawn([str(root)], held_out=0)[0]
+    # A square of 20 x 20 in 40 x 50 pixels; at the model's size its share is kept to a row or column of pixels.
+    assert clip.truth is not None and clip.truth.mean() == pytest.approx(0.2, abs=0.01)
+    assert len(np.unique(clip.pixels)) > 100
+
+
+def test_phantoms_are_a_data_set_too() -> None:
+    name = f"phantom:clips=2,frames={FRAMES},size=64"
+    learnt, _ = drawn([name], held_out=0)
+    judged = whole_clips([name], FRAMES, SIZE)
+    assert len(learnt) == len(judged) == 2
+    assert not {clip.digest for clip in learnt} & {clip.digest for clip in judged}
+
+
+def test_a_folder_of_dicom_files_needs_no_masks(tmp_path: Path) -> None:
+    examples = pytest.importorskip("pydicom.examples", reason="pydicom is not installed")
+    shutil.copy(examples.get_path("ybr_color"), tmp_path / "cine.dcm")
+    clips = whole_clips([str(tmp_path)], FRAMES, SIZE, most=1)
+    (clip,) = clips
+    assert clips.sources == (str(tmp_path / "cine.dcm"),) and clip.truth is None
 
 
 def test_a_source_that_is_too_short_is_left_out_with_a_note(tmp_path: Path) -> None:

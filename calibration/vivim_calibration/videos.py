@@ -1,0 +1,124 @@
+"""The videos that names on the command line stand for: files, folders of them, annotated data sets, phantoms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+
+from vivim_calibration.errors import DataError, UsageError
+from vivim_runtime.datasets import LAYOUTS, AnnotatedVideo, open_dataset
+from vivim_runtime.sources import LiveSource, Source, open_source
+from vivim_runtime.sources.base import DEFAULT_FPS, Frame
+from vivim_runtime.sources.dicom import is_dicom
+from vivim_runtime.sources.images import IMAGE_SUFFIXES
+
+__all__ = ["DatasetSource", "Opener", "videos_of"]
+
+# Opens a video anew, from its first frame on.
+Opener = Callable[[], Source]
+
+_VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts"})
+
+
+class DatasetSource:
+    """An annotated video of a data set as a `Source`, whose frames know their truth; without masks they know none."""
+
+    fps = DEFAULT_FPS
+
+    def __init__(self, name: str, video: AnnotatedVideo) -> None:
+        self.name = name
+        self.notes = list(video.notes)
+        self._video = video
+        self._annotated = _is_annotated(video)
+        height, width = video.frame(0).shape[:2] if len(video) else (0, 0)
+        self.size = height, width
+        self.frame_count: int | None = len(video)
+
+    def __len__(self) -> int:
+        return len(self._video)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index in range(len(self._video)):
+            image, truth = self._video.read(index) if self._annotated else (self._video.frame(index), None)
+            yield Frame(index, index / self.fps, image, truth)
+
+    def __enter__(self) -> DatasetSource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Every frame closes the file that it is read from.
+        return
+
+
+def _is_annotated(video: AnnotatedVideo) -> bool:
+    """Whether a video has masks, as far as its first frame tells."""
+    return len(video) > 0 and video.mask(0) is not None
+
+
+def videos_of(names: Sequence[str], split: str) -> Mapping[str, Opener]:
+    """The videos that names stand for, each once.
+
+    A name is one for vivim_runtime.open_source; or a folder of an annotated data set, which stands for the videos of a
+    split where its authors made that split, else for all; or `phantom:clips=40`, the phantoms of that split; or another
+    folder without images, which stands for the videos, DICOM files and folders of images in it.
+
+    Args:
+        split: "train" or "test".
+
+    Raises:
+        DataError: a folder that holds nothing to read.
+        vivim_runtime.errors.DataError: a data set that cannot be told.
+    """
+    result: dict[str, Opener] = {}
+    for name in names:
+        folder = Path(name)
+        if name == "phantom" or (name.startswith("phantom:") and "clips=" in name):
+            result |= _of_dataset(name, split)
+        elif name.isdigit() or not folder.is_dir():
+            result[name] = partial(_opened, name)
+        else:
+            result |= _annotated(folder, split) or {path: partial(_opened, path) for path in _within(folder)}
+    return result
+
+
+def _annotated(folder: Path, split: str) -> Mapping[str, Opener]:
+    """The videos of an annotated data set; none where the folder is something else."""
+    if not any(layout.fits(folder) for layout in LAYOUTS.values()):
+        return {}
+    dataset = open_dataset(str(folder))
+    if not any(_is_annotated(video) for video in dataset.videos):
+        return {}
+    splits = LAYOUTS[dataset.layout].listing(folder).splits
+    return _of_dataset(str(folder), split if split in splits else "")
+
+
+def _of_dataset(name: str, split: str) -> Mapping[str, Opener]:
+    dataset = open_dataset(name, split)
+    named = {f"{name}, {video.name}": video for video in dataset.videos}
+    return {label: partial(DatasetSource, label, video) for label, video in named.items()}
+
+
+def _within(folder: Path) -> list[str]:
+    children = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    if any(path.suffix.lower() in IMAGE_SUFFIXES for path in children if path.is_file()):
+        return [str(folder)]
+    found: list[str] = []
+    for path in children:
+        if path.is_dir():
+            found += _within(path)
+        elif path.suffix.lower() in _VIDEO_SUFFIXES or is_dicom(path):
+            found.append(str(path))
+    if not found:
+        raise DataError(f"the folder {folder} holds no image, video or DICOM file; give another one")
+    return found
+
+
+def _opened(name: str) -> Source:
+    source = open_source(name)
+    if isinstance(source, LiveSource):
+        raise UsageError(f"{name} is live and has no end; record it first (vivim-run writes videos), and give the file")
+    return source
