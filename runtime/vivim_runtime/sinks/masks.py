@@ -45,9 +45,10 @@ class MaskFolder:
         for file in self._earlier:
             file.unlink(missing_ok=True)
         self._earlier = []
+        # cv2.imwrite would not tell of a full disk, and leave a file that is cut off.
+        _, data = cv2.imencode(".png", label_image(item.masks, item.logits))
         with atomic_path(self._folder / f"{item.frame.index:06d}.png") as temporary:
-            if not cv2.imwrite(str(temporary), label_image(item.masks, item.logits)):
-                raise SinkError(f"cannot write masks into {self._folder}; is the disk full?")
+            temporary.write_bytes(data)
 
     def __enter__(self) -> MaskFolder:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
@@ -136,8 +137,10 @@ class Camera(Stream):
     def _reason(self, error: Exception, seconds: float) -> str:
         if isinstance(error, PermissionError):
             return "permission denied; add yourself to the group `video`"
-        if isinstance(error, OSError) and error.errno == 16:
+        if isinstance(error, OSError) and error.errno == errno.EBUSY:
             return "another program uses it"
-        if isinstance(error, OSError) and error.errno == 22:
+        if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+            return "it is not plugged in"
+        if isinstance(error, OSError) and error.errno == errno.EINVAL:
             return "it does not offer what was asked; see vivim-run --list-cameras"
         return super()._reason(error, seconds)

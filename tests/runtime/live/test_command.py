@@ -7,14 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import pytest
 
 from tests.runtime.live.rig import Sender, free_port, playable
 from tests.runtime.models import brightness_model
 from tests.runtime.test_cli import call
+from vivim_runtime import open_source
 
 COMMAND = [sys.executable, "-c", "from vivim_runtime.entry import run; run()"]
 
@@ -107,6 +109,33 @@ def test_a_full_disk_ends_with_a_line_and_exit_code_2(tmp_path: Path, model: str
     _, text = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "No space left on device" in text and "Traceback" not in text
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 400 KB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "none", str(disk)], capture_output=True)
+    if done.returncode:
+        pytest.skip("mounting a tmpfs is refused here")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_disk_that_fills_up_on_the_way_leaves_what_it_took_and_the_run_goes_on(small_disk: Path, model: str) -> None:
+    source = "phantom:?frames=100&size=240x320"
+    process = start(small_disk.parent, source, "disk/o.mp4", "disk/m", "s.jsonl", "--realtime", "--model", model)
+    _, text = process.communicate(timeout=60)
+    assert process.returncode == 2 and "Traceback" not in text
+    assert text.count("No space left on device") >= 1 and "cannot go on writing" in text
+    with open_source(str(small_disk / "o.part.mp4")) as film:  # whose last second is cut off
+        assert sum(1 for _ in film) >= 15  # a second of 25 frames, of which a busy machine drops some
+    for mask in (small_disk / "m").glob("*.png"):
+        assert cv2.imread(str(mask), cv2.IMREAD_UNCHANGED).shape == (240, 320)
+    summary = json.loads((small_disk.parent / "s.jsonl").read_text().splitlines()[-1])
+    fates = ("shown", "replaced", "paused", "damaged", "unseen")
+    assert summary["captured"] == 100 == sum(summary[fate] for fate in fates)
 
 
 def test_a_stream_is_recorded_through_an_outage(tmp_path: Path, model: str) -> None:

@@ -308,6 +308,45 @@ def test_a_camera_that_is_not_there_is_said_with_those_that_are() -> None:
         open_source("987")
 
 
+def test_a_camera_that_is_unplugged_and_plugged_in_again_comes_back(
+    tmp_path: Path, transport: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A FIFO stands for the device: without a writer, reading fails as V4L2 does when the device has gone."""
+    from vivim_runtime.sources import camera, stream
+
+    class Device(stream._Pipe):
+        def read(self, size: int) -> bytes:
+            data = super().read(size)
+            if not data:
+                raise OSError(19, "No such device")
+            return data
+
+    opening = camera.av.open
+
+    def open_(path: str, format: str, options: dict[str, str], timeout: object) -> object:
+        assert format == "v4l2" and options["video_size"] == "512x240"
+        del options["video_size"]
+        return opening(Device(Path(path)), format="mpegts", options=options)
+
+    device, stop = tmp_path / "video0", threading.Event()
+    os.mkfifo(device)
+    source = camera.Camera(str(device), CaptureOptions(size=(240, 512)))
+    monkeypatch.setattr(camera.av, "open", open_)
+    with Run(source) as run:
+        _fill(device, pieces(transport, 200)[:100], stop).join(20)
+        run.probe.wait_state(State.no_signal, 10)
+        device.unlink()
+        run.probe.wait(lambda shown: "it is not plugged in" in shown.status.message, 10)
+        time.sleep(3.0)
+        os.mkfifo(device)
+        _fill(device, pieces(transport, 200), stop)
+        assert run.probe.wait_state(State.live, 10) < 5.0
+        stop.set()
+        run.end()
+    assert State.live in run.probe.states[: run.probe.states.index(State.no_signal)]
+    assert run.report.reconnects == 1 and run.probe.lost == 0
+
+
 def test_what_is_no_camera_is_not_listed(tmp_path: Path) -> None:
     (tmp_path / "video0").write_text("no device")
     (tmp_path / "videos").mkdir()
