@@ -62,11 +62,13 @@ def _read(dataset: Dataset, frames: int, stride: int) -> CheckReport:
 
 
 def checked(datasets: list[Dataset], frames: int, stride: int) -> None:
-    """Refuse data sets that have errors, after listing all of them on standard error.
+    """Refuse data sets that have errors, after listing all of them on standard error, where notes are told too.
 
     Raises:
         DataError: naming how many, and the command that shows more.
     """
+    for note in dict.fromkeys(note for dataset in datasets for note in dataset.notes):
+        _progress.print(f"note: {note}", soft_wrap=True)
     count = 0
     for dataset in datasets:
         report = _read(dataset, frames, stride)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vivim.data import ClipSource, DatasetClips, PhantomClips
 from vivim.errors import DataError
-from vivim_runtime.datasets import Dataset, open_dataset
+from vivim_runtime.datasets import Dataset, held_out, open_dataset
+from vivim_runtime.errors import DataError as OpeningError
 
 __all__ = ["ClipOptions"]
+
+# Share of the videos to train on that validates, where the data have no split for it.
+_HELD_OUT = 0.1
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,22 @@ class ClipOptions:
         return self.data == "phantom"
 
     def dataset(self, split: str) -> Dataset:
-        """The annotated videos of a split."""
+        """The annotated videos of a split; of data without a validation split, a tenth of those to train on is one."""
+        if split in ("train", "validation") and not self._has_validation():
+            kept, apart = held_out(self._opened("train"), _HELD_OUT, self.seed)
+            note = f"there is no validation split: {', '.join(video.name for video in apart.videos)} held out of train"
+            return replace(kept if split == "train" else apart, notes=(*kept.notes, note))
+        return self._opened(split)
+
+    def _opened(self, split: str) -> Dataset:
         return open_dataset(self.data, split, self.layout, self.split_file, self.seed)
+
+    def _has_validation(self) -> bool:
+        try:
+            self._opened("validation")
+        except OpeningError:  # whatever else is wrong, opening the split to train on says too
+            return False
+        return True
 
     def clips(self, split: str, phantoms: int, fresh: bool = False) -> ClipSource:
         """The clips of a split.

@@ -23,12 +23,11 @@ from torch.utils.data import Dataset as TorchDataset
 
 from vivim.config import MEAN, STD
 from vivim.errors import ConfigError, DataError
-from vivim_runtime.datasets import Dataset, clip_indices, read_clip
+from vivim_runtime.datasets import PHANTOM_SPLITS, Dataset, clip_indices, read_clip
 from vivim_runtime.phantom import PhantomClip, PhantomSpec, phantom_clip
 
 __all__ = [
     "NO_AUGMENTATION",
-    "SPLITS",
     "Augmentation",
     "Clip",
     "ClipSource",
@@ -42,8 +41,7 @@ __all__ = [
     "phantom_clips",
 ]
 
-# Seeds of the phantoms; the splits never meet.
-SPLITS = {"train": 1_000_000, "validation": 2_000_000, "test": 3_000_000}
+
 _MOST_CLIPS = 1_000_000
 
 
@@ -83,7 +81,7 @@ class PhantomClips:
     """Phantoms, made when they are asked for: `count` new ones in every epoch, or the same ones again.
 
     Attributes:
-        split: of `SPLITS`.
+        split: of `PHANTOM_SPLITS`.
         count: clips an epoch.
         frames, size: T and (H, W).
         fresh: whether epoch e shows the clips e * count to (e + 1) * count - 1 of the split, so that none comes twice.
@@ -139,14 +137,14 @@ class DatasetClips:
 
 
 def _check_phantoms(split: str, count: int) -> None:
-    if split not in SPLITS:
-        raise DataError(f"there is no split {split!r}; expected one of {', '.join(SPLITS)}")
+    if split not in PHANTOM_SPLITS:
+        raise DataError(f"there is no split {split!r}; expected one of {', '.join(PHANTOM_SPLITS)}")
     if not 0 < count <= _MOST_CLIPS:
         raise DataError(f"{count} clips asked for; expected 1 to {_MOST_CLIPS}")
 
 
 def _spec(split: str, number: int, frames: int, size: tuple[int, int]) -> PhantomSpec:
-    return PhantomSpec(seed=SPLITS[split] + number, frames=frames, size=size)
+    return PhantomSpec(seed=PHANTOM_SPLITS[split] + number, frames=frames, size=size)
 
 
 def phantom_clips(split: str, count: int, frames: int, size: tuple[int, int], workers: int = 1) -> list[Clip]:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from vivim.clip_options import ClipOptions
 from vivim_runtime.entry import main
 
 
@@ -79,7 +80,8 @@ def test_training_lists_every_error_of_its_data_and_does_not_begin(
     )
     lines = capsys.readouterr().err.splitlines()
     assert code == 2 and lines[-1].startswith("error: 2 errors in the data")
-    assert sum(line.startswith("error: a frame") or "0002" in line or "0004" in line for line in lines[:-1]) == 2
+    errors = [line for line in lines[:-1] if line.startswith("error: ")]
+    assert len(errors) == 2 and "0001/0002" in errors[0] + errors[1] and "0003/0004" in errors[0] + errors[1]
     assert not out.exists()
 
 
@@ -89,3 +91,24 @@ def test_a_sheet_of_another_kind_is_refused_before_anything_is_read(
     assert run(monkeypatch, "check-data", tree, "--sheet", "sheet.gif") == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err == "error: --sheet is sheet.gif; expected a name ending in .png\n"
+
+
+def test_data_without_a_validation_split_gives_a_part_of_what_it_would_train_on(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    code = run(
+        monkeypatch,
+        *("fit", "--data", tree, "--out", out, "--preset", "tiny", "--imgsz", 64),
+        *("--frames", 2, "--batch", 2, "--epochs", 1, "--hop", 3, "--threads", 1),
+    )
+    err = capsys.readouterr().err
+    assert code == 0, err
+    (note,) = [line for line in err.splitlines() if "no validation split" in line]
+    (held_out,) = [name for name in ("0001", "0002") if name in note]
+    (epoch,) = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert epoch["scores"]["frames"] == 6  # of the one video that was held out, of two
+    options = ClipOptions(str(tree), frames=2)
+    assert [video.name for video in options.dataset("validation").videos] == [held_out]
+    assert held_out not in [video.name for video in options.dataset("train").videos]
+    assert [video.name for video in options.dataset("test").videos] == ["0003"]

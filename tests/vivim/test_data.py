@@ -20,7 +20,6 @@ from vivim.clip_options import ClipOptions
 from vivim.config import MEAN, STD
 from vivim.data import (
     NO_AUGMENTATION,
-    SPLITS,
     Augmentation,
     Clip,
     ClipSource,
@@ -34,7 +33,7 @@ from vivim.data import (
     phantom_clips,
 )
 from vivim_runtime import errors
-from vivim_runtime.datasets import open_dataset
+from vivim_runtime.datasets import PHANTOM_SPLITS, open_dataset
 from vivim_runtime.phantom import PhantomClip, PhantomSpec
 
 MOST_CLIPS = 1_000_000
@@ -90,13 +89,13 @@ def equal(a: list[tuple[Tensor, Tensor]], b: list[tuple[Tensor, Tensor]]) -> boo
 
 
 def test_splits_never_meet() -> None:
-    starts = [range(first, first + MOST_CLIPS) for first in SPLITS.values()]
+    starts = [range(first, first + MOST_CLIPS) for first in PHANTOM_SPLITS.values()]
     assert all(a.stop <= b.start or b.stop <= a.start for a, b in combinations(starts, 2))
     with pytest.raises(DataError, match="expected 1 to"):
         phantom_clips("train", MOST_CLIPS + 1, 1, (32, 32))
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", PHANTOM_SPLITS)
 def test_clips_of_a_split_are_its_first_seeds(split: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[PhantomSpec] = []
 
@@ -106,7 +105,7 @@ def test_clips_of_a_split_are_its_first_seeds(split: str, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(vivim.data, "phantom_clip", record)
     assert len(phantom_clips(split, 5, 3, (48, 64))) == 5
-    assert [spec.seed for spec in made] == list(range(SPLITS[split], SPLITS[split] + 5))
+    assert [spec.seed for spec in made] == list(range(PHANTOM_SPLITS[split], PHANTOM_SPLITS[split] + 5))
     assert {(spec.frames, spec.size) for spec in made} == {(3, (48, 64))}
 
 
@@ -392,7 +391,7 @@ def test_fresh_phantoms_stay_in_their_split_however_many_epochs_there_are(monkey
     monkeypatch.setattr(vivim.data, "phantom_clip", record)
     PhantomClips("train", MOST_CLIPS, 1, (32, 32)).clip(3, 7)
     PhantomClips("train", 400_000, 1, (32, 32)).clip(399_999, 2)
-    assert made == [SPLITS["train"] + 3, SPLITS["train"] + 199_999]
+    assert made == [PHANTOM_SPLITS["train"] + 3, PHANTOM_SPLITS["train"] + 199_999]
 
 
 @pytest.mark.parametrize(("split", "count"), [("holdout", 1), ("train", 0), ("train", MOST_CLIPS + 1)])
@@ -448,7 +447,7 @@ def test_frames_that_cannot_be_read_are_told_when_their_clip_is_asked_for(tmp_pa
 
 
 def test_options_open_phantoms_and_data_sets(tmp_path: Path) -> None:
-    write_vtus(tmp_path, {"0001": 4}, {"0001": 3})
+    write_vtus(tmp_path, {"0001": 4, "0002": 4}, {"0001": 3})
     phantoms = ClipOptions(frames=2, size=(32, 48))
     made = phantoms.clips("validation", 3)
     assert isinstance(made, PhantomClips) and not made.fresh and len(made) == 3
