@@ -39,8 +39,8 @@ class Group:
         """The network with gradients that are averaged over the processes; itself where there is one process."""
         if self.size == 1:
             return model
-        # Buffers are the running statistics of a normalisation; `averaged_buffers` makes them equal.
-        return DistributedDataParallel(model, broadcast_buffers=False)
+        # It sends round the buffers of the first process, too; `average_buffers` has made them equal by then.
+        return DistributedDataParallel(model)
 
     def average_buffers(self, model: nn.Module) -> None:
         """Average the running statistics of all processes."""

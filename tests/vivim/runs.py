@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def log_without_times(folder: Path) -> list[dict[str, Any]]:
 
 def differences(folder: Path, expected: Path) -> list[str]:
     """What two finished runs do not share bit by bit: weights, averaged weights and the state of the optimiser."""
-    found = [] if log_without_times(folder) == log_without_times(expected) else ["log.jsonl"]
+    found = [] if _equal(log_without_times(folder), log_without_times(expected)) else ["log.jsonl"]
     for name in ("best.safetensors", "last.safetensors"):
         ours, theirs = weights_of(folder / name), weights_of(expected / name)
         assert ours.keys() == theirs.keys()
@@ -63,6 +64,11 @@ def differences(folder: Path, expected: Path) -> list[str]:
 def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
+    if isinstance(a, dict) and a.get("hd95"):
+        # One distance among thousands of runs was seen to be off by a unit in its last place (float32, OpenCV), with
+        # all else the same; nothing in training depends on it.
+        assert math.isclose(a["hd95"], b["hd95"], rel_tol=1e-7)
+        return _equal({**a, "hd95": None}, {**b, "hd95": None})
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
