@@ -18,10 +18,11 @@ from vivim.ablation import VARIANTS, AblationRow, ablated, markdown, records, va
 from vivim.check_command import checked
 from vivim.clip_options import ClipOptions
 from vivim.distributed import process_group
+from vivim.errors import ConfigError
 from vivim.fit_command import Threads, report_line, set_threads
 from vivim.recipe import FitConfig
 from vivim.training import EpochReport, RunOptions
-from vivim_runtime.files import writable_folder, write_text
+from vivim_runtime.files import write_text
 
 __all__ = ["ablate_command"]
 
@@ -37,7 +38,7 @@ def ablate_command(
     layout: Annotated[str, typer.Option(help="How the data set lies; docs/data.md.")] = "auto",
     split_file: Annotated[Path | None, typer.Option(help="Which videos are in a split; docs/data.md.")] = None,
     preset: Annotated[str, typer.Option(help="Network: tiny, b0 .. b5 (b3 is the paper's).")] = "b3",
-    init: Annotated[str | None, typer.Option(help="Encoder weights to start from instead of chance.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="SegFormer weights for the encoder (paper: of ADE20K).")] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the clips.")] = 100,
     batch: Annotated[int, typer.Option(help="Clips a step.")] = 4,
     frames: Annotated[int, typer.Option(help="Frames of a clip, T.")] = 5,
@@ -59,7 +60,7 @@ def ablate_command(
     set_threads(threads)
     recipe = FitConfig(
         preset=preset,
-        init=init,
+        encoder=encoder,
         epochs=epochs,
         batch=batch,
         frames=frames,
@@ -71,9 +72,10 @@ def ablate_command(
         seed=seed,
     )
     names = [name.strip() for name in variants.split(",") if name.strip()]
+    if not names:
+        raise ConfigError(f"--variants is {variants!r}; expected some of {', '.join(VARIANTS)}")
     for name in names:
         variant(name, recipe)  # raises for an unknown name
-    writable_folder(out)
     source = ClipOptions(data, layout, split_file, seed, frames, (imgsz, imgsz))
     whole = dataclasses.replace(source, hop=frames)
     if not source.is_phantom:
@@ -99,4 +101,4 @@ def ablate_command(
             if group.leads:
                 write_text(out / "table.md", markdown(rows))
                 write_text(out / "table.json", json.dumps(content, indent=2) + "\n")
-    Console(markup=False, highlight=False).print(markdown(rows))
+    Console(markup=False, highlight=False).print(markdown(rows), soft_wrap=True)
