@@ -103,7 +103,7 @@ def shifted(clips: Clips) -> np.ndarray:
 
 def report(*answers: Callable[[Clips], np.ndarray], videos: int = 3, names: Sequence[str] = ()) -> Report:
     """Models on videos of 11 frames, the first of which has no lesion in it."""
-    made = [MadeVideo("a & b", nothing, 11), *(MadeVideo(f"v{i}", moving, 11) for i in range(1, videos))]
+    made = [MadeVideo("a & b", nothing, 11), *(MadeVideo(f"v<{i}>", moving, 11) for i in range(1, videos))]
     options = EvaluationOptions()
     evaluations = tuple(evaluate(KnownSession(answer), dataset(*made), options) for answer in answers)
     chosen = tuple(names) or tuple(f"folder/m_{i}.onnx" for i in range(len(answers)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -19,9 +21,6 @@ from vivim_runtime.evaluation.maps import (
     stretched,
 )
 from vivim_runtime.metrics import Figures, Masks
-
-sod = pytest.importorskip("py_sod_metrics", reason="pysodmetrics is not installed")
-classification = pytest.importorskip("torchmetrics.functional.classification", reason="torchmetrics is not installed")
 
 RANDOM = list(random_pairs())
 EMPTY, FULL = np.zeros((24, 32), bool), np.ones((24, 32), bool)
@@ -48,11 +47,16 @@ def pairs(request: pytest.FixtureRequest) -> list[tuple[Figures, Masks]]:
     return real
 
 
+@pytest.fixture
+def sod() -> Any:
+    return pytest.importorskip("py_sod_metrics", reason="pysodmetrics is not installed")
+
+
 def at(threshold: int) -> float:
     return float(THRESHOLDS[threshold])
 
 
-def test_s_measure_and_mae_equal_pysodmetrics(pairs: list[tuple[Figures, Masks]]) -> None:
+def test_s_measure_and_mae_equal_pysodmetrics(pairs: list[tuple[Figures, Masks]], sod: Any) -> None:
     for values, truth in pairs:
         if truth.sum() == 1:
             continue  # it divides by zero there
@@ -63,7 +67,7 @@ def test_s_measure_and_mae_equal_pysodmetrics(pairs: list[tuple[Figures, Masks]]
         assert mean_absolute_error(map_, truth) == pytest.approx(error.get_results()["mae"], **SAME)
 
 
-def test_e_measures_equal_pysodmetrics_at_every_threshold(pairs: list[tuple[Figures, Masks]]) -> None:
+def test_e_measures_equal_pysodmetrics_at_every_threshold(pairs: list[tuple[Figures, Masks]], sod: Any) -> None:
     for values, truth in pairs:
         map_, alignment = stretched(values), sod.Emeasure()
         alignment.step(map_, truth, normalize=False)
@@ -73,7 +77,7 @@ def test_e_measures_equal_pysodmetrics_at_every_threshold(pairs: list[tuple[Figu
         assert adaptive_e_measure(map_, truth) == pytest.approx(theirs["adp"], **SAME)
 
 
-def test_overlap_equals_pysodmetrics_at_every_threshold(pairs: list[tuple[Figures, Masks]]) -> None:
+def test_overlap_equals_pysodmetrics_at_every_threshold(pairs: list[tuple[Figures, Masks]], sod: Any) -> None:
     handlers = {
         "dice": sod.DICEHandler(True, False),
         "iou": sod.IOUHandler(True, False),
@@ -94,17 +98,18 @@ def test_overlap_equals_pysodmetrics_at_every_threshold(pairs: list[tuple[Figure
 
 @pytest.mark.parametrize("threshold", [0, 1, 77, 128, 254, 255])
 def test_overlap_above_a_threshold_equals_torchmetrics(pairs: list[tuple[Figures, Masks]], threshold: int) -> None:
+    theirs_all = pytest.importorskip("torchmetrics.functional.classification", reason="torchmetrics is not installed")
     for values, truth in pairs:
         counts = counts_above(values, truth)
         if counts.marked[threshold] == 0 or not truth.any() or truth.all():
             continue  # where nothing is divided by nothing, each has its own convention
         marked, object_ = torch.from_numpy(values > at(threshold)), torch.from_numpy(truth)
         for ours, theirs in (
-            (counts.dice, classification.binary_f1_score),
-            (counts.iou, classification.binary_jaccard_index),
-            (counts.precision, classification.binary_precision),
-            (counts.recall, classification.binary_recall),
-            (counts.specificity, classification.binary_specificity),
+            (counts.dice, theirs_all.binary_f1_score),
+            (counts.iou, theirs_all.binary_jaccard_index),
+            (counts.precision, theirs_all.binary_precision),
+            (counts.recall, theirs_all.binary_recall),
+            (counts.specificity, theirs_all.binary_specificity),
         ):
             # torchmetrics divides in float32.
             assert ours(nothing=0.0)[threshold] == pytest.approx(float(theirs(marked, object_)), rel=1e-6, abs=1e-7)
