@@ -162,9 +162,9 @@ def _source_and_outputs(source: str | None, camera: str | None, outputs: list[st
 def _print_cameras() -> None:
     found = list_cameras()
     for camera in found:
-        _console.print(f"{camera.device}  {camera.name}  {' '.join(camera.formats)}")
+        _console.print(f"{camera.device}  {camera.name}  {' '.join(camera.formats)}", soft_wrap=True)
     if not found:
-        _console.print("there is no camera; is it plugged in, and does this user belong to the group `video`?")
+        _console.print("there is no camera; is it plugged in, and is this user in the group `video`?", soft_wrap=True)
 
 
 def _run_offline(

@@ -59,7 +59,8 @@ class ClipBuffer:
                 gap = max(_GAP_INTERVALS * max(source_interval, self.interval), _GAP_S)
                 if step <= 0 or step > gap or frame.image.shape != last.image.shape:
                     self.reset()
-                else:
+                if step > 0:
+                    # Gaps too: a camera in the dark gives a fifth of the rate that it tells.
                     self._steps.append(step)
             self._thin()
             self._frames.append(frame)

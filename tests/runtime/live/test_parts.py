@@ -138,6 +138,18 @@ def test_the_sources_true_interval_counts_and_not_what_it_says() -> None:
     assert clip_of([n / 50 for n in range(12)], fps=25) == [7, 8, 9, 10, 11]
 
 
+def test_a_source_far_slower_than_it_says_gets_clips_all_the_same() -> None:
+    """A camera in the dark: every interval would be a gap at the rate that it tells."""
+    assert clip_of([n / 5 for n in range(12)], fps=30) == [7, 8, 9, 10, 11]
+    assert clip_of([n / 3 for n in range(12)], fps=25) == [7, 8, 9, 10, 11]
+
+
+def test_a_steady_source_that_becomes_slow_gets_clips_again() -> None:
+    times = [n / 25 for n in range(40)]
+    times += [times[-1] + n / 4 for n in range(1, 24)]
+    assert clip_of(times) == [58, 59, 60, 61, 62]
+
+
 def test_the_gap_of_one_lost_frame_is_bridged_by_its_neighbour() -> None:
     times = [n / 25 for n in range(10) if n != 7]
     assert clip_of(times) == [5, 6, 6, 7, 8] or clip_of(times) == [5, 6, 7, 7, 8]
