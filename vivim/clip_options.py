@@ -27,6 +27,7 @@ class ClipOptions:
         size: (H, W) in pixels.
         stride: frames from one frame of a clip to the next.
         hop: frames from the start of one clip to that of the next.
+        validation: the split that validates; nothing is held out of train where that is another one.
     """
 
     data: str = "phantom"
@@ -37,6 +38,7 @@ class ClipOptions:
     size: tuple[int, int] = (256, 256)
     stride: int = 1
     hop: int = 1
+    validation: str = "validation"
 
     @property
     def is_phantom(self) -> bool:
@@ -45,7 +47,7 @@ class ClipOptions:
 
     def dataset(self, split: str) -> Dataset:
         """The annotated videos of a split; of data without a validation split, a tenth of those to train on is one."""
-        if split in ("train", "validation") and not self._has_validation():
+        if self.validation == "validation" and split in ("train", "validation") and not self._has_validation():
             kept, apart = held_out(self._opened("train"), _HELD_OUT, self.seed)
             note = f"there is no validation split: {', '.join(video.name for video in apart.videos)} held out of train"
             return replace(kept if split == "train" else apart, notes=(*kept.notes, note))

@@ -114,7 +114,7 @@ def fit_command(
     chosen: dict[str, Any] = {name: given[name] for name in names}
     chosen["directions"] = tuple(directions.split(",")) if directions else None
     recipe = FitConfig(**chosen, augmentation=context.obj or Augmentation())
-    source = ClipOptions(data, layout, split_file, seed, frames, (imgsz, imgsz), stride, hop)
+    source = ClipOptions(data, layout, split_file, seed, frames, (imgsz, imgsz), stride, hop, validation_split)
     with process_group(device) as group:
         options = RunOptions(resume, workers, save_every, group)
         training = source.clips(split, clips, fresh)
