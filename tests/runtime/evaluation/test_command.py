@@ -173,6 +173,7 @@ def test_an_engine_of_another_machine_has_exit_code_4(
         ("m.onnx --data empty", "empty"),
         ("missing.onnx --data set", "there is no model missing.onnx"),
         ("two.onnx --data set", "marks a, b; expected a model of one class"),
+        ("m.onnx two.onnx --data broken", "marks a, b"),  # before the first model has looked at the data
         ("m.onnx three.onnx --data set --hop 5", "expected 1 to 3, the frames of a clip of three.onnx"),
         ("m.onnx --data set --threshold 1.5", "--threshold is 1.5"),
         ("m.onnx --data set --imgsz big", "--imgsz is big"),
