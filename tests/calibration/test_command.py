@@ -134,21 +134,65 @@ def test_models_that_are_not_float32_are_refused(
         assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
 
 
-def test_weights_that_are_not_finite_are_refused_by_the_layer_that_meets_them(exported: Path, tmp_path: Path) -> None:
+def damaged(exported: Path, path: Path) -> Path:
+    """The model with a bias that is not finite, in front of its third stage."""
     model = onnx.load(exported)
     (bias,) = [t for t in model.graph.initializer if t.name.endswith("stages.2.patch_embed.proj.bias")]
     bias.CopyFrom(numpy_helper.from_array(np.full(bias.dims[0], np.nan, np.float32), bias.name))
-    onnx.save(model, tmp_path / "nan.onnx")
-    with pytest.raises(DataError, match=r"what stages\.2\.\S+ reads is not finite on clip 0"):
-        calibrate(tmp_path / "nan.onnx", None, CALIBRATION, EVALUATION, OPTIONS)
+    onnx.save(model, path)
+    return path
 
 
-def test_clips_of_one_flat_colour_teach_nothing(exported: Path, tmp_path: Path) -> None:
-    (tmp_path / "flat").mkdir()
-    for index in range(FRAMES):
-        cv2.imwrite(str(tmp_path / "flat" / f"{index}.png"), np.full((40, 50, 3), 7, np.uint8))
-    with pytest.raises(DataError, match="same value"):
-        calibrate(exported, None, [str(tmp_path / "flat")], EVALUATION, OPTIONS)
+def images_in(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for index in range(count):
+        cv2.imwrite(str(folder / f"{index}.png"), np.full((40, 50, 3), 7, np.uint8))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        pytest.param("empty", "holds no image, video or DICOM file", id="a folder with nothing in it"),
+        pytest.param("flat", "has the same value, which teaches nothing", id="one colour"),
+        pytest.param("short", f"has {FRAMES - 1} frames, fewer than the {FRAMES} of a clip", id="too short for a clip"),
+        pytest.param("broken.mp4", "broken.mp4", id="no video in the file"),
+        pytest.param("cut.dcm", "cut.dcm", id="DICOM that ends early"),
+        pytest.param("nowhere", "there is no file or folder", id="no file"),
+        pytest.param("rtsp://camera", "is live and has no end", id="a stream"),
+        pytest.param("NaN", r"what stages.2", id="activations that are not finite"),
+        pytest.param("int8", "is quantised already", id="a model that is int8"),
+    ],
+)
+def test_bad_data_is_one_line_of_exit_code_2_and_nothing_is_written(
+    exported: Path,
+    made: tuple[Path, Outcome, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    data: str,
+    text: str,
+) -> None:
+    model, source = exported, str(tmp_path / data)
+    if data == "empty":
+        (tmp_path / data).mkdir()
+    elif data in ("flat", "short"):
+        images_in(tmp_path / data, FRAMES if data == "flat" else FRAMES - 1)
+    elif data == "broken.mp4":
+        (tmp_path / data).write_bytes(b"no video")
+    elif data == "cut.dcm":
+        (tmp_path / data).write_bytes(bytes(128) + b"DICM" + bytes(40))
+    elif data.startswith("rtsp"):
+        source = data
+    elif data in ("NaN", "int8"):
+        source = CALIBRATION[0]
+        model = damaged(exported, tmp_path / "nan.onnx") if data == "NaN" else made[0]
+    out = tmp_path / "out"
+    arguments = [str(model), "--calib-data", source, "--eval-data", *EVALUATION, "-o", str(out / "net.int8.onnx")]
+    code = run_command(monkeypatch, *arguments, "--cache", str(out / "ranges.json"), "--threads", "1")
+    error = capsys.readouterr().err
+    assert code == 2 and text in error and error.count("\n") == 1
+    assert not list(out.iterdir())
 
 
 @pytest.mark.parametrize(
