@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vivim.errors import DataError
-from vivim_runtime.svg import COLORS, FAINT, INK, RULE, dot, line, page, text
+from vivim_runtime.svg import COLORS, FAINT, INK, RULE, dot, line, page, rule, text
 
 __all__ = ["curve_svg", "read_log"]
 
@@ -26,9 +26,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     try:
         return [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
     except OSError as error:
-        raise DataError(
-            f"cannot read {path} ({error.strerror}); expected the --out folder of vivim-train fit"
-        ) from None
+        raise DataError(f"cannot read {path} ({error.strerror}); expected the --out folder of fit") from None
     except ValueError as error:
         raise DataError(f"{path} is no log of vivim-train fit: {error}") from None
 
@@ -68,7 +66,7 @@ def _grid(top: float, low: float, high: float) -> list[str]:
     for step in range(_STEPS + 1):
         y = top + _HEIGHT * (1 - step / _STEPS)
         value = low + (high - low) * step / _STEPS
-        parts.append(line([(_LEFT, y), (_LEFT + _WIDTH, y)], RULE))
+        parts.append(rule(_LEFT, y, _LEFT + _WIDTH, y, RULE))
         parts.append(text(_LEFT - 6, y + 4, f"{value:.2f}", FAINT, anchor="end"))
     return parts
 

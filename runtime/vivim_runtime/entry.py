@@ -14,12 +14,12 @@ import typer
 
 from vivim_runtime.errors import MissingExtraError
 
-__all__ = ["bench", "calibrate", "doctor", "export", "main", "run", "train"]
+__all__ = ["bench", "calibrate", "doctor", "evaluate", "export", "main", "run", "train"]
 
 # Modules whose absence means that an extra is not installed, and the extra that a command asks for first.
 _MODULES_OF_EXTRA = {
     "export": ("onnx", "onnxscript", "torch", "safetensors"),
-    "train": ("torch", "safetensors"),
+    "train": ("torch", "safetensors", "tensorboardX", "tomli"),
     "quant": ("onnx",),
     "cpu": ("onnxruntime",),
     "dicom": ("pydicom", "PIL"),
@@ -100,6 +100,11 @@ def train() -> NoReturn:
 def calibrate() -> NoReturn:
     """Entry point of `vivim-calibrate`."""
     main("vivim-calibrate", "vivim_calibration.cli")
+
+
+def evaluate() -> NoReturn:
+    """Entry point of `vivim-eval`."""
+    main("vivim-eval", "vivim_runtime.evaluation.cli")
 
 
 def doctor() -> NoReturn:

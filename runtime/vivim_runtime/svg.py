@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-__all__ = ["COLORS", "FAINT", "INK", "RULE", "bar", "dot", "line", "page", "text"]
+__all__ = ["COLORS", "FAINT", "INK", "RULE", "bar", "dot", "line", "page", "rule", "text"]
 
 # Of series, in this order; of words that matter and of others; of the grid.
 COLORS = ("#2563a8", "#c2562b", "#2f855a", "#7c3aed", "#b7791f", "#be185d")
@@ -38,6 +38,11 @@ def line(points: Sequence[tuple[float, float]], color: str, width: float = 1.0, 
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     dashes = f' stroke-dasharray="{dash}"' if dash else ""
     return f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="{width:g}"{dashes}{more}/>'
+
+
+def rule(x0: float, y0: float, x1: float, y1: float, color: str) -> str:
+    """A thin straight line: of a grid, an axis, a whisker."""
+    return f'<line x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}" stroke="{color}"/>'
 
 
 def dot(x: float, y: float, radius: float, color: str) -> str:

@@ -210,6 +210,8 @@ def test_every_command_of_the_distribution_has_its_entry_point(monkeypatch: pyte
         "vivim-run": "run",
         "vivim-export": "export",
         "vivim-train": "train",
+        "vivim-eval": "evaluate",
+        "vivim-calibrate": "calibrate",
         "vivim-doctor": "doctor",
         "vivim-bench": "bench",
     }
@@ -221,6 +223,8 @@ def test_every_command_of_the_distribution_has_its_entry_point(monkeypatch: pyte
         ("vivim-run", "vivim_runtime.cli"),
         ("vivim-export", "vivim_export.cli"),
         ("vivim-train", "vivim.cli"),
+        ("vivim-eval", "vivim_runtime.evaluation.cli"),
+        ("vivim-calibrate", "vivim_calibration.cli"),
         ("vivim-doctor", "vivim_runtime.doctor.cli"),
         ("vivim-bench", "vivim_runtime.bench.cli"),
     ]
