@@ -12,11 +12,16 @@ being composited, waiting for the threads included. Sizes run in a process of th
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
+import os
+import shutil
+import subprocess
+import tempfile
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +113,14 @@ class Nobody:
     def __init__(self) -> None:
         self.taken = threading.Event()
         self.taken.set()
-        self.memory: list[tuple[int, float]] = []  # frames, MiB; every `watch` frames
+        self.seen: list[tuple[float, ...]] = []  # frames, and what `look` says; every `watch` frames
         self.watch = 0
+        self.look: Callable[[], tuple[float, ...]] = tuple
 
     def show(self, shown: Shown) -> None:
         captured = shown.status.counts["captured"]
-        if self.watch and captured // self.watch > len(self.memory):
-            self.memory.append((captured, resident_mb()))
+        if self.watch and captured // self.watch > len(self.seen):
+            self.seen.append((captured, *self.look()))
         self.taken.set()
 
     def run_main(self) -> None:
@@ -162,26 +168,84 @@ def transient(size: tuple[int, int]) -> float:
     return (most - base) / 2**20
 
 
-def soak(size: tuple[int, int], frames: int) -> list[tuple[int, float]]:
-    """Resident memory along `frames` frames, as fast as they go."""
+def allocations(size: tuple[int, int]) -> tuple[float, float]:
+    """Calls of the C library's allocator a frame, and MiB asked for; needs allocations.c preloaded."""
+    library = ctypes.CDLL(None)
+    library.allocation_calls.restype = library.allocation_bytes.restype = ctypes.c_longlong
     screen = Nobody()
-    screen.watch = max(1, frames // 100)
+    screen.watch = 50
+    screen.look = lambda: (library.allocation_calls(), library.allocation_bytes())
+    _run(Rolling(size, 30.0, 260, screen), Ellipses(), screen)
+    frames, calls, total = np.subtract(screen.seen[-1], screen.seen[0])
+    return calls / frames, total / frames / 2**20
+
+
+def _counted(size: tuple[int, int]) -> str:
+    """What `allocations` says, in words, where there is a C compiler."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        return "allocations were not counted: there is no C compiler"
+    with tempfile.TemporaryDirectory() as folder:
+        library = str(Path(folder) / "allocations.so")
+        source = str(Path(__file__).with_name("allocations.c"))
+        subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
+        os.environ["LD_PRELOAD"] = library
+        try:
+            calls, asked = in_fresh_process(allocations, size)
+        finally:
+            del os.environ["LD_PRELOAD"]
+    return f"{calls:.0f} allocations of {asked:.1f} MiB together a frame"
+
+
+class _MallInfo(ctypes.Structure):
+    """struct mallinfo2 of glibc 2.33."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keep",
+        )
+    )
+
+
+def memory() -> tuple[float, float]:
+    """MiB: resident, and what the C library's allocator has given out (a leak grows in it, fragmentation does not)."""
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = _MallInfo
+    told = mallinfo2()
+    return resident_mb(), (told.uordblks + told.hblkhd) / 2**20
+
+
+def soak(size: tuple[int, int], frames: int) -> list[tuple[float, ...]]:
+    """Frames, and `memory` then, along `frames` frames as fast as they go."""
+    screen = Nobody()
+    screen.watch, screen.look = max(1, frames // 100), memory
     _run(Rolling(size, 0.0, frames, screen), Ellipses(), screen)
-    return screen.memory
+    return screen.seen
 
 
 def _soak(frames: int) -> None:
     began = time.monotonic()
-    taken, resident = np.array(in_fresh_process(soak, (480, 640), frames)).T
+    taken, *kinds = np.array(in_fresh_process(soak, (480, 640), frames)).T
     print(
         f"{frames} frames of 640x480 in {time.monotonic() - began:.0f} s; a leak of one of them each is 0.9 MiB a frame"
     )
-    for name, since in (("behind a tenth", len(taken) // 10), ("second half", len(taken) // 2)):
-        (slope, _), covariance = np.polyfit(taken[since:], resident[since:], 1, cov=True)
-        error = 1e6 * covariance[0][0] ** 0.5
-        first, last, most = resident[since], resident[-1], resident[since:].max()
-        print(f"{name}: {first:.1f} to {last:.1f} MiB resident, at most {most:.1f}; ", end="")
-        print(f"{1e6 * slope:+.1f} +- {error:.1f} MiB a million frames")
+    for kind, values in zip(("resident", "given out by the allocator"), kinds, strict=True):
+        for name, since in (("behind a tenth", len(taken) // 10), ("second half", len(taken) // 2)):
+            (slope, _), covariance = np.polyfit(taken[since:], values[since:], 1, cov=True)
+            error = 1e6 * covariance[0][0] ** 0.5
+            first, last, most = values[since], values[-1], values[since:].max()
+            print(f"{kind}, {name}: {first:.1f} to {last:.1f} MiB, at most {most:.1f}; ", end="")
+            print(f"{1e6 * slope:+.1f} +- {error:.1f} MiB a million frames")
 
 
 def _row(result: dict[str, Any], name: str) -> str:
@@ -222,7 +286,8 @@ def main() -> None:
                 )
     for size in SIZES:
         peak = in_fresh_process(transient, size)
-        print(f"{size[1]}x{size[0]}: {peak:.1f} MiB at most alive at once for frames, masks and pictures")
+        print(f"{size[1]}x{size[0]}: {peak:.1f} MiB of frames, masks and pictures alive at once at most", end="; ")
+        print(_counted(size), flush=True)
     if args.json:
         args.json.write_text(json.dumps(results, indent=2))
 
