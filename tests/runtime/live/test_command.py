@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
+import pydicom
 import pytest
 
 from tests.runtime.live.rig import Sender, free_port, playable
@@ -58,6 +59,21 @@ def test_a_recorded_source_in_real_time_leaves_whole_files(
     assert len(lines) == 32 and lines[-1]["captured"] == 30
     text = capsys.readouterr().err
     assert "live" in text and "p95" in text and "30 in" in text
+
+
+def test_a_dicom_loop_that_is_played_live_gets_a_segmentation_of_the_frames_that_were_inferred(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.runtime.test_segmentation import CINE
+
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, CINE, "o.dcm", "--realtime", "--model", model, "--json", "s.json", "--quiet") == 0
+    written = json.loads(Path("s.json").read_text())["recordings"]["o.dcm"]["written"]
+    frames = [
+        int(frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber)
+        for frame in pydicom.dcmread("o.dcm").PerFrameFunctionalGroupsSequence
+    ]
+    assert len(frames) == written >= 5 and frames == sorted(set(frames)) and set(frames) <= set(range(1, 31))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
