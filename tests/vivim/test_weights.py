@@ -10,7 +10,7 @@ import pytest
 import vivim
 from vivim.checkpoint import resolve_weights
 from vivim.data import phantom_clips
-from vivim.training import evaluate
+from vivim.scores import evaluate
 from vivim_runtime.files import sha256_file
 
 
