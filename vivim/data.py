@@ -299,7 +299,7 @@ class TrainingBatches:
         # Workers are fresh interpreters: a forked one would inherit locks of threads that it does not have.
         self._loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
             _TrainingClips(source, frames, seed, options),
-            batch_sampler=self._keys,  # type: ignore[arg-type]
+            batch_sampler=self._keys,
             num_workers=workers,
             persistent_workers=workers > 0,
             multiprocessing_context="spawn" if workers else None,
