@@ -27,8 +27,8 @@ from vivim.model import Vivim
 
 __all__ = ["Counts", "attention_written_out", "count"]
 
-# Adam holds a parameter, its gradient and two moments.
-_COPIES_IN_TRAINING = 4
+# A parameter and Adam's two moments. Gradients come when what the forward pass keeps is already going.
+_COPIES_IN_TRAINING = 3
 
 Shape = tuple[int, ...]
 
@@ -39,8 +39,8 @@ class Counts:
 
     Attributes:
         inference_bytes: weights, and the most that is alive at once in a forward pass.
-        training_bytes: weights, gradients and Adam's moments, and the most that is alive in a forward pass that keeps
-            what the backward pass will need.
+        training_bytes: weights and Adam's moments, and the most that is alive in a forward pass that keeps what the
+            backward pass will need.
         flops: of a forward pass, an addition, a multiplication and an exponential being one each; matrix products,
             convolutions, attention and scans.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -33,7 +33,8 @@ def table_markdown(rows: Sequence[Row], options: StudyOptions) -> str:
     """Table IV: a row a variant."""
     on_cpu = any(row.inference.cpu_seconds is not None for row in rows)
     head = ["", "core module", "attention", "TM, MB", "IM, MB", "run time, s"]
-    head += ["CPU time, s"] * on_cpu + ["training step, s", "counted TM, MB", "counted IM, MB", "GFLOP", "global"]
+    head += ["CPU time, s"] * on_cpu + ["training step, s"] + ["its CPU time, s"] * on_cpu
+    head += ["counted TM, MB", "counted IM, MB", "GFLOP", "global"]
     lines = []
     for row in rows:
         method, counts = METHODS[row.variant.module], row.counts
@@ -41,7 +42,7 @@ def table_markdown(rows: Sequence[Row], options: StudyOptions) -> str:
         assert row.training is not None
         training = _figures(row.training, counts.training_bytes, options)
         cells = [method.name, method.core, "written out" if row.variant.written_out else "fused"]
-        cells += [training[0], *inference[: 2 + on_cpu], training[1]]
+        cells += [training[0], *inference[: 2 + on_cpu], *training[1 : 2 + on_cpu]]
         cells += [number(counts.training_bytes / 1e6), number(counts.inference_bytes / 1e6)]
         lines.append([*cells, number(counts.flops / 1e9), "yes" if method.is_global else "no"])
     return _markdown(head, lines, texts=3)
@@ -58,10 +59,7 @@ def growth_markdown(rows: Sequence[Row], options: StudyOptions) -> str:
         lines.append([row.variant.label, str(row.frames), *figures, *counted])
     fits = [
         [variant.label, cost, f"{frames[0]} to {frames[-1]}", number(fit.per_frame), *_fit_cells(fit)]
-        for variant in _variants(rows)
-        for cost in COSTS
-        for frames, values in [costs_of(rows, variant, cost)]
-        if (fit := growth(frames, values))
+        for variant, cost, frames, fit in _fits(rows)
     ]
     fit_head = ["", "cost", "frames", "a frame", "R² of a line", "quadratic part", "exponent"]
     return _markdown(head, lines, texts=1) + "\n" + _markdown(fit_head, fits, texts=2)
@@ -78,10 +76,7 @@ def record(table: Sequence[Row], growing: Sequence[Row], options: StudyOptions) 
     """Everything, for JSON."""
     fits = [
         {"variant": variant.label, "cost": cost, "frames": frames, **asdict(fit)}
-        for variant in _variants(growing)
-        for cost in COSTS
-        for frames, values in [costs_of(growing, variant, cost)]
-        if (fit := growth(frames, values))
+        for variant, cost, frames, fit in _fits(growing)
     ]
     return {
         "options": asdict(options),
@@ -96,12 +91,18 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def _fits(rows: Sequence[Row]) -> Iterator[tuple[Variant, str, list[int], Growth]]:
+    """The fits of every variant and cost, and over which frames, where there are figures enough."""
+    for variant in dict.fromkeys(row.variant for row in rows):
+        for cost in COSTS:
+            frames, values = costs_of(rows, variant, cost)
+            fit = growth(frames, values)
+            if fit:
+                yield variant, cost, frames, fit
+
+
 def _fit_cells(fit: Growth) -> list[str]:
     return [f"{fit.linear_r2:.4f}", f"{round(100 * fit.quadratic_share)} %", f"{fit.exponent:.2f}"]
-
-
-def _variants(rows: Sequence[Row]) -> list[Variant]:
-    return list(dict.fromkeys(row.variant for row in rows))
 
 
 def _figures(outcome: Outcome, counted: int, options: StudyOptions) -> list[str]:
