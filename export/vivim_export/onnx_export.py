@@ -166,13 +166,11 @@ def onnx_from_model(model: Vivim, options: OnnxOptions, weights_sha256: str | No
     rewritten = typed_for_export(fold_for_export(model, options.fold), options.precision)
     deployed = _Deployed(rewritten, options.raw_input).eval()
     proto = _traced(deployed, _example(config.frames, options), options)
-    for function in (
-        causal_conv1d_function(config.direction_codes, config.conv, options.opset_version),
-        selective_scan_function(config.direction_codes, True, options.opset_version),
-    ):
-        proto.functions.append(function)
-    if DOMAIN not in {entry.domain for entry in proto.opset_import}:
-        proto.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
+    if any(node.domain == DOMAIN for node in proto.graph.node):  # SegFormer alone has no node of ours, nor have rivals
+        proto.functions.append(causal_conv1d_function(config.direction_codes, config.conv, options.opset_version))
+        proto.functions.append(selective_scan_function(config.direction_codes, True, options.opset_version))
+        if DOMAIN not in {entry.domain for entry in proto.opset_import}:
+            proto.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
     _drop_debug_information(proto)
     description = describe(
         model,
