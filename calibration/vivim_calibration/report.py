@@ -59,14 +59,19 @@ def sensitivity_table(analysis: Analysis, left_in_float: tuple[str, ...] = ()) -
     """The dearest layers first."""
     more = len(analysis.costs) - _SHOWN
     table = Table(
-        title=f"What layers cost in int8, on {analysis.clips} calibration clips",
+        title=f"What layers cost in int8, on {analysis.clips} calibration clips: Dice points, and L2 of the logits",
         title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
         caption=f"all in int8: {analysis.all_int8.points_lost:+.3f} points, {analysis.all_int8.relative_l2:.4f}"
         + (f"; {more} more layers cost less: --json has them all" if more > 0 else ""),
         caption_justify="left",
     )
-    for name in ("layer", "alone: points lost", "rel. L2", "back in float: points gained", "rel. L2", "stays"):
-        table.add_column(name, justify="left" if name in ("layer", "stays") else "right")
+    table.add_column("layer", no_wrap=True)
+    for name in ("alone\nlost", "\nL2", "back in\nfloat", "\nL2"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("")
     for cost in analysis.costs[:_SHOWN]:
         table.add_row(
             cost.layer.name,

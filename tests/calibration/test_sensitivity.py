@@ -2,15 +2,18 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tests.calibration.conftest import clips_of
 from vivim_calibration.command import Options, calibrate
 from vivim_calibration.layers import Layer
 from vivim_calibration.plot import sensitivity_svg
-from vivim_calibration.sensitivity import LayerCost, analysed, fewest_in_float
+from vivim_calibration.report import sensitivity_table
+from vivim_calibration.sensitivity import Analysis, LayerCost, analysed, fewest_in_float
 from vivim_calibration.verdict import Agreement
 
 COSTS = {"a": 0.02, "b": 0.3, "c": 0.1, "d": 0.0}
@@ -60,6 +63,17 @@ def test_the_plot_shows_every_layer_and_escapes_names() -> None:
     costs = [LayerCost(replace(layer, name=f"<{layer.name}>"), 0.1, 0.2, 0.1, 0.2) for layer in LAYERS]
     svg = sensitivity_svg(costs, ["<a>"])
     assert svg.count("&lt;") == len(LAYERS) and "<a>" not in svg and "left in float (1)" in svg
+
+
+def test_the_table_has_room_for_the_names_of_layers_in_80_columns() -> None:
+    longest = "stages.3.blocks.17.attention.value_and"  # as long as those of b5
+    costs = tuple(LayerCost(replace(layer, name=f"{longest}{layer.name}"), 0.1, 0.2, -0.1, 0.2) for layer in LAYERS)
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(sensitivity_table(Analysis(costs, NOTHING, 2), (costs[1].layer.name,)))
+    lines = console.export_text().splitlines()
+    for cost in costs:
+        (line,) = [line for line in lines if cost.layer.name in line]
+        assert line.split()[1:] == ["+0.100", "0.2000", "-0.100", "+0.2000", "float32" if cost is costs[1] else "int8"]
 
 
 @pytest.mark.slow
