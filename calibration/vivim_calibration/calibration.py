@@ -18,10 +18,10 @@ from onnx import TensorProto, helper
 
 from vivim_calibration.clips import Clip, ClipSet
 from vivim_calibration.errors import DataError, ModelInputError, UsageError
-from vivim_calibration.exact import onnx_runtime
 from vivim_calibration.histogram import METHODS, Histogram, range_of
 from vivim_calibration.layers import quantisable_layers
 from vivim_runtime.files import write_text
+from vivim_runtime.onnx_runtime import onnx_runtime
 from vivim_runtime.session import ModelInfo, model_input
 
 __all__ = ["Calibration", "calibrated", "check_method"]
@@ -170,7 +170,7 @@ class _Probe:
     """The float32 model with its activations as outputs."""
 
     def __init__(self, model: onnx.ModelProto, info: ModelInfo, names: list[str], threads: int) -> None:
-        onnxruntime = onnx_runtime()
+        onnxruntime = onnx_runtime("calibration")
         probed = onnx.ModelProto()
         probed.CopyFrom(model)
         shapes = {value.name: value for value in model.graph.value_info}

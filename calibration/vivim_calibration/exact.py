@@ -7,23 +7,15 @@ devices are judged, without fusing.
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from vivim_runtime.errors import MissingExtraError, ModelError
+from vivim_runtime.errors import ModelError
+from vivim_runtime.onnx_runtime import onnx_runtime
 from vivim_runtime.session import Clips, Logits, ModelInfo, model_input
 
-__all__ = ["ExactSession", "onnx_runtime"]
-
-
-def onnx_runtime() -> Any:
-    """The module; MissingExtraError where it is not installed."""
-    try:
-        return importlib.import_module("onnxruntime")
-    except ModuleNotFoundError:
-        raise MissingExtraError("calibration", "cpu") from None
+__all__ = ["ExactSession"]
 
 
 class ExactSession:
@@ -33,7 +25,7 @@ class ExactSession:
 
     def __init__(self, path: Path, threads: int = 0) -> None:
         """ModelError where ONNX Runtime cannot load the file."""
-        runtime = onnx_runtime()
+        runtime = onnx_runtime("calibration")
         options = runtime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from vivim_runtime.errors import MissingExtraError, ModelError, UsageError
+from vivim_runtime.errors import ModelError, UsageError
+from vivim_runtime.onnx_runtime import onnx_runtime
 
 __all__ = ["ClassInfo", "Clips", "Logits", "ModelInfo", "OnnxSession", "Session", "model_input", "open_session"]
 
@@ -198,10 +199,7 @@ class OnnxSession:
 
     def __init__(self, path: Path, device: str = "auto", threads: int = 0, profile: Path | None = None) -> None:
         """`profile`: start of the name of the file that `end_profiling` writes; see vivim_runtime.onnx_profile."""
-        try:
-            import onnxruntime
-        except ModuleNotFoundError:
-            raise MissingExtraError("running an ONNX model", "cpu") from None
+        onnxruntime = onnx_runtime("running an ONNX model")
         if threads < 0:
             raise UsageError(f"--threads is {threads}; expected 0 (automatic) or more")
         providers = _providers(device, onnxruntime.get_available_providers())
