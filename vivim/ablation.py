@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from vivim.checkpoint import load_checkpoint
 from vivim.config import ABLATIONS
+from vivim.curve import read_log
 from vivim.data import Clip, ClipSource
 from vivim.errors import ConfigError
 from vivim.recipe import FitConfig
@@ -70,12 +70,8 @@ def ablated(
             on_epoch(name, report)
         model = load_checkpoint(out / "last.safetensors")
         count = sum(p.numel() for key, p in model.named_parameters() if not key.startswith("edge_head."))
-        seconds = sum(line["seconds"] for line in _log(out))
+        seconds = sum(line["seconds"] for line in read_log(out))
         yield AblationRow(name, evaluate(model.to(options.group.device), test, options.group), count, seconds)
-
-
-def _log(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def markdown(rows: Sequence[AblationRow]) -> str:

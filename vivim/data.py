@@ -36,6 +36,7 @@ __all__ = [
     "PhantomClips",
     "TrainingBatches",
     "augmented",
+    "clip_source",
     "micro_batches",
     "normalised",
     "phantom_clips",
@@ -74,6 +75,11 @@ class MemoryClips:
 
     def clip(self, index: int, epoch: int) -> Clip:
         return self.clips[index]
+
+
+def clip_source(clips: ClipSource | Sequence[Clip]) -> ClipSource:
+    """A source as it is, a list of clips as one."""
+    return MemoryClips(clips) if isinstance(clips, Sequence) else clips
 
 
 @dataclass(frozen=True)
@@ -294,11 +300,10 @@ class TrainingBatches:
         options: Augmentation = Augmentation(),  # noqa: B008
         workers: int = 0,
     ) -> None:
-        source = MemoryClips(clips) if isinstance(clips, Sequence) else clips
         self._keys: list[list[tuple[int, int]]] = []
         # Workers are fresh interpreters: a forked one would inherit locks of threads that it does not have.
         self._loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
-            _TrainingClips(source, frames, seed, options),
+            _TrainingClips(clip_source(clips), frames, seed, options),
             batch_sampler=self._keys,
             num_workers=workers,
             persistent_workers=workers > 0,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from tensorboardX import SummaryWriter
 
-from vivim.data import Clip, ClipSource, normalised
+from vivim.data import Clip, ClipSource, clip_source, normalised
 from vivim.model import Vivim
 from vivim.training import EpochReport
 from vivim_runtime.overlay import drawn
@@ -30,7 +30,7 @@ class Monitor:
     def __init__(self, folder: Path, clips: ClipSource | Sequence[Clip]) -> None:
         """`clips`: those of the validation."""
         self._writer = SummaryWriter(str(folder), flush_secs=10)
-        self._clips = clips
+        self._clips = clip_source(clips)
 
     def add(self, report: EpochReport, model: Vivim) -> None:
         """Curves of an epoch, and what its network (in eval mode, on the CPU) makes of some frames."""
@@ -43,8 +43,7 @@ class Monitor:
             self._writer.add_scalar(name, value, report.epoch)
         numbers = np.linspace(0, len(self._clips) - 1, min(_PICTURES, len(self._clips))).round().astype(int)
         for place, number in enumerate(numbers):
-            clips = self._clips
-            clip = clips[number] if isinstance(clips, Sequence) else clips.clip(int(number), 0)
+            clip = self._clips.clip(int(number), 0)
             self._writer.add_image(f"validation/{place}", compared(model, clip), report.epoch, dataformats="HWC")
 
     def __enter__(self) -> Monitor:

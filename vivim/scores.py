@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from vivim.data import Clip, ClipSource, MemoryClips, normalised
+from vivim.data import Clip, ClipSource, clip_source, normalised
 from vivim.distributed import Group
 from vivim.errors import DataError
 from vivim_runtime import metrics
@@ -46,7 +46,7 @@ def evaluate(
     Raises:
         DataError: no clips, or a network of several classes.
     """
-    source = MemoryClips(clips) if isinstance(clips, Sequence) else clips
+    source = clip_source(clips)
     if not len(source):
         raise DataError("there are no clips to evaluate on; give at least one")
     model.eval()
