@@ -37,9 +37,9 @@ from scan_cpu import DIRECTIONS, SHAPES, TAPS, scan_inputs
 from scan_cpu import FRAMES as FRAMES_OF_SHAPES
 from torch import Tensor
 
-from vivim.errors import KernelError
 from vivim.kernels import KernelLibrary, library
 from vivim.reference import causal_conv1d_reference, selective_scan_reference
+from vivim_runtime.errors import KernelError
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Relative L2. 16 bits: as in tests/plugins/test_kernels.py. float32: ex2.approx may be 2^-22 off, and were it so always

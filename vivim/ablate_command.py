@@ -18,10 +18,10 @@ from vivim.ablation import VARIANTS, AblationRow, ablated, markdown, records, va
 from vivim.check_command import checked
 from vivim.clip_options import ClipOptions
 from vivim.distributed import process_group
-from vivim.errors import ConfigError
 from vivim.fit_command import Threads, report_line, set_threads
 from vivim.recipe import FitConfig
 from vivim.training import EpochReport, RunOptions
+from vivim_runtime.errors import ConfigError
 from vivim_runtime.files import write_text
 
 __all__ = ["ablate_command"]

@@ -11,10 +11,10 @@ from vivim.checkpoint import load_checkpoint
 from vivim.config import ABLATIONS
 from vivim.curve import read_log
 from vivim.data import Clip, ClipSource
-from vivim.errors import ConfigError
 from vivim.recipe import FitConfig
 from vivim.scores import Scores, evaluate
 from vivim.training import EpochReport, RunOptions, fit
+from vivim_runtime.errors import ConfigError
 
 __all__ = ["VARIANTS", "AblationRow", "ablated", "markdown", "records", "variant"]
 

@@ -30,8 +30,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vivim.errors import CheckpointError, DataError, InputError
 from vivim.losses import sobel_edges
+from vivim_runtime.errors import CheckpointError, DataError, InputError
 from vivim_runtime.files import atomic_path
 
 __all__ = [

@@ -17,8 +17,8 @@ from rich.progress import track
 from vivim.affine import RegressionScores, save_regressor, train_regressor
 from vivim.clip_options import ClipOptions
 from vivim.data import ClipSource
-from vivim.errors import ConfigError
 from vivim.fit_command import Threads, set_threads
+from vivim_runtime.errors import ConfigError
 
 __all__ = ["boundary_command"]
 

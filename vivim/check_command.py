@@ -10,11 +10,11 @@ import cv2
 import typer
 from rich.console import Console
 
-from vivim.errors import DataError
 from vivim_runtime.datasets import Dataset, open_dataset
 from vivim_runtime.datasets.check import CheckReport, check
 from vivim_runtime.datasets.report import problem_lines, summary, videos_table
 from vivim_runtime.datasets.sheet import contact_sheet
+from vivim_runtime.errors import DataError
 from vivim_runtime.files import atomic_path, writable_file, write_text
 
 __all__ = ["check_command", "checked"]

@@ -17,9 +17,9 @@ from vivim.check_command import check_command
 from vivim.checkpoint import load_checkpoint, read_metadata, resolve_weights, save_checkpoint
 from vivim.clip_options import ClipOptions
 from vivim.curve import curve_svg, read_log
-from vivim.errors import ConfigError
 from vivim.fit_command import Threads, fit_command, set_threads
 from vivim.scores import Scores, evaluate
+from vivim_runtime.errors import ConfigError
 from vivim_runtime.files import sha256_file, write_text
 
 __all__ = ["app"]

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vivim.data import ClipSource, DatasetClips, PhantomClips
-from vivim.errors import DataError
 from vivim_runtime.datasets import Dataset, held_out, open_dataset
-from vivim_runtime.errors import DataError as OpeningError
+from vivim_runtime.errors import DataError
 
 __all__ = ["ClipOptions"]
 
@@ -59,7 +58,7 @@ class ClipOptions:
     def _has_validation(self) -> bool:
         try:
             self._opened("validation")
-        except OpeningError:  # whatever else is wrong, opening the split to train on says too
+        except DataError:  # whatever else is wrong, opening the split to train on says too
             return False
         return True
 

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from vivim.errors import ConfigError
+from vivim_runtime.errors import ConfigError
 
 __all__ = ["ABLATIONS", "MEAN", "PRESETS", "STD", "Direction", "EdgeHead", "SpatioTemporalModule", "VivimConfig"]
 

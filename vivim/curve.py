@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vivim.errors import DataError
+from vivim_runtime.errors import DataError
 from vivim_runtime.svg import COLORS, FAINT, INK, RULE, dot, line, page, rule, text
 
 __all__ = ["curve_svg", "read_log"]

@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from vivim.config import MEAN, STD
-from vivim.errors import ConfigError, DataError
 from vivim_runtime.datasets import PHANTOM_SPLITS, Dataset, clip_indices, read_clip
+from vivim_runtime.errors import ConfigError, DataError
 from vivim_runtime.phantom import PhantomClip, PhantomSpec, phantom_clip
 
 __all__ = [

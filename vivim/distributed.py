@@ -13,7 +13,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vivim.errors import ConfigError
+from vivim_runtime.errors import ConfigError
 
 __all__ = ["Group", "process_group"]
 

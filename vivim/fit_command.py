@@ -22,10 +22,10 @@ from vivim.checkpoint import load_checkpoint
 from vivim.clip_options import ClipOptions
 from vivim.data import Augmentation, ClipSource
 from vivim.distributed import Group, process_group
-from vivim.errors import ConfigError
 from vivim.monitor import Monitor
 from vivim.recipe import FitConfig, read_recipe
 from vivim.training import EpochReport, RunOptions, check_run, fit
+from vivim_runtime.errors import ConfigError
 
 __all__ = ["fit_command", "report_line", "set_threads"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vivim.errors import KernelError
+from vivim_runtime.errors import KernelError
 
 __all__ = ["KernelLibrary", "library"]
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from vivim.affine import affine_loss, load_regressor
-from vivim.errors import ConfigError
 from vivim.losses import boundary_loss, segmentation_loss, sobel_edges
 from vivim.model import VivimOutput
 from vivim.recipe import FitConfig
+from vivim_runtime.errors import ConfigError
 
 __all__ = ["Objective"]
 

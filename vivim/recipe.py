@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from vivim.config import VivimConfig
 from vivim.data import Augmentation
-from vivim.errors import ConfigError
 from vivim.losses import Weighting
+from vivim_runtime.errors import ConfigError
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -11,8 +11,8 @@ from torch import nn
 
 from vivim.data import Clip, ClipSource, clip_source, normalised
 from vivim.distributed import Group
-from vivim.errors import DataError
 from vivim_runtime import metrics
+from vivim_runtime.errors import DataError
 
 __all__ = ["Scores", "evaluate"]
 

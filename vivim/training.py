@@ -17,11 +17,11 @@ from torch.optim.swa_utils import AveragedModel
 from vivim.checkpoint import from_segformer, load_checkpoint, resolve_weights, save_checkpoint
 from vivim.data import Clip, ClipSource, TrainingBatches, micro_batches
 from vivim.distributed import Group
-from vivim.errors import CheckpointError, ConfigError
 from vivim.model import Vivim
 from vivim.objective import Objective
 from vivim.recipe import FitConfig, learning_rate
 from vivim.scores import Scores, evaluate
+from vivim_runtime.errors import CheckpointError, ConfigError
 from vivim_runtime.files import atomic_path, writable_folder, write_text
 
 __all__ = ["EpochReport", "FitConfig", "RunOptions", "check_run", "fit"]

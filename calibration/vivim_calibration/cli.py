@@ -12,9 +12,9 @@ from rich.console import Console
 
 from vivim_calibration.clips import DrawOptions
 from vivim_calibration.command import Options, Outcome, calibrate
-from vivim_calibration.errors import UsageError, VerdictError
 from vivim_calibration.plot import sensitivity_svg
 from vivim_calibration.report import sensitivity_table, verdict_table
+from vivim_runtime.errors import UsageError, VerdictError
 from vivim_runtime.files import writable_file, write_text
 
 __all__ = ["app"]

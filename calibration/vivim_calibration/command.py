@@ -16,7 +16,6 @@ from onnx import helper
 
 from vivim_calibration.calibration import Calibration, calibrated, check_method
 from vivim_calibration.clips import ClipSet, DrawOptions, check_disjoint, drawn_clips, whole_clips
-from vivim_calibration.errors import DataError, ModelInputError, UsageError, VerdictError
 from vivim_calibration.exact import ExactSession
 from vivim_calibration.float_model import FloatModel, load_float_model
 from vivim_calibration.layers import quantisable_layers
@@ -31,6 +30,7 @@ from vivim_calibration.verdict import (
     logits_of_clips,
     speed_failure,
 )
+from vivim_runtime.errors import DataError, ModelError, UsageError, VerdictError
 from vivim_runtime.files import atomic_path, writable_file
 from vivim_runtime.session import ModelInfo, Session, open_session
 
@@ -163,7 +163,7 @@ def calibrate(
         on_stage: told what is being done.
 
     Raises:
-        UsageError, ModelInputError, DataError, and those of vivim_runtime: exit code 2.
+        UsageError, ModelError, DataError, and those of vivim_runtime: exit code 2.
         VerdictError: the int8 model does not earn its place; its `outcome` says how. Exit code 3.
     """
     if output is not None:
@@ -359,7 +359,7 @@ def _check_rival(reference: ModelInfo, path: Path, options: Options) -> None:
         rival = session.info
     same = ("frames", "size", "batch", "classes", "weights_sha256")
     if rival.precision != "fp16" or any(getattr(reference, name) != getattr(rival, name) for name in same):
-        raise ModelInputError(
+        raise ModelError(
             f"{rival.path} ({rival.precision}) is not the fp16 file of {reference.path}; "
             "export it from the same weights with the same size, frames and batch, and --fp16"
         )

@@ -20,12 +20,12 @@ from rich.table import Table
 
 from vivim_export.engine import EngineOptions, EnginePlan, build_engine, emit_graph, plan_engine
 from vivim_export.engine_graph import default_precision
-from vivim_export.errors import ParityError, UsageError
 from vivim_export.onnx_export import OnnxOptions, export_onnx
 from vivim_export.parity import Comparison, compare
 from vivim_export.precision_check import PRODUCTS
 from vivim_export.report import html_report, terminal_table
 from vivim_export.runners import is_checkpoint, open_runner
+from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.files import writable_file, write_text
 from vivim_runtime.sidecar import EngineRecord, sidecar_path
 

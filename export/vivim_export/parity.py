@@ -21,9 +21,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from vivim_export.errors import UsageError
 from vivim_runtime import metrics
 from vivim_runtime.clips import resized
+from vivim_runtime.errors import UsageError
 from vivim_runtime.session import ClassInfo, Logits, ModelInfo, Session
 from vivim_runtime.sources import Source, open_source
 from vivim_runtime.sources.base import Image

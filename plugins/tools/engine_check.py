@@ -26,7 +26,7 @@ PRECISIONS = ("fp32", "fp16", "bf16")
 
 def reason_to_skip(backend: Any, machine: Any, plugin: Path | None) -> str:
     """Why a library builds nothing here; empty where it does."""
-    from vivim_runtime.errors import VivimRuntimeError
+    from vivim_runtime.errors import VivimError
     from vivim_runtime.plugin import Plugin
 
     if machine.gpu is None:
@@ -37,7 +37,7 @@ def reason_to_skip(backend: Any, machine: Any, plugin: Path | None) -> str:
             Plugin.find(plugin)
         elif not hasattr(module.ComputeCapability, f"SM{machine.compute_capability.replace('.', '')}"):
             return f"{backend.title} builds no engines for {machine}"
-    except VivimRuntimeError as error:
+    except VivimError as error:
         return str(error)
     return ""
 

@@ -11,6 +11,7 @@ from vivim_runtime.errors import (
     SinkError,
     SourceError,
     UsageError,
+    VivimError,
     VivimRuntimeError,
 )
 from vivim_runtime.pipeline import RunOptions, RunReport, run
@@ -34,6 +35,7 @@ __all__ = [
     "Source",
     "SourceError",
     "UsageError",
+    "VivimError",
     "VivimRuntimeError",
     "open_session",
     "open_sink",

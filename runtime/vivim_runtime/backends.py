@@ -6,7 +6,7 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
-from vivim_runtime.errors import MissingExtraError, VivimRuntimeError
+from vivim_runtime.errors import MissingExtraError, VivimError
 
 __all__ = ["BACKENDS", "Backend"]
 
@@ -45,7 +45,7 @@ class Backend:
                 raise
             raise self.missing() from None
         except (ImportError, OSError) as error:  # a shared library that is missing or of another CUDA
-            raise VivimRuntimeError(
+            raise VivimError(
                 f"the module {self.module} does not load ({error}); install {self.title} again: "
                 f"pip install --force-reinstall 'vivim-edge[{self.extra}]'"
             ) from None

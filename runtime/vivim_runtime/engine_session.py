@@ -26,7 +26,7 @@ import numpy.typing as npt
 from vivim_runtime.backends import BACKENDS
 from vivim_runtime.cuda import Cuda, host_array
 from vivim_runtime.engine import Engine
-from vivim_runtime.errors import CudaError, ModelError, PluginError, UsageError, VivimRuntimeError
+from vivim_runtime.errors import CudaError, ModelError, PluginError, UsageError, VivimError
 from vivim_runtime.machine import Machine
 from vivim_runtime.plugin import Plugin
 from vivim_runtime.session import Clips, Logits, ModelInfo, model_input
@@ -195,7 +195,7 @@ class TensorRTSession:
 
     def _begin(self) -> None:
         if self._closed:
-            raise VivimRuntimeError(f"{self.info.path} was closed; open it again")
+            raise VivimError(f"{self.info.path} was closed; open it again")
         self._cuda.use()
 
     def _feed(self, clips: Clips | DeviceArray) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from vivim_runtime.backends import BACKENDS
-from vivim_runtime.errors import MissingExtraError, UsageError, VivimRuntimeError
+from vivim_runtime.errors import MissingExtraError, UsageError, VivimError
 
 __all__ = ["Machine"]
 
@@ -89,7 +89,7 @@ def _describe(driver: ctypes.CDLL, device: int) -> tuple[str, str]:
         driver.cuDeviceGetAttribute(ctypes.byref(numbers[1]), _COMPUTE_CAPABILITY_MINOR, handle),
     ]
     if any(statuses):
-        raise VivimRuntimeError(f"the NVIDIA driver does not describe GPU {device}: CUDA errors {statuses}")
+        raise VivimError(f"the NVIDIA driver does not describe GPU {device}: CUDA errors {statuses}")
     return name.value.decode(), f"{numbers[0].value}.{numbers[1].value}"
 
 

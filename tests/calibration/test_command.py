@@ -16,12 +16,11 @@ from vivim_calibration import command
 from vivim_calibration.calibration import Calibration
 from vivim_calibration.clips import DrawOptions, whole_clips
 from vivim_calibration.command import Options, Outcome, calibrate
-from vivim_calibration.errors import DataError, ModelInputError, UsageError, VerdictError
 from vivim_export.halving import half_from_float
 from vivim_export.parity import BUDGETS
 from vivim_runtime import open_session
 from vivim_runtime.entry import main
-from vivim_runtime.errors import ModelError
+from vivim_runtime.errors import DataError, ModelError, UsageError, VerdictError
 
 # Phantoms 21 and 25 have lesions at this size; others among the low numbers show none.
 CALIBRATION, EVALUATION = [clips_of(1), clips_of(2)], [clips_of(21), clips_of(25)]
@@ -123,11 +122,11 @@ def test_models_that_are_not_float32_are_refused(
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"nothing")
     for path, error, text in (
-        (made[0], ModelInputError, "quantised already"),
-        (half, ModelInputError, "is fp16"),
+        (made[0], ModelError, "quantised already"),
+        (half, ModelError, "is fp16"),
         (foreign, ModelError, "was not written by vivim-export"),
-        (broken, ModelInputError, "is no ONNX model"),
-        (tmp_path / "absent.onnx", ModelInputError, "there is no model"),
+        (broken, ModelError, "is no ONNX model"),
+        (tmp_path / "absent.onnx", ModelError, "there is no model"),
     ):
         with pytest.raises(error, match=text) as caught:
             calibrate(path, None, CALIBRATION, EVALUATION, OPTIONS)
@@ -260,7 +259,7 @@ def test_a_float16_rival_is_measured_too(exported: Path, tmp_path: Path, made: t
     onnx.save(half_from_float(onnx.load(exported)), half)
     outcome = calibrate(exported, None, CALIBRATION, EVALUATION, replace(OPTIONS, cache=made[2], fp16=half))
     assert [side.precision for side in outcome.sides] == ["fp32", "fp16", "int8"]
-    with pytest.raises(ModelInputError, match="is not the fp16 file"):
+    with pytest.raises(ModelError, match="is not the fp16 file"):
         calibrate(exported, None, CALIBRATION, EVALUATION, replace(OPTIONS, cache=made[2], fp16=exported))
 
 

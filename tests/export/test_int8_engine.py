@@ -20,12 +20,12 @@ from vivim_calibration.float_model import FloatModel, load_float_model
 from vivim_calibration.quantise import quantised
 from vivim_export.engine import EngineOptions, build_engine, emit_graph, plan_engine
 from vivim_export.engine_graph import default_precision, engine_graph
-from vivim_export.errors import ModelInputError, PrecisionError
 from vivim_export.onnx_export import OnnxOptions, onnx_from_model, save_onnx
 from vivim_export.parity import compare
 from vivim_export.precision_check import check_layers
 from vivim_runtime.backends import BACKENDS
 from vivim_runtime.entry import main
+from vivim_runtime.errors import ModelError, PrecisionError
 from vivim_runtime.session import open_session
 from vivim_runtime.sidecar import EngineRecord, LayerRecord
 
@@ -123,7 +123,7 @@ def test_the_graph_for_tensorrt_keeps_every_rounding(int8: Path, tmp_path: Path)
 
 def test_a_file_says_by_itself_what_it_is_built_in(int8: Path, tmp_path: Path) -> None:
     assert default_precision(int8) == "int8" and default_precision(int8.with_name("net.onnx")) == "fp16"
-    with pytest.raises(ModelInputError, match="there is no model"):
+    with pytest.raises(ModelError, match="there is no model"):
         default_precision(tmp_path / "absent.onnx")
 
 

@@ -15,10 +15,10 @@ from vivim import VivimConfig
 from vivim.data import normalised
 from vivim.operators import selective_scan
 from vivim.reference import causal_conv1d_reference, selective_scan_reference
-from vivim_export.errors import UsageError
 from vivim_export.functions import DOMAIN
 from vivim_export.lowering import lowered
 from vivim_export.onnx_export import OnnxOptions, onnx_from_model
+from vivim_runtime.errors import UsageError
 from vivim_runtime.phantom import PhantomSpec, phantom_clip
 
 OPSET = 20

@@ -17,10 +17,10 @@ from tests.export.conftest import lively
 from vivim import InputError, Vivim, VivimConfig, load_checkpoint, save_checkpoint
 from vivim.data import normalised
 from vivim_export import onnx_export
-from vivim_export.errors import ParityError, UsageError
 from vivim_export.onnx_export import OnnxOptions, export_onnx, onnx_from_model, save_onnx
 from vivim_export.parity import compare
 from vivim_export.runners import open_runner
+from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.phantom import PhantomSpec, phantom_clip
 from vivim_runtime.session import open_session
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vivim_export.errors import UsageError
 from vivim_export.parity import BUDGETS, compare
 from vivim_export.report import html_report, rows
 from vivim_export.runners import open_runner
+from vivim_runtime.errors import UsageError
 from vivim_runtime.session import ClassInfo, ModelInfo
 
 SIZE, FRAMES = (40, 48), 4

@@ -20,7 +20,7 @@ from tests.runtime.models import brightness_model
 from vivim_runtime.bench import BenchOptions, ModelResult, bench, layer_profile, markdown_table, measure, record
 from vivim_runtime.bench.worker import Memory, ModelRequest, Opened, Worker, runner_of
 from vivim_runtime.entry import main
-from vivim_runtime.errors import IncompatibleEngineError, MissingExtraError, ModelError, UsageError, VivimRuntimeError
+from vivim_runtime.errors import IncompatibleEngineError, MissingExtraError, ModelError, UsageError, VivimError
 from vivim_runtime.machine import Machine
 from vivim_runtime.onnx_profile import node_times
 from vivim_runtime.session import open_session
@@ -237,7 +237,7 @@ def test_model_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
     ],
 )
 def test_error_of_a_model_is_raised_where_it_was_asked_for(
-    name: str, kind: type[VivimRuntimeError], message: str, tmp_path: Path
+    name: str, kind: type[VivimError], message: str, tmp_path: Path
 ) -> None:
     if name == "tiny.engine" and Machine.here(backends=()).gpu is not None:
         pytest.skip("this machine has a GPU")
@@ -256,7 +256,7 @@ def test_defect_keeps_its_traceback(tmp_path: Path) -> None:
 def test_process_that_is_killed_is_told(tmp_path: Path) -> None:
     message = r"m\.onnx: its process ended with code -9"
     path = brightness_model(tmp_path / "m.onnx")
-    with pytest.raises(VivimRuntimeError, match=message) as caught, Worker(request(path)) as worker:
+    with pytest.raises(VivimError, match=message) as caught, Worker(request(path)) as worker:
         os.kill(worker._process.pid or 0, signal.SIGKILL)
         worker._process.join()
         worker.run(0.0, 1)

@@ -26,7 +26,7 @@ from vivim_runtime.errors import (
     ModelError,
     PluginError,
     UsageError,
-    VivimRuntimeError,
+    VivimError,
 )
 from vivim_runtime.machine import Machine
 from vivim_runtime.plugin import Plugin
@@ -381,7 +381,7 @@ def test_closing_twice_gives_back_once_and_a_closed_session_does_not_run(engine:
     for _ in range(2):
         session.__exit__(None, None, None)
     assert tensorrt.cuda.calls.count("cudaStreamDestroy") == 1
-    with pytest.raises(VivimRuntimeError, match="was closed"):
+    with pytest.raises(VivimError, match="was closed"):
         session(clips())
 
 

@@ -54,7 +54,7 @@ def test_success_exits_with_zero_and_passes_the_name_on(install: Install, capsys
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (errors.VivimRuntimeError("a defect"), 1),
+        (errors.VivimError("a defect"), 1),
         (errors.SourceError("no video"), 2),
         (errors.MissingExtraError("reading a.dcm", "dicom"), 2),
         (type("Budget", (Exception,), {"exit_code": 3})("over budget"), 3),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vivim_runtime import machine
-from vivim_runtime.errors import UsageError, VivimRuntimeError
+from vivim_runtime.errors import UsageError, VivimError
 from vivim_runtime.machine import Machine
 
 
@@ -91,7 +91,7 @@ def test_machine_without_a_gpu_says_why(
 
 def test_gpu_that_is_not_described_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, Driver(GPUS, describe=101))
-    with pytest.raises(VivimRuntimeError, match="does not describe GPU 0: CUDA errors \\[101"):
+    with pytest.raises(VivimError, match="does not describe GPU 0: CUDA errors \\[101"):
         Machine.here(0, ())
 
 
@@ -110,7 +110,7 @@ def test_library_that_is_broken_is_not_taken_for_missing(tmp_path: Any, monkeypa
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.10: cannot open shared object file')")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(VivimRuntimeError, match=r"tensorrt does not load \(libnvinfer.so.10.*vivim-edge\[trt\]"):
+    with pytest.raises(VivimError, match=r"tensorrt does not load \(libnvinfer.so.10.*vivim-edge\[trt\]"):
         Machine.here(backends=["tensorrt"])
 
 

@@ -22,8 +22,8 @@ from vivim.efficiency.measuring import Case, Limits, Outcome, Status, free_memor
 from vivim.efficiency.plot import growth_svg
 from vivim.efficiency.report import growth_markdown, number, record, table_markdown
 from vivim.efficiency.study import METHODS, Row, StudyOptions, Variant, run_growth, run_table
-from vivim.errors import ConfigError, InputError, VivimError
 from vivim_runtime.entry import main
+from vivim_runtime.errors import ConfigError, InputError, VivimError
 
 FRAMES = (5, 10, 20, 40)
 LIMITS = Limits(memory=2_000_000_000, seconds=300.0)

@@ -11,9 +11,9 @@ import torch
 from tests.plugins.kernel_library import build
 from tests.vivim.test_operators import scan_arguments
 from vivim import kernels
-from vivim.errors import KernelError
 from vivim.operators import causal_conv1d, selective_scan
 from vivim.reference import causal_conv1d_reference, selective_scan_reference
+from vivim_runtime.errors import KernelError
 
 
 @pytest.fixture(autouse=True)

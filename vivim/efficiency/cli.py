@@ -20,7 +20,7 @@ from vivim.efficiency.measuring import Limits, Outcome, free_memory
 from vivim.efficiency.plot import growth_svg
 from vivim.efficiency.report import growth_markdown, number, record, table_markdown
 from vivim.efficiency.study import METHODS, Row, StudyOptions, run_growth, run_table
-from vivim.errors import ConfigError
+from vivim_runtime.errors import ConfigError
 from vivim_runtime.files import writable_file, write_text
 
 __all__ = ["app"]

@@ -18,7 +18,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import numpy as np
 
 from vivim_runtime.cuda import Cuda
-from vivim_runtime.errors import CudaError, IncompatibleEngineError, MissingExtraError, ModelError, VivimRuntimeError
+from vivim_runtime.errors import CudaError, IncompatibleEngineError, MissingExtraError, ModelError, VivimError
 from vivim_runtime.session import Clips, Session, open_session
 
 __all__ = ["Memory", "ModelRequest", "Opened", "Worker", "runner_of"]
@@ -119,14 +119,14 @@ class Worker:
             kind, value = self._pipe.recv()
         except (EOFError, ConnectionResetError):
             self._process.join()
-            raise VivimRuntimeError(
+            raise VivimError(
                 f"{self._name}: its process ended with code {self._process.exitcode}; -9 means that memory ran out"
             ) from None
         if kind == "defect":
             raise RuntimeError(f"{self._name}:\n{value}")
         if kind == "error":
             code, message = value
-            raise {2: ModelError, 4: IncompatibleEngineError}.get(code, VivimRuntimeError)(message)
+            raise {2: ModelError, 4: IncompatibleEngineError}.get(code, VivimError)(message)
         return value
 
     def __enter__(self) -> Worker:

@@ -1,6 +1,6 @@
 """Models on annotated videos: the paper's figures, with intervals, in its tables (docs/evaluation.md)."""
 
-from vivim_runtime.evaluation.errors import AccuracyError
+from vivim_runtime.errors import AccuracyError
 from vivim_runtime.evaluation.evaluation import Evaluation, EvaluationOptions, ModelFacts, VideoFigures, evaluate
 from vivim_runtime.evaluation.figures import Bootstrap, Estimate
 from vivim_runtime.evaluation.page import html_page

@@ -18,8 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from vivim_runtime.bench import BenchOptions, ModelResult, bench
 from vivim_runtime.bench.worker import runner_of
 from vivim_runtime.datasets import Dataset, open_dataset
-from vivim_runtime.errors import UsageError
-from vivim_runtime.evaluation.errors import AccuracyError
+from vivim_runtime.errors import AccuracyError, UsageError
 from vivim_runtime.evaluation.evaluation import Evaluation, EvaluationOptions, check_model, evaluate
 from vivim_runtime.evaluation.figures import Bootstrap
 from vivim_runtime.evaluation.page import html_page, png

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 
-from vivim_runtime.errors import MissingExtraError, SinkError, VivimRuntimeError
+from vivim_runtime.errors import MissingExtraError, SinkError, VivimError
 from vivim_runtime.files import writable_folder
 from vivim_runtime.live.actions import ACTIONS
 from vivim_runtime.live.hud import LEGIBLE_WIDTH, Hud
@@ -203,7 +203,7 @@ class Window:
         try:
             (writable_folder(self._options.snapshots) / name).write_bytes(png(self._shown.picture))
             self._say(f"saved {name}")
-        except (OSError, VivimRuntimeError) as error:
+        except (OSError, VivimError) as error:
             self._say(f"{name} was not saved: {error}")
 
     def _say(self, message: str) -> None:
