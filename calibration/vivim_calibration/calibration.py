@@ -21,8 +21,8 @@ from vivim_calibration.histogram import METHODS, Histogram, range_of
 from vivim_calibration.layers import quantisable_layers
 from vivim_runtime.errors import DataError, ModelError, UsageError
 from vivim_runtime.files import write_text
-from vivim_runtime.onnx_runtime import onnx_runtime
-from vivim_runtime.session import ModelInfo, model_input
+from vivim_runtime.sessions.base import ModelInfo, model_input
+from vivim_runtime.sessions.onnx import onnx_runtime
 
 __all__ = ["Calibration", "calibrated", "check_method"]
 

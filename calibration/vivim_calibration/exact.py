@@ -1,8 +1,8 @@
 """A session that computes what an int8 file says, and nothing that a CPU's int8 kernels make of it.
 
 ONNX Runtime fuses Q/DQ and a product into one int8 kernel, which adds in another order and, without the option that
-vivim_runtime.session sets, overflows on x86 without VNNI (docs/int8.md). So layers are ranked, and files for other
-devices are judged, without fusing.
+vivim_runtime.sessions.base sets, overflows on x86 without VNNI (docs/int8.md). So layers are ranked, and files for
+other devices are judged, without fusing.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from types import TracebackType
 from typing import Any
 
 from vivim_runtime.errors import ModelError
-from vivim_runtime.onnx_runtime import onnx_runtime
-from vivim_runtime.session import Clips, Logits, ModelInfo, model_input
+from vivim_runtime.sessions.base import Clips, Logits, ModelInfo, model_input
+from vivim_runtime.sessions.onnx import onnx_runtime
 
 __all__ = ["ExactSession"]
 
 
 class ExactSession:
-    """Rounding where the file has Q/DQ, float32 in between; on the CPU. A vivim_runtime.session.Session."""
+    """Rounding where the file has Q/DQ, float32 in between; on the CPU. A vivim_runtime.sessions.base.Session."""
 
     backend, device = "ONNX Runtime, not fused", "cpu"
 

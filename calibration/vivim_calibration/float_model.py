@@ -10,7 +10,7 @@ import onnx
 
 from vivim_calibration.layers import quantisable_layers
 from vivim_runtime.errors import ModelError
-from vivim_runtime.session import ModelInfo
+from vivim_runtime.sessions.base import ModelInfo
 
 __all__ = ["FloatModel", "load_float_model"]
 

@@ -22,16 +22,16 @@ from typing import Any
 import onnx
 
 from vivim_export.engine_graph import EngineGraph, engine_graph
-from vivim_export.parity import Comparison, compare
 from vivim_export.precision_check import check_layers, layers_of_engine, layers_of_network
 from vivim_export.runners import open_artefact
-from vivim_runtime.backends import BACKENDS, Backend
 from vivim_runtime.errors import MissingExtraError, ModelError, ParityError, UsageError, VivimError
 from vivim_runtime.files import atomic_path, sha256_file, writable_file
-from vivim_runtime.machine import Machine
-from vivim_runtime.plugin import Plugin
-from vivim_runtime.session import open_session
-from vivim_runtime.sidecar import (
+from vivim_runtime.judging.parity import Comparison, compare
+from vivim_runtime.sessions.backends import BACKENDS, Backend
+from vivim_runtime.sessions.base import open_session
+from vivim_runtime.sessions.machine import Machine
+from vivim_runtime.sessions.plugin import Plugin
+from vivim_runtime.sessions.sidecar import (
     HARDWARE_COMPATIBILITIES,
     PRECISIONS,
     EngineRecord,
@@ -62,7 +62,7 @@ class EngineOptions:
         workspace: GiB that a layer may use for scratch; None leaves it to the library.
         timing_cache: file of measured tactics, read and written (TensorRT).
         optimization_level: 0 to 5; None leaves it to the library.
-        hardware_compatibility: of vivim_runtime.sidecar.HARDWARE_COMPATIBILITIES (TensorRT).
+        hardware_compatibility: of vivim_runtime.sessions.sidecar.HARDWARE_COMPATIBILITIES (TensorRT).
         version_compatible: the engine runs in later versions of the same major too (TensorRT).
         compute_capabilities: GPUs to build for, such as ("8.9", "12.0") (TensorRT for RTX).
         verbosity: what the engine keeps to say about its layers.

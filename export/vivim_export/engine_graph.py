@@ -11,8 +11,8 @@ from onnx import helper
 from vivim_export.functions import DOMAIN
 from vivim_export.halving import half_from_float
 from vivim_export.lowering import lowered
-from vivim_runtime.backends import Backend
 from vivim_runtime.errors import ModelError, UsageError
+from vivim_runtime.sessions.backends import Backend
 
 __all__ = ["EngineGraph", "default_precision", "engine_graph", "with_plugins"]
 

@@ -15,7 +15,7 @@ from vivim_calibration.exact import ExactSession
 from vivim_calibration.float_model import load_float_model
 from vivim_calibration.quantise import quantised
 from vivim_calibration.verdict import agreement_of, logits_of, logits_of_clips
-from vivim_runtime.session import OnnxSession
+from vivim_runtime.sessions.base import OnnxSession
 
 
 @pytest.fixture(scope="module")

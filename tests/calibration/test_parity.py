@@ -12,14 +12,14 @@ import pytest
 from vivim.checkpoint import load_checkpoint, resolve_weights
 from vivim_calibration.calibration import calibrated
 from vivim_calibration.clips import DrawOptions, check_disjoint, drawn_clips, whole_clips
-from vivim_calibration.command import Options, Outcome, calibrate
 from vivim_calibration.exact import ExactSession
 from vivim_calibration.float_model import load_float_model
+from vivim_calibration.procedure import Options, Outcome, calibrate
 from vivim_calibration.quantise import quantised
 from vivim_calibration.verdict import agreement_of, logits_of_clips
 from vivim_export.onnx_export import OnnxOptions, onnx_from_model, save_onnx
 from vivim_runtime.errors import VerdictError
-from vivim_runtime.session import open_session
+from vivim_runtime.sessions.base import open_session
 
 VTUS = Path(__file__).parents[3] / "shared" / "data" / "vtus"
 # What the weights were trained at: at other sizes they mark specks, whose Dice says little.

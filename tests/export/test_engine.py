@@ -19,9 +19,7 @@ from vivim_export.engine import EngineOptions, build_engine, emit_graph, plan_en
 from vivim_export.engine_graph import engine_graph, with_plugins
 from vivim_export.halving import half_from_float
 from vivim_export.onnx_export import OnnxOptions, export_onnx
-from vivim_export.parity import compare
 from vivim_export.precision_check import check_layers, layers_of_engine
-from vivim_runtime.backends import BACKENDS
 from vivim_runtime.errors import (
     IncompatibleEngineError,
     MissingExtraError,
@@ -31,9 +29,11 @@ from vivim_runtime.errors import (
     UsageError,
     VivimError,
 )
-from vivim_runtime.machine import Machine
-from vivim_runtime.session import open_session
-from vivim_runtime.sidecar import EngineRecord, LayerRecord, Profile, sidecar_path
+from vivim_runtime.judging.parity import compare
+from vivim_runtime.sessions.backends import BACKENDS
+from vivim_runtime.sessions.base import open_session
+from vivim_runtime.sessions.machine import Machine
+from vivim_runtime.sessions.sidecar import EngineRecord, LayerRecord, Profile, sidecar_path
 
 RTX = EngineOptions(backend="rtx", precision="fp16")
 

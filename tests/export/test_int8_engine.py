@@ -21,13 +21,13 @@ from vivim_calibration.quantise import quantised
 from vivim_export.engine import EngineOptions, build_engine, emit_graph, plan_engine
 from vivim_export.engine_graph import default_precision, engine_graph
 from vivim_export.onnx_export import OnnxOptions, onnx_from_model, save_onnx
-from vivim_export.parity import compare
 from vivim_export.precision_check import check_layers
-from vivim_runtime.backends import BACKENDS
-from vivim_runtime.entry import main
+from vivim_runtime.commands.entry import main
 from vivim_runtime.errors import ModelError, PrecisionError
-from vivim_runtime.session import open_session
-from vivim_runtime.sidecar import EngineRecord, LayerRecord
+from vivim_runtime.judging.parity import compare
+from vivim_runtime.sessions.backends import BACKENDS
+from vivim_runtime.sessions.base import open_session
+from vivim_runtime.sessions.sidecar import EngineRecord, LayerRecord
 
 RTX = EngineOptions(backend="rtx", precision="int8")
 SIZE = (128, 128)
@@ -157,7 +157,7 @@ def test_the_command_builds_it_without_being_told_int8(
     arguments = [str(int8), "--backend", "rtx", "--compute-capability", "8.9", "-o", str(engine)]
     monkeypatch.setattr(sys, "argv", ["vivim-export", "trt", *arguments])
     with pytest.raises(SystemExit) as caught:
-        main("vivim-export", "vivim_export.cli")
+        main("vivim-export", "vivim_export.commands")
     assert not caught.value.code
     assert "time it against fp16" in " ".join(capsys.readouterr().out.split())
     assert EngineRecord.read(engine).precision == "int8"

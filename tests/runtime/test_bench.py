@@ -19,11 +19,11 @@ from tests.runtime.engines import RTX, engine_file
 from tests.runtime.models import brightness_model
 from vivim_runtime.bench import BenchOptions, ModelResult, bench, layer_profile, markdown_table, measure, record
 from vivim_runtime.bench.worker import Memory, ModelRequest, Opened, Worker, runner_of
-from vivim_runtime.entry import main
+from vivim_runtime.commands.entry import main
 from vivim_runtime.errors import IncompatibleEngineError, MissingExtraError, ModelError, UsageError, VivimError
-from vivim_runtime.machine import Machine
-from vivim_runtime.onnx_profile import node_times
-from vivim_runtime.session import open_session
+from vivim_runtime.sessions.base import open_session
+from vivim_runtime.sessions.machine import Machine
+from vivim_runtime.sessions.onnx_profile import node_times
 
 OPENED = Opened("ONNX Runtime", "cpu", "tiny", "fp16", 5, (32, 48), 2_000_000, 100.0, 20.0, True)
 # Shortest measurement: every call that must be, and no second more.
@@ -292,7 +292,7 @@ def test_checkpoint_without_torch_names_the_extra(monkeypatch: pytest.MonkeyPatc
 def call(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
     monkeypatch.setattr(sys, "argv", ["vivim-bench", *args])
     with pytest.raises(SystemExit) as caught:
-        main("vivim-bench", "vivim_runtime.bench.cli")
+        main("vivim-bench", "vivim_runtime.commands.bench")
     return int(caught.value.code or 0)
 
 
@@ -364,7 +364,7 @@ def test_bad_input_gets_one_line_and_its_exit_code(
 
 def test_interrupted_bench_says_so_and_leaves_no_process(tmp_path: Path) -> None:
     brightness_model(tmp_path / "m.onnx")
-    command = "import sys; from vivim_runtime.entry import bench; bench()"
+    command = "import sys; from vivim_runtime.commands.entry import bench; bench()"
     process = subprocess.Popen(
         [sys.executable, "-c", command, "m.onnx", "--duration", "600", "--threads", "1"],
         cwd=tmp_path,

@@ -17,9 +17,9 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
-from vivim_runtime.cuda import Cuda
 from vivim_runtime.errors import CudaError, IncompatibleEngineError, MissingExtraError, ModelError, VivimError
-from vivim_runtime.session import Clips, Session, open_session
+from vivim_runtime.sessions.base import Clips, Session, open_session
+from vivim_runtime.sessions.cuda import Cuda
 
 __all__ = ["Memory", "ModelRequest", "Opened", "Worker", "runner_of"]
 

@@ -1,0 +1,1 @@
+"""What runs a model: ONNX Runtime, TensorRT, and what an engine needs to be opened safely."""
