@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from vivim_runtime.errors import UsageError
 
-__all__ = ["PhantomClip", "PhantomSpec", "phantom_clip", "phantom_frames"]
+__all__ = ["PhantomSpec", "phantom_frames"]
 
 Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -57,20 +57,6 @@ class PhantomSpec:
             )
         if min(self.size) < 32 or max(self.size) > 4096:
             raise UsageError(f"phantom of {self.size[0]}x{self.size[1]}: expected height and width of 32 to 4096")
-
-
-@dataclass(frozen=True)
-class PhantomClip:
-    """frames uint8 (T, H, W, 3) RGB; masks bool (T, H, W), true on the lesion."""
-
-    frames: Image
-    masks: Mask
-
-
-def phantom_clip(spec: PhantomSpec) -> PhantomClip:
-    """The whole video of `spec` in memory."""
-    pairs = list(phantom_frames(spec))
-    return PhantomClip(np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs]))
 
 
 def phantom_frames(spec: PhantomSpec) -> Iterator[tuple[Image, Mask]]:
