@@ -245,7 +245,7 @@ def runner_of(name: str) -> Callable[..., Session]:
             try:
                 return cast("Callable[..., Session]", registered.load())
             except ModuleNotFoundError:
-                raise MissingExtraError(f"running the checkpoint {name}", "export") from None
+                raise MissingExtraError(f"running the checkpoint {name}", "train") from None
     return lambda name, size, frames, device, threads: open_session(name, device, threads)
 
 
