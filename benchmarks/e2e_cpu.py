@@ -147,7 +147,7 @@ class OnnxSide:
     def __init__(self, path: Path, threads: int) -> None:
         import onnxruntime  # noqa: F401  (open_session imports it late; its memory belongs to the imports)
 
-        from vivim_runtime.sessions.base import open_session
+        from vivim_runtime.sessions import open_session
 
         self.imported_mb = resident_mb()
         self._path, self._threads = path, threads

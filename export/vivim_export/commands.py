@@ -19,7 +19,15 @@ from vivim_export.engine_graph import default_precision
 from vivim_export.onnx_export import OnnxOptions, export_onnx
 from vivim_export.precision_check import PRODUCTS
 from vivim_export.runners import open_runner
-from vivim_runtime.commands.check import ClipsCommand, HtmlFile, JsonFile, check_command, check_reports, parsed_size, publish
+from vivim_runtime.commands.check import (
+    ClipsCommand,
+    HtmlFile,
+    JsonFile,
+    check_command,
+    check_reports,
+    parsed_size,
+    publish,
+)
 from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.sessions.sidecar import EngineRecord, sidecar_path
 
@@ -29,7 +37,6 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Export Vivim
 # File names are printed as they are: no markup.
 _console = Console(markup=False, highlight=False)
 _progress = Console(stderr=True, markup=False, highlight=False)
-
 
 
 @app.command("onnx", cls=ClipsCommand)

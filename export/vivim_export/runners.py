@@ -9,8 +9,9 @@ from tempfile import TemporaryDirectory
 import onnx
 
 from vivim_export.emulation import without_bfloat16
-from vivim_runtime.bench.worker import runner_of
-from vivim_runtime.sessions.base import OnnxSession, Session, open_session
+from vivim_runtime.sessions import open_session, runner_of
+from vivim_runtime.sessions.base import Session
+from vivim_runtime.sessions.onnx import OnnxSession
 
 __all__ = ["EmulatedSession", "open_artefact", "open_runner"]
 

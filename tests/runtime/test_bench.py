@@ -21,9 +21,9 @@ from vivim_runtime.bench import BenchOptions, ModelResult, bench, layer_profile,
 from vivim_runtime.bench.worker import Memory, ModelRequest, Opened, Worker, runner_of
 from vivim_runtime.commands.entry import main
 from vivim_runtime.errors import IncompatibleEngineError, MissingExtraError, ModelError, UsageError, VivimError
-from vivim_runtime.sessions.base import open_session
+from vivim_runtime.sessions import open_session
 from vivim_runtime.sessions.machine import Machine
-from vivim_runtime.sessions.onnx_profile import node_times
+from vivim_runtime.sessions.onnx import node_times
 
 OPENED = Opened("ONNX Runtime", "cpu", "tiny", "fp16", 5, (32, 48), 2_000_000, 100.0, 20.0, True)
 # Shortest measurement: every call that must be, and no second more.
@@ -281,7 +281,7 @@ def test_checkpoint_without_torch_names_the_extra(monkeypatch: pytest.MonkeyPatc
 
     entries = SimpleNamespace(select=lambda group, name: [SimpleNamespace(load=load)])
     installed = [SimpleNamespace(entry_points=entries)]
-    monkeypatch.setattr("vivim_runtime.bench.worker.distributions", lambda: installed)
+    monkeypatch.setattr("vivim_runtime.sessions.distributions", lambda: installed)
     with pytest.raises(MissingExtraError, match=r"running the checkpoint tiny .*vivim-edge\[train\]"):
         runner_of("tiny")
 

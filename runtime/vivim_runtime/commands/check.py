@@ -13,12 +13,12 @@ import typer
 import typer.core
 from rich.console import Console
 
-from vivim_runtime.bench.worker import runner_of
 from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.files import writable_file, write_text
 from vivim_runtime.judging.parity import Comparison, compare
 from vivim_runtime.judging.parity_report import html_report, terminal_table
-from vivim_runtime.sessions.base import Session, is_model_file
+from vivim_runtime.sessions import is_model_file, runner_of
+from vivim_runtime.sessions.base import Session
 
 __all__ = ["ClipsCommand", "HtmlFile", "JsonFile", "app", "check_command", "check_reports", "parsed_size", "publish"]
 
@@ -81,9 +81,7 @@ def publish(comparison: Comparison, json_file: Path | None, html_file: Path | No
         write_text(html_file, html_report(comparison))
 
 
-def _opened(
-    name: str, size: tuple[int, int] | None, frames: int | None, device: str, threads: int
-) -> Session:
+def _opened(name: str, size: tuple[int, int] | None, frames: int | None, device: str, threads: int) -> Session:
     return runner_of(name)(name, size, frames, device, threads)
 
 

@@ -23,7 +23,8 @@ from vivim_runtime.live.run import LiveOptions
 from vivim_runtime.live.screens.base import ScreenOptions, is_screen
 from vivim_runtime.offline import RunOptions, RunReport, run
 from vivim_runtime.overlay import parse_layers
-from vivim_runtime.sessions.base import ModelInfo, Session, open_session
+from vivim_runtime.sessions import open_session
+from vivim_runtime.sessions.base import ModelInfo, Session
 from vivim_runtime.sinks import open_sink
 from vivim_runtime.sinks.video import ENCODERS
 from vivim_runtime.sources import LiveSource, Paced, Source, list_cameras, open_source, parse_capture
