@@ -1,4 +1,4 @@
-"""`vivim-check`: two models on the same clips, on logits and on masks. A thin layer over vivim_runtime.judging.parity."""
+"""`vivim-check`: two models on the same clips, logits and masks. A thin layer over vivim_runtime.judging.parity."""
 
 from __future__ import annotations
 

@@ -86,9 +86,16 @@ class AnnotatedVideo(ABC):
         return ()
 
     def read(self, index: int) -> tuple[Image, Mask]:
+        image, mask = self.read_known(index)
+        if mask is None:
+            raise DataError(f"{self.label(index)} has no mask; add it, or remove the frame (vivim-train check-data)")
+        return image, mask
+
+    def read_known(self, index: int) -> tuple[Image, Mask | None]:
+        """The same, with None for the mask of a frame that has none."""
         image, values = self.frame(index), self.mask(index)
         if values is None:
-            raise DataError(f"{self.label(index)} has no mask; add it, or remove the frame (vivim-train check-data)")
+            return image, None
         if values.shape != image.shape[:2]:
             raise DataError(
                 f"{self.label(index)} is {image.shape[1]}x{image.shape[0]} and its mask "
