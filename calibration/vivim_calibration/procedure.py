@@ -22,7 +22,7 @@ from vivim_calibration.layers import quantisable_layers
 from vivim_calibration.quantise import quantised
 from vivim_calibration.sensitivity import Analysis, Trial, analysed, fewest_in_float
 from vivim_calibration.verdict import agreement_of, latencies, logits_of_clips, speed_failure
-from vivim_runtime.errors import ModelError, UsageError, VerdictError
+from vivim_runtime.errors import DataError, ModelError, UsageError, VerdictError
 from vivim_runtime.files import atomic_path, json_value, writable_file
 from vivim_runtime.judging.agreement import BUDGETS, Agreement, budget_failures
 from vivim_runtime.sessions import open_session

@@ -72,7 +72,7 @@ def test_the_table_has_room_for_the_names_of_layers_in_80_columns() -> None:
     longest = "stages.3.blocks.17.attention.value_and"  # as long as those of b5
     costs = tuple(LayerCost(replace(layer, name=f"{longest}{layer.name}"), 0.1, 0.2, -0.1, 0.2) for layer in LAYERS)
     console = Console(width=80, record=True, file=StringIO())
-    console.print(sensitivity_table(Analysis(costs, NOTHING, 2), (costs[1].layer.name,)))
+    console.print(sensitivity_table(Analysis(costs, Agreement(TENSOR, MASKS), 2), (costs[1].layer.name,)))
     lines = console.export_text().splitlines()
     for cost in costs:
         (line,) = [line for line in lines if cost.layer.name in line]

@@ -196,6 +196,6 @@ def test_report_is_one_file_with_every_figure_and_the_worst_frames() -> None:
     page = html_report(result)
     assert page.count("data:image/png;base64,") == len(result.worst) == 4
     assert "http" not in page and "<script" not in page and 'src="data:' in page
-    assert "OVER BUDGET" in page
+    assert "REFUSED" in page
     for name, _, _ in rows(result):
         assert name.replace("|", "|") in page or name in page
