@@ -155,7 +155,7 @@ def calibrated(
                 histograms[name].add(values)
             except ValueError:
                 raise DataError(
-                    f"what {readers[name]} reads is not finite on clip {clip.number} of {clip.source}; "
+                    f"what {readers[name]} reads is not finite on {clip.label}; "
                     "the weights are damaged, or the network leaves float32 there: check it with vivim-check"
                 ) from None
         on_clip(done)

@@ -138,8 +138,8 @@ def check_disjoint(digests: Sequence[str], judged: ClipSet) -> None:
     for clip in judged:
         if clip.digest in known:
             raise DataError(
-                f"frames {clip.start} to {clip.start + len(clip) - 1} of {clip.source} are also among the calibration "
-                "clips, so they cannot judge them; give other clips with --eval-data"
+                f"{clip.label} are also among the calibration clips, so they cannot judge them; "
+                "give other clips with --eval-data"
             )
 
 

@@ -68,6 +68,11 @@ class Clip:
         """T."""
         return len(self.pixels)
 
+    @property
+    def label(self) -> str:
+        """How messages call the clip."""
+        return f"frames {self.start} to {self.start + len(self) - 1} of {self.source or 'a clip'}"
+
     def true_mask(self, index: int) -> Masks | None:
         """What is true of one frame, bool (H, W); None where that is not known."""
         if self.truth is None or (self.annotated is not None and not self.annotated[index]):
@@ -78,8 +83,7 @@ class Clip:
     def masks(self) -> Masks:
         """The true masks of all frames; DataError where one has none."""
         if self.truth is None or (self.annotated is not None and not self.annotated.all()):
-            where = f"frames {self.start} to {self.start + len(self) - 1} of {self.source or 'a clip'}"
-            raise DataError(f"{where} have not all a true mask; expected one for every frame")
+            raise DataError(f"{self.label} have not all a true mask; expected one for every frame")
         return self.truth
 
     @property
