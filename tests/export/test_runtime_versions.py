@@ -16,7 +16,7 @@ from vivim_calibration.clips import whole_clips
 from vivim_calibration.float_model import load_float_model
 from vivim_calibration.quantise import quantised
 from vivim_export.onnx_export import OnnxOptions, onnx_from_model, save_onnx
-from vivim_runtime.sessions.base import open_session
+from vivim_runtime.sessions import open_session
 
 pytestmark = pytest.mark.slow
 
