@@ -1,4 +1,7 @@
-"""`vivim-export`: ONNX files from checkpoints, and comparisons. A thin layer over the package's modules."""
+"""`vivim-export`: ONNX files from checkpoints, engines, and comparisons. A thin layer over the package's modules.
+
+Each command imports what it needs when it is called: `trt` builds engines where there is no torch.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
@@ -18,16 +21,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from vivim_export.engine import EngineOptions, EnginePlan, build_engine, emit_graph, plan_engine
-from vivim_export.engine_graph import default_precision
-from vivim_export.onnx_export import OnnxOptions, export_onnx
 from vivim_export.precision_check import PRODUCTS
-from vivim_export.runners import is_checkpoint, open_runner
 from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.files import writable_file, write_text
 from vivim_runtime.judging.parity import Comparison, compare
 from vivim_runtime.judging.parity_report import html_report, terminal_table
 from vivim_runtime.sessions.sidecar import EngineRecord, sidecar_path
+
+if TYPE_CHECKING:
+    from vivim_export.engine import EnginePlan
 
 __all__ = ["app"]
 
@@ -112,6 +114,8 @@ def onnx_command(
     html_file: HtmlFile = None,
 ) -> None:
     """Export to one ONNX file, and compare it with PyTorch: over budget nothing is written (exit code 3)."""
+    from vivim_export.onnx_export import OnnxOptions, export_onnx
+
     _check_reports(json_file, html_file)
     if dynamic_batch and batch is not None:
         raise UsageError(f"--batch {batch} and --dynamic-batch contradict each other; give one of them")
@@ -173,6 +177,9 @@ def trt_command(
     html_file: HtmlFile = None,
 ) -> None:
     """Build an engine, and its sidecar MODEL.engine.json that says what it is for."""
+    from vivim_export.engine import EngineOptions, build_engine, emit_graph, plan_engine
+    from vivim_export.engine_graph import default_precision
+
     _check_reports(json_file, html_file)
     asked = [name for name, given in (("fp32", fp32), ("fp16", fp16), ("bf16", bf16), ("int8", int8)) if given]
     if len(asked) > 1:
@@ -280,6 +287,8 @@ def check_command(
     html_file: HtmlFile = None,
 ) -> None:
     """Compare two artefacts on the same clips, on logits and on masks; exit code 3 over budget."""
+    from vivim_export.runners import is_checkpoint, open_runner
+
     _check_reports(json_file, html_file)
     with ExitStack() as stack:
         runners = {}

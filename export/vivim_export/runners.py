@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 
 import numpy as np
-import onnx
 import torch
 
 from vivim.checkpoint import load_checkpoint, resolve_weights
 from vivim.model import Vivim, stage_sizes
 from vivim.training.batches import normalised
 from vivim_export.description import describe
-from vivim_export.emulation import without_bfloat16
+from vivim_export.emulation import open_artefact
 from vivim_runtime.files import sha256_file
-from vivim_runtime.sessions.base import Clips, Logits, ModelInfo, OnnxSession, Session, open_session
+from vivim_runtime.sessions.base import Clips, Logits, ModelInfo, Session
 
-__all__ = ["EmulatedSession", "TorchSession", "is_checkpoint", "open_artefact", "open_runner"]
+__all__ = ["TorchSession", "is_checkpoint", "open_runner"]
 
 _CHECKPOINTS = {".safetensors", ".pth", ".pt", ".ckpt", ".bin", ""}
 
@@ -49,34 +46,6 @@ def open_runner(
     if threads:
         torch.set_num_threads(threads)
     return TorchSession(load_checkpoint(path, frames), size, path, sha256_file(path))
-
-
-def open_artefact(path: Path, device: str = "auto", threads: int = 0) -> Session:
-    """A session for a model file, as vivim_runtime.open_session gives it; a bf16 ONNX file is emulated."""
-    if path.suffix == ".onnx" and path.is_file() and _is_bfloat16(path):
-        return EmulatedSession(path, device, threads)
-    return open_session(path, device, threads)
-
-
-def _is_bfloat16(path: Path) -> bool:
-    try:
-        model = onnx.load(path)
-    except Exception:  # protobuf's own; whoever opens the file says what is wrong with it
-        return False
-    return any(entry.key == "vivim.precision" and entry.value == "bf16" for entry in model.metadata_props)
-
-
-class EmulatedSession(OnnxSession):
-    """A bf16 file in ONNX Runtime, which has no bf16 convolutions: float32 rounded to bf16 after every operation."""
-
-    backend = "ONNX Runtime, bf16 emulated"
-
-    def __init__(self, path: Path, device: str = "auto", threads: int = 0) -> None:
-        with TemporaryDirectory() as folder:
-            emulated = Path(folder) / path.name
-            onnx.save(without_bfloat16(onnx.load(path)), emulated)
-            super().__init__(emulated, device, threads)
-        self.info = replace(self.info, path=path)
 
 
 class TorchSession:

@@ -15,11 +15,11 @@ from pydicom.data import get_testdata_file
 from tests.export.conftest import lively
 from vivim import Vivim, VivimConfig, load_checkpoint
 from vivim.training.batches import normalised
-from vivim_export.emulation import without_bfloat16
+from vivim_export.emulation import float_from_bfloat16, open_artefact
 from vivim_export.folding import fold_for_export
 from vivim_export.onnx_export import OnnxOptions, export_onnx, onnx_from_model, save_onnx
 from vivim_export.precision import KEPT_IN_FLOAT, typed_for_export
-from vivim_export.runners import open_artefact, open_runner
+from vivim_export.runners import open_runner
 from vivim_runtime.errors import ModelError, UsageError
 from vivim_runtime.judging.parity import compare
 from vivim_runtime.phantom import PhantomSpec, phantom_clip
@@ -196,7 +196,7 @@ def test_bf16_file_is_refused_by_the_runtime_with_the_way_out(typed_files: dict[
 
 
 def test_emulated_bf16_rounds_after_every_operation(typed_files: dict[str, Path]) -> None:
-    emulated = without_bfloat16(onnx.load(typed_files["bf16"]))
+    emulated = float_from_bfloat16(onnx.load(typed_files["bf16"]))
     onnx.checker.check_model(emulated, full_check=True)
     rounded = {n.output[0]: n for n in emulated.graph.node if n.op_type == "Cast" and n.input[0].endswith("_bf16")}
     products = [n.output[0] for n in emulated.graph.node if n.op_type in ("MatMul", "Gemm", "Conv")][1:]
