@@ -9,8 +9,8 @@ import onnx
 from onnx import helper
 
 from vivim_export.functions import DOMAIN
-from vivim_export.halving import half_from_float
 from vivim_export.lowering import lowered
+from vivim_export.precision import half_from_float
 from vivim_runtime.errors import ModelError, UsageError
 from vivim_runtime.sessions.backends import Backend
 

@@ -17,8 +17,8 @@ import pytest
 from vivim_export import engine as engine_module
 from vivim_export.engine import EngineOptions, build_engine, emit_graph, plan_engine
 from vivim_export.engine_graph import engine_graph, with_plugins
-from vivim_export.halving import half_from_float
 from vivim_export.onnx_export import OnnxOptions, export_onnx
+from vivim_export.precision import half_from_float
 from vivim_export.precision_check import check_layers, layers_of_engine
 from vivim_runtime.errors import (
     IncompatibleEngineError,
