@@ -16,7 +16,6 @@ from onnx import helper
 
 from vivim_calibration.calibration import Calibration, calibrated, check_method
 from vivim_calibration.clips import ClipSet, DrawOptions, check_disjoint, drawn_clips, whole_clips
-from vivim_calibration.exact import ExactSession
 from vivim_calibration.float_model import FloatModel, load_float_model
 from vivim_calibration.layers import quantisable_layers
 from vivim_calibration.quantise import quantised
@@ -32,7 +31,9 @@ from vivim_calibration.verdict import (
 )
 from vivim_runtime.errors import DataError, ModelError, UsageError, VerdictError
 from vivim_runtime.files import atomic_path, writable_file
-from vivim_runtime.sessions.base import ModelInfo, Session, open_session
+from vivim_runtime.sessions import open_session
+from vivim_runtime.sessions.base import ModelInfo, Session
+from vivim_runtime.sessions.onnx import OnnxSession
 
 __all__ = ["DEFAULT_METHOD", "Options", "Outcome", "Side", "calibrate"]
 
@@ -324,7 +325,7 @@ def _sides(
 
     def opened(precision: str) -> Session:
         if precision == "int8" and options.target:  # what is fast on this CPU says nothing about another device
-            return ExactSession(int8, options.threads)
+            return OnnxSession(int8, "cpu", options.threads, fused=False)
         return open_session(paths[precision], options.device, options.threads)
 
     def told(precision: str) -> Callable[[int], None]:

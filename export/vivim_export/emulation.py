@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from vivim_runtime.sessions.base import OnnxSession, Session, open_session
+from vivim_runtime.sessions import Session, open_session
+from vivim_runtime.sessions.onnx import OnnxSession
 
 __all__ = ["EmulatedSession", "float_from_bfloat16", "open_artefact"]
 

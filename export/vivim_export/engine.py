@@ -27,8 +27,8 @@ from vivim_export.precision_check import check_layers, layers_of_engine, layers_
 from vivim_runtime.errors import MissingExtraError, ModelError, ParityError, UsageError, VivimError
 from vivim_runtime.files import atomic_path, sha256_file, writable_file
 from vivim_runtime.judging.parity import Comparison, compare
+from vivim_runtime.sessions import open_session
 from vivim_runtime.sessions.backends import BACKENDS, Backend
-from vivim_runtime.sessions.base import open_session
 from vivim_runtime.sessions.machine import Machine
 from vivim_runtime.sessions.plugin import Plugin
 from vivim_runtime.sessions.sidecar import (

@@ -15,7 +15,8 @@ from vivim_runtime.errors import (
     VivimRuntimeError,
 )
 from vivim_runtime.offline import RunOptions, RunReport, run
-from vivim_runtime.sessions.base import ClassInfo, ModelInfo, Session, open_session
+from vivim_runtime.sessions import open_session
+from vivim_runtime.sessions.base import ClassInfo, ModelInfo, Session
 from vivim_runtime.sinks import Segmented, Sink, open_sink
 from vivim_runtime.sources import Frame, Source, open_source
 

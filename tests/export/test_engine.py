@@ -30,8 +30,8 @@ from vivim_runtime.errors import (
     VivimError,
 )
 from vivim_runtime.judging.parity import compare
+from vivim_runtime.sessions import open_session
 from vivim_runtime.sessions.backends import BACKENDS
-from vivim_runtime.sessions.base import open_session
 from vivim_runtime.sessions.machine import Machine
 from vivim_runtime.sessions.sidecar import EngineRecord, LayerRecord, Profile, sidecar_path
 

@@ -25,8 +25,8 @@ from vivim_export.precision_check import check_layers
 from vivim_runtime.commands.entry import main
 from vivim_runtime.errors import ModelError, PrecisionError
 from vivim_runtime.judging.parity import compare
+from vivim_runtime.sessions import open_session
 from vivim_runtime.sessions.backends import BACKENDS
-from vivim_runtime.sessions.base import open_session
 from vivim_runtime.sessions.sidecar import EngineRecord, LayerRecord
 
 RTX = EngineOptions(backend="rtx", precision="int8")

@@ -22,7 +22,7 @@ from vivim_export.runners import open_runner
 from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.judging.parity import compare
 from vivim_runtime.phantom import PhantomSpec, phantom_clip
-from vivim_runtime.sessions.base import open_session
+from vivim_runtime.sessions import open_session
 
 
 def frames_of(frames: int, size: tuple[int, int], seed: int = 5) -> np.ndarray:

@@ -22,7 +22,7 @@ from vivim_export.runners import open_runner
 from vivim_runtime.errors import ModelError, UsageError
 from vivim_runtime.judging.parity import compare
 from vivim_runtime.phantom import PhantomSpec, phantom_clip
-from vivim_runtime.sessions.base import open_session
+from vivim_runtime.sessions import open_session
 
 HALF = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 

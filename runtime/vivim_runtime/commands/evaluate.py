@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vivim_runtime.bench import BenchOptions, ModelResult, bench
-from vivim_runtime.bench.worker import runner_of
 from vivim_runtime.datasets import Dataset, open_dataset
 from vivim_runtime.errors import AccuracyError, UsageError
 from vivim_runtime.files import atomic_path, writable_file, writable_folder, write_text
@@ -28,6 +27,7 @@ from vivim_runtime.judging.records import csv_text, record
 from vivim_runtime.judging.report import Report
 from vivim_runtime.judging.tables import latex, markdown, terminal_tables
 from vivim_runtime.judging.worst import drawn_errors
+from vivim_runtime.sessions import runner_of
 from vivim_runtime.sessions.base import Session
 
 __all__ = ["app"]

@@ -23,8 +23,8 @@ from tests.runtime.engines import ADA, real_engine
 from tests.runtime.fake_gpu import FakeCuda
 from vivim_runtime.commands.entry import main
 from vivim_runtime.errors import IncompatibleEngineError, ModelError
+from vivim_runtime.sessions import open_session
 from vivim_runtime.sessions.backends import BACKENDS
-from vivim_runtime.sessions.base import open_session
 from vivim_runtime.sessions.cuda import Cuda
 from vivim_runtime.sessions.machine import Machine
 from vivim_runtime.sessions.sidecar import Profile

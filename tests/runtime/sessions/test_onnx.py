@@ -9,7 +9,9 @@ import pytest
 
 from tests.runtime.models import brightness_model
 from vivim_runtime.errors import ModelError, UsageError
-from vivim_runtime.sessions.base import ModelInfo, _providers, open_session
+from vivim_runtime.sessions import open_session
+from vivim_runtime.sessions.base import ModelInfo
+from vivim_runtime.sessions.onnx import _providers
 
 
 def test_session_runs_the_model_and_tells_about_it(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from vivim_runtime.errors import (
     UsageError,
     VivimError,
 )
-from vivim_runtime.sessions.base import open_session
+from vivim_runtime.sessions import open_session
 from vivim_runtime.sessions.machine import Machine
 from vivim_runtime.sessions.plugin import Plugin
 from vivim_runtime.sessions.sidecar import EngineRecord, Profile
