@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import onnx.shape_inference
 from onnx import TensorProto, helper, numpy_helper
 
 from vivim_export.functions import DOMAIN
@@ -27,7 +28,10 @@ from vivim_runtime.errors import ModelError, UsageError
 __all__ = ["HALVES", "KEEP_RULES", "GraphView", "KeepRule", "half_from_float"]
 
 HALVES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-_RANGES = {TensorProto.FLOAT16: ("float16", 65_504.0), TensorProto.BFLOAT16: ("bfloat16", 3.39e38)}
+_RANGES: dict[int, tuple[str, float]] = {
+    TensorProto.FLOAT16: ("float16", 65_504.0),
+    TensorProto.BFLOAT16: ("bfloat16", 3.39e38),
+}
 
 # Inputs of the operators that are data; the others are parameters.
 _DATA_INPUTS = {"CausalConv1d": 1, "SelectiveScan": 3}
@@ -172,8 +176,7 @@ def half_from_float(model: onnx.ModelProto, precision: str = "fp16") -> onnx.Mod
     """
     if precision not in HALVES:
         raise UsageError(f"the half precision is {precision}; expected {', '.join(HALVES)}")
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = _copy_with_types(model)
     view = GraphView(result.graph)
     rules = [rule for rule in KEEP_RULES if precision in rule.halves]
     nodes = {place for rule in rules for place in rule.nodes(view)}
@@ -185,6 +188,16 @@ def half_from_float(model: onnx.ModelProto, precision: str = "fp16") -> onnx.Mod
     described = [entry for entry in result.metadata_props if entry.key != "vivim.parity"]  # of the float32 file
     del result.metadata_props[:]
     result.metadata_props.extend(described)
+    return result
+
+
+def _copy_with_types(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that knows the type of every tensor: what vivim-calibrate inserts does not say its own."""
+    known = {value.name for value in (*model.graph.value_info, *model.graph.output)}
+    if any(name and name not in known for node in model.graph.node for name in node.output):
+        return onnx.shape_inference.infer_shapes(model)
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
     return result
 
 
