@@ -19,15 +19,8 @@ from vivim_export.engine_graph import default_precision
 from vivim_export.onnx_export import OnnxOptions, export_onnx
 from vivim_export.precision_check import PRODUCTS
 from vivim_export.runners import open_runner
-from vivim_runtime.commands.check import (
-    ClipsCommand,
-    HtmlFile,
-    JsonFile,
-    check_command,
-    check_reports,
-    parsed_size,
-    publish,
-)
+from vivim_runtime.commands.check import ClipsCommand, check_command, publish
+from vivim_runtime.commands.options import HtmlFile, JsonFile, check_outputs, parse_size
 from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.sessions.sidecar import EngineRecord, sidecar_path
 
@@ -60,15 +53,13 @@ def onnx_command(
     html_file: HtmlFile = None,
 ) -> None:
     """Export to one ONNX file, and compare it with PyTorch: over budget nothing is written (exit code 3)."""
-    check_reports(json_file, html_file)
+    check_outputs((output, json_file, html_file), (weights,))
     if dynamic_batch and batch is not None:
         raise UsageError(f"--batch {batch} and --dynamic-batch contradict each other; give one of them")
     if fp16 and bf16:
         raise UsageError("--fp16 and --bf16 contradict each other; give one of them")
-    size = parsed_size(imgsz)
-    assert size is not None
     options = OnnxOptions(
-        size,
+        parse_size(imgsz),
         None if dynamic_batch else 1 if batch is None else batch,
         raw_input,
         opset,
@@ -121,7 +112,7 @@ def trt_command(
     html_file: HtmlFile = None,
 ) -> None:
     """Build an engine, and its sidecar MODEL.engine.json that says what it is for."""
-    check_reports(json_file, html_file)
+    check_outputs((output, emit_onnx, json_file, html_file), (model,))
     asked = [name for name, given in (("fp32", fp32), ("fp16", fp16), ("bf16", bf16), ("int8", int8)) if given]
     if len(asked) > 1:
         raise UsageError(f"--{' and --'.join(asked)} contradict each other; give one of them")
