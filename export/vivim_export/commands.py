@@ -32,6 +32,12 @@ _console = Console(markup=False, highlight=False)
 _progress = Console(stderr=True, markup=False, highlight=False)
 
 
+ComparedOn = Annotated[
+    list[str] | None,
+    typer.Option("--clips", metavar="SRC", help="Clips that the result is compared on; default two phantoms."),
+]
+
+
 @app.command("onnx", cls=ClipsCommand)
 def onnx_command(
     weights: Annotated[str, typer.Option(help="Checkpoint, or tiny for the shipped weights.")],
@@ -49,6 +55,7 @@ def onnx_command(
         int | None, typer.Option(help="Opset of the standard operators, 20 to 23; default 20, for bf16 22.")
     ] = None,
     no_fold: Annotated[bool, typer.Option("--no-fold", help="Leave the decoder as it was trained.")] = False,
+    clips: ComparedOn = None,
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
 ) -> None:
@@ -68,7 +75,7 @@ def onnx_command(
     )
     try:
         with _progress.status("reading the checkpoint") as status:
-            comparison = export_onnx(weights, output, options, frames, status.update)
+            comparison = export_onnx(weights, output, options, frames, status.update, clips)
     except ParityError as error:
         publish(error.comparison, json_file, html_file)
         raise
@@ -108,6 +115,7 @@ def trt_command(
         Path | None, typer.Option(help="Write the graph that TensorRT parses; without -o, only that.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built, and build nothing.")] = False,
+    clips: ComparedOn = None,
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
 ) -> None:
@@ -130,6 +138,7 @@ def trt_command(
         compute_capabilities=tuple(part.strip() for part in (compute_capability or "").split(",") if part.strip()),
         verbosity=profiling_verbosity,
         plugin=plugin,
+        clips=tuple(clips or ()),
         command=shlex.join(["vivim-export", *sys.argv[1:]]),
     )
     if emit_onnx:
