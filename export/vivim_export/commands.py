@@ -210,7 +210,7 @@ def _engine_table(record: EngineRecord, output: Path, compared: bool) -> Table:
             "note", "TensorRT for RTX has int8 kernels for the weights of products only: time it against fp16"
         )
     if not compared:
-        table.add_row("parity", "not checked: there is no GPU here; run vivim-export check where there is one")
+        table.add_row("parity", "not checked: there is no GPU here; run vivim-check where there is one")
     table.add_row("sidecar", f"{sidecar_path(output)}")
     return table
 
