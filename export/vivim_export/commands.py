@@ -18,10 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from vivim_export.precision_check import PRODUCTS
-from vivim_export.runners import open_runner
 from vivim_runtime.commands.check import ClipsCommand, check_command, publish
 from vivim_runtime.commands.options import HtmlFile, JsonFile, check_outputs, parse_size
 from vivim_runtime.errors import ParityError, UsageError
+from vivim_runtime.sessions.base import Session
 from vivim_runtime.sessions.sidecar import EngineRecord, sidecar_path
 
 if TYPE_CHECKING:
@@ -219,7 +219,13 @@ def _counted(counts: Mapping[str, str | int]) -> str:
     return ", ".join(f"{name} {value}" for name, value in counts.items())
 
 
+def _opened(name: str, size: tuple[int, int] | None, frames: int | None, device: str, threads: int) -> Session:
+    from vivim_export.runners import open_runner
+
+    return open_runner(name, size, frames, device, threads)
+
+
 # The bf16 files of `vivim-export onnx --bf16` are for TensorRT; here they are emulated, in vivim-check refused.
 app.command("check", cls=ClipsCommand, help="The same as vivim-check, with bf16 ONNX files emulated.")(
-    check_command(open_runner)
+    check_command(_opened)
 )
