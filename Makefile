@@ -7,6 +7,7 @@ BIN    := $(VENV)/bin
 # Of the system, or of the wheels of extra cuda-build.
 NVCC   ?= $(or $(shell command -v nvcc),$(firstword $(wildcard $(VENV)/lib/python3*/site-packages/nvidia/cu13/bin/nvcc)))
 CMAKE  ?= $(or $(shell command -v cmake),$(BIN)/cmake)
+C_FILES = $(shell git ls-files '*.c' '*.cpp' '*.cu' '*.cuh' '*.h')
 
 .PHONY: help dev format lint types test test-all plugins gpu-check demo bench clean
 help:  ## list the targets
@@ -22,13 +23,15 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "pysodmetrics==1.4.4"
 	@touch $@
 
-format: dev  ## let ruff format the code
+format: dev  ## let ruff and clang-format format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(C_FILES)
 
-lint: dev  ## ruff: rules and format
+lint: dev  ## ruff: rules and format; clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
 
 types: dev  ## mypy --strict over the four packages
 	$(BIN)/mypy

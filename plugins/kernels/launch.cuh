@@ -16,8 +16,8 @@
 namespace vivim
 {
 template <class... Parameters, class... Arguments>
-std::string launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t sharedBytes, void*,
-    Arguments const&... arguments)
+std::string launch(
+    void (*kernel)(Parameters...), dim3 grid, int threads, size_t sharedBytes, void*, Arguments const&... arguments)
 {
     if (sharedBytes > emulation::control().sharedLimit)
         return "out of shared memory";
@@ -42,8 +42,8 @@ namespace vivim
 constexpr size_t kDefaultSharedMemory = 48 << 10;
 
 template <class... Parameters, class... Arguments>
-std::string launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t sharedBytes, void* stream,
-    Arguments... arguments)
+std::string launch(
+    void (*kernel)(Parameters...), dim3 grid, int threads, size_t sharedBytes, void* stream, Arguments... arguments)
 {
     static_assert((std::is_same_v<Parameters, Arguments> && ...), "arguments are passed by address");
     void const* const function = reinterpret_cast<void const*>(kernel);

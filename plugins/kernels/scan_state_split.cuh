@@ -277,7 +277,7 @@ template <class T, int G, int kThreads> struct StateSplit
 
 // The scan, or pass 2 of length-split: gridDim.y = chunks.
 template <class T, int G, int kThreads> __global__ void __launch_bounds__(kThreads, StateSplit<T, G, kThreads>::kBlocks)
-stateSplit(ScanArguments<T> a)
+    stateSplit(ScanArguments<T> a)
 {
     VIVIM_SHARED_MEMORY(shared);
     StateSplit<T, G, kThreads>::template run<true>(a, shared);
@@ -285,7 +285,7 @@ stateSplit(ScanArguments<T> a)
 
 // Pass 1 of length-split: gridDim.y = chunks - 1.
 template <class T, int G, int kThreads> __global__ void __launch_bounds__(kThreads, StateSplit<T, G, kThreads>::kBlocks)
-stateSplitEnds(ScanArguments<T> a)
+    stateSplitEnds(ScanArguments<T> a)
 {
     VIVIM_SHARED_MEMORY(shared);
     StateSplit<T, G, kThreads>::template run<false>(a, shared);

@@ -64,9 +64,6 @@ void registerPlugins()
     }
 }
 
-__attribute__((constructor)) void onLoad()
-{
-    registerPlugins();
-}
+__attribute__((constructor)) void onLoad() { registerPlugins(); }
 
 } // namespace
