@@ -60,7 +60,7 @@ def _run(command: list[str]) -> str:
 
 
 class Node:
-    """A plugin that has been through an engine, on tensors of the host or the GPU (plugins/trt/tests/drive.cpp)."""
+    """A plugin that has been through an engine, on tensors of the host or the GPU (trt/drive.cpp)."""
 
     def __init__(self, folder: Path, name: str, rows: int, directions: list[int], mean: int = -1) -> None:
         self.drive = ctypes.CDLL(str(folder / "libvivim_trt_drive.so"))
