@@ -7,6 +7,8 @@ BIN    := $(VENV)/bin
 # Of the system, or of the wheels of extra cuda-build.
 NVCC   ?= $(or $(shell command -v nvcc),$(firstword $(wildcard $(VENV)/lib/python3*/site-packages/nvidia/cu13/bin/nvcc)))
 CMAKE  ?= $(or $(shell command -v cmake),$(BIN)/cmake)
+# A variable of CMake: given, or left to its default, never what an earlier call gave.
+GIVEN   = $(if $(2),-D$(1)="$(2)",-U$(1))
 C_FILES = $(shell git ls-files '*.c' '*.cpp' '*.cu' '*.cuh' '*.h')
 
 .PHONY: help dev format lint types test test-all plugins gpu-check demo bench clean
@@ -43,7 +45,8 @@ test-all: dev  ## every test that this machine can run
 	$(BIN)/python -m pytest
 
 plugins:  ## the CUDA kernels and the TensorRT plugin, in plugins/build/gpu (ARCH=87: for one GPU architecture)
-	$(CMAKE) -S plugins --preset gpu $(if $(NVCC),-DVIVIM_NVCC=$(NVCC)) $(if $(ARCH),-D,-U)VIVIM_ARCHITECTURES$(if $(ARCH),=$(ARCH))
+	$(CMAKE) -S plugins --preset gpu $(if $(NVCC),-DVIVIM_NVCC=$(NVCC)) $(call GIVEN,VIVIM_ARCHITECTURES,$(ARCH)) \
+		$(foreach name,VIVIM_TENSORRT_INCLUDE TENSORRT_ROOT,$(call GIVEN,$(name),$($(name))))
 	$(CMAKE) --build plugins/build/gpu --parallel
 
 gpu-check:  ## on a machine with an NVIDIA GPU: build, test, benchmark and sanitise the kernels in 8 minutes (OUT=folder)

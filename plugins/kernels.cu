@@ -14,12 +14,14 @@
 #include <cstdio>
 #include <exception>
 
+#if !defined(VIVIM_KERNELS_REVISION)
+#define VIVIM_KERNELS_REVISION "" // compiled alone, by a test or a tool; CMakeLists.txt gives a digest of the sources
+#endif
+
 namespace vivim
 {
 namespace
 {
-constexpr char kRevision[] = "1";
-
 // ---- tactics ----
 
 enum class Family { kStateSplit, kTimeSplit };
@@ -445,4 +447,4 @@ int32_t vivim_selective_scan(vivim_scan_desc const* desc, int32_t tactic, void c
 
 char const* vivim_kernels_error(void) { return errorText; }
 
-char const* vivim_kernels_revision(void) { return kRevision; }
+char const* vivim_kernels_revision(void) { return VIVIM_KERNELS_REVISION; }

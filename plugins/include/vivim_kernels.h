@@ -95,7 +95,7 @@ VIVIM_API int32_t vivim_selective_scan(vivim_scan_desc const* desc, int32_t tact
 
 /* What the last failing call of this thread said; empty if none failed. Valid until the thread's next call. */
 VIVIM_API char const* vivim_kernels_error(void);
-/* Changes whenever results or timings of the kernels may: part of timing-cache keys. */
+/* A digest of the kernels' sources: part of timing-cache keys, as results and timings may differ where it does. */
 VIVIM_API char const* vivim_kernels_revision(void);
 
 #ifdef __cplusplus
