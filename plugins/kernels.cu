@@ -120,7 +120,8 @@ int32_t checkLaunch(char const* kernel, std::string const& error)
 // What both descriptions have. Bounds above are those of grids and of 32-bit step numbers.
 template <class Desc> int32_t checkCommon(Desc const* d)
 {
-    constexpr int kMaxBatch = 65535 / kMaxDirections, kMaxLength = 1 << 30, kMaxWidth = 1 << 19;
+    constexpr int kMaxBatch = kMaxGrid / kMaxDirections, kMaxLength = 1 << 30;
+    constexpr int kMaxWidth = kMaxGrid / kMaxDirections * ConvTile::kLanes; // a channel a thread, where x_width is odd
     if (!d)
         return fail(VIVIM_BAD_ARGUMENT, "desc is null");
     if (d->batch < 1 || d->batch > kMaxBatch)

@@ -7,6 +7,11 @@
 #include <cstddef>
 #include <string>
 
+namespace vivim
+{
+constexpr unsigned kMaxGrid = 65535; // blocks along y and along z, on every architecture
+} // namespace vivim
+
 #if defined(VIVIM_EMULATE)
 
 #include "../emulation/cuda_emulator.h"
@@ -21,6 +26,8 @@ std::string launch(
 {
     if (sharedBytes > emulation::control().sharedLimit)
         return "out of shared memory";
+    if (grid.y > kMaxGrid || grid.z > kMaxGrid)
+        return "invalid configuration argument";
     return emulation::runGrid(grid, threads, sharedBytes, [=] { kernel(arguments...); });
 }
 inline size_t sharedMemoryLimit() { return emulation::control().sharedLimit; }

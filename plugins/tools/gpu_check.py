@@ -36,6 +36,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from cuda_tools import find_tool
+
 __all__ = ["Check", "Outcome", "Step", "main", "steps"]
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -223,13 +225,6 @@ print(torch.cuda.get_device_properties(0))
 """
 
 
-def find_nvcc() -> str | None:
-    """nvcc of a toolkit on PATH or in its usual folder, or of the wheels of extra cuda-build."""
-    wheels = sorted((Path(p) / "nvidia" / "cu13" / "bin" / "nvcc" for p in sys.path), key=str)
-    candidates = [shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc", *map(str, wheels)]
-    return next((c for c in candidates if c and os.access(c, os.X_OK)), None)
-
-
 def architecture() -> str:
     """Of this machine's GPU, as VIVIM_ARCHITECTURES takes it: 87 for compute capability 8.7.
 
@@ -261,7 +256,7 @@ def build_command() -> list[str]:
     cmake = shutil.which("cmake") or shutil.which("cmake", path=str(Path(sys.executable).parent))
     if cmake is None or shutil.which("c++") is None:
         raise Missing(f"{'cmake' if cmake is None else 'c++'} not found: install CMake 3.21 and a C++17 compiler")
-    nvcc = find_nvcc()
+    nvcc = find_tool("nvcc")
     if nvcc is None:
         raise Missing("nvcc not found: install a CUDA toolkit, or pip install -e '.[cuda-build]'")
     script = '"$5" --preset gpu "$1" "$2" && "$5" --build --preset gpu --parallel "$3" && test -f "$4"'
@@ -339,7 +334,7 @@ def steps(out: Path) -> list[Step]:
     kernels = {"VIVIM_KERNELS": str(LIBRARY), "PYTHONPATH": _python_path(), "PYTHONUNBUFFERED": "1"}
     # Each tensor in memory of its own: inside torch's pool the sanitizer would not see the end of one.
     alone = {**kernels, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    environment = ENVIRONMENT.replace("{nvcc!r}", repr(find_nvcc() or "nvcc"))
+    environment = ENVIRONMENT.replace("{nvcc!r}", repr(find_tool("nvcc") or "nvcc"))
     report, figures, engines = out / "tests.xml", out / "scan_gpu.json", out / "engines.json"
 
     def test_command() -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,7 +9,7 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.plugins import test_gpu
-from tests.plugins.kernel_library import PLUGINS, build
+from tests.plugins.kernel_library import PLUGINS, build, load_script, load_tool
 from vivim.kernels import KernelLibrary
 from vivim.orders import to_order
 
@@ -26,22 +25,9 @@ ROOT = PLUGINS.parent
 PYTHON = sys.executable
 
 
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    sys.path.insert(0, str(path.parent))  # its neighbours, as where it is run as a script
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent))
-    return module
-
-
-CHECK = load(PLUGINS / "tools" / "gpu_check.py")
-BASELINES = load(ROOT / "benchmarks" / "scan_baselines.py")
-BENCHMARK = load(ROOT / "benchmarks" / "scan_gpu.py")
+CHECK = load_tool("gpu_check")
+BASELINES = load_script(ROOT / "benchmarks" / "scan_baselines.py")
+BENCHMARK = load_script(ROOT / "benchmarks" / "scan_gpu.py")
 
 
 # --- the steps ----------------------------------------------------------------------------------------------------
@@ -188,7 +174,7 @@ def test_build_is_for_this_gpu_alone_and_forgets_an_earlier_library(
     (tmp_path / "old.so").touch()
     monkeypatch.setattr(CHECK, "LIBRARY", tmp_path / "old.so")
     monkeypatch.setattr(CHECK.shutil, "which", lambda name, **_: f"/bin/{name}")
-    monkeypatch.setattr(CHECK, "find_nvcc", lambda: "/cuda/bin/nvcc")
+    monkeypatch.setattr(CHECK, "find_tool", lambda name: f"/cuda/bin/{name}")
     answers = iter(["", "8.7\n"])  # torch sees none, nvidia-smi does
     monkeypatch.setattr(CHECK.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=next(answers)))
     command = CHECK.build_command()
@@ -439,7 +425,7 @@ def test_tests_of_the_gpu_are_right_on_the_emulator(emulated: KernelLibrary, dty
 
 
 def test_small_shapes_are_right_on_the_emulator(emulated: KernelLibrary) -> None:
-    assert load(PLUGINS / "tools" / "small_shapes.py").check(emulated, "cpu") == []
+    assert load_tool("small_shapes").check(emulated, "cpu") == []
 
 
 def test_engines_are_skipped_with_the_reasons_where_nothing_can_be_built(tmp_path: Path) -> None:
