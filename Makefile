@@ -46,7 +46,7 @@ test-all: dev  ## every test that this machine can run
 
 plugins:  ## the CUDA kernels and the TensorRT plugin, in plugins/build/gpu (ARCH=87: for one GPU architecture)
 	$(CMAKE) -S plugins --preset gpu $(if $(NVCC),-DVIVIM_NVCC=$(NVCC)) $(call GIVEN,VIVIM_ARCHITECTURES,$(ARCH)) \
-		$(foreach name,VIVIM_TENSORRT_INCLUDE TENSORRT_ROOT,$(call GIVEN,$(name),$($(name))))
+		$(foreach name,VIVIM_TENSORRT_INCLUDE TENSORRT_ROOT VIVIM_TENSORRT_MAJOR,$(call GIVEN,$(name),$($(name))))
 	$(CMAKE) --build plugins/build/gpu --parallel
 
 gpu-check:  ## on a machine with an NVIDIA GPU: build, test, benchmark and sanitise the kernels in 8 minutes (OUT=folder)
