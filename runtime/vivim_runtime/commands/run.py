@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from contextlib import ExitStack
@@ -17,15 +16,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from vivim_runtime.commands.live import live_command
+from vivim_runtime.commands.outputs import OutputOptions
 from vivim_runtime.errors import UsageError
-from vivim_runtime.files import writable_file, write_text
+from vivim_runtime.files import writable_file
 from vivim_runtime.live.run import LiveOptions
-from vivim_runtime.live.screens.base import ScreenOptions, is_screen
+from vivim_runtime.live.screens import ScreenOptions, is_screen
 from vivim_runtime.offline import RunOptions, RunReport, run
 from vivim_runtime.overlay import parse_layers
 from vivim_runtime.sessions import open_session
 from vivim_runtime.sessions.base import ModelInfo, Session
-from vivim_runtime.sinks import open_sink
 from vivim_runtime.sinks.video import ENCODERS
 from vivim_runtime.sources import LiveSource, Paced, Source, list_cameras, open_source, parse_capture
 
@@ -136,17 +135,21 @@ def run_command(
             alpha=alpha,
             max_frames=max_frames,
         )
-        settings = _settings(opened.name, session.info, session.device, options)
+        written = OutputOptions(
+            names=tuple(names),
+            settings=_settings(opened.name, session.info, session.device, options),
+            overwrite=overwrite,
+            encoder=encoder,
+            json_file=json_file,
+            quiet=quiet,
+        )
         if not isinstance(opened, LiveSource):
-            interrupted = _run_offline(opened, session, names, options, settings, overwrite, encoder, json_file, quiet)
-            if interrupted:
+            if _run_offline(opened, session, options, written):
                 sys.exit(130)
             return
         live_options = LiveOptions(run=options, clip_fps=clip_rate, max_mask_age_s=max_mask_age, timeout_s=timeout)
         screens = ScreenOptions(fullscreen=fullscreen, token=token)
-        code = live_command(
-            opened, session, names, live_options, screens, settings, overwrite, encoder, json_file, quiet
-        )
+        code = live_command(opened, session, live_options, screens, written)
     if code:
         sys.exit(code)
 
@@ -168,35 +171,21 @@ def _print_cameras() -> None:
         _console.print("there is no camera; is it plugged in, and is this user in the group `video`?", soft_wrap=True)
 
 
-def _run_offline(
-    source: Source,
-    session: Session,
-    names: list[str],
-    options: RunOptions,
-    settings: dict[str, Any],
-    overwrite: bool,
-    encoder: str,
-    json_file: Path | None,
-    quiet: bool,
-) -> bool:
+def _run_offline(source: Source, session: Session, options: RunOptions, outputs: OutputOptions) -> bool:
     """Every frame, in order; whether the user interrupted it."""
     with ExitStack() as stack:
-        sinks = [
-            stack.enter_context(open_sink(name, source, session.info, settings, overwrite, encoder)) for name in names
-        ]
-        if not quiet:
+        sinks = [stack.enter_context(outputs.open_sink(name, source, session.info)) for name in outputs.names]
+        if not outputs.quiet:
             _console.print(_heading(source.name, source.size, session.info, session.device))
         session.warm_up()
         expected = min((n for n in (source.frame_count, options.max_frames) if n is not None), default=None)
         columns = (TextColumn("segmenting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=_console, transient=True, disable=quiet) as progress:
+        with Progress(*columns, console=_console, transient=True, disable=outputs.quiet) as progress:
             task = progress.add_task("frames", total=expected)
             report = run(source, session, sinks, options, lambda _: progress.advance(task))
         written = [sink.path for sink in sinks]
-    if json_file:
-        summary = {**settings, **asdict(report), "outputs": written}
-        write_text(json_file, json.dumps(summary, indent=2) + "\n")
-    if not quiet:
+    outputs.write_summary({**asdict(report), "outputs": written})
+    if not outputs.quiet:
         _print_summary(report, written)
     return report.interrupted
 
