@@ -59,6 +59,17 @@ def _version(question: str) -> Callable[[], str]:
     return lambda: str(_module(question).__version__)
 
 
+def _cuda_python() -> str:
+    """12.6.0 has no cuda.bindings yet."""
+    try:
+        return str(_module("cuda_python").__version__)
+    except ModuleNotFoundError as error:
+        if error.name != "cuda.bindings":
+            raise
+    importlib.import_module("cuda.cudart")  # what a session then uses
+    return str(sys.modules["cuda"].__version__)
+
+
 def _plugin() -> dict[str, Any]:
     from vivim_runtime.sessions.plugin import Plugin
 
@@ -69,6 +80,7 @@ def _plugin() -> dict[str, Any]:
         "path": str(plugin.path),
         "version": plugin.version,
         "creators": hasattr(library, "getCreators"),
+        "headers": library.vivim_trt_headers_version() if hasattr(library, "vivim_trt_headers_version") else 0,
         "emulated": hasattr(kernels, "vivim_emulation_set_order"),
     }
 
@@ -148,7 +160,7 @@ QUESTIONS: dict[str, Callable[[], Any]] = {
     "gpu": _gpu,
     "tensorrt": _version("tensorrt"),
     "tensorrt_rtx": _version("tensorrt_rtx"),
-    "cuda_python": _version("cuda_python"),
+    "cuda_python": _cuda_python,
     "plugin": _plugin,
     "onnxruntime": _onnxruntime,
     "torch": _torch,

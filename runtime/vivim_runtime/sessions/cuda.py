@@ -110,7 +110,10 @@ class Cuda:
         self._call("cudaMemcpyAsync", target, source, size, getattr(self._api.cudaMemcpyKind, kind), stream)
 
     def _call(self, name: str, *arguments: Any) -> tuple[Any, ...]:
-        error, *results = getattr(self._api, name)(*arguments)
+        try:
+            error, *results = getattr(self._api, name)(*arguments)
+        except RuntimeError as failure:  # cuda-python up to 12.8 where there is no driver, or one without this function
+            raise CudaError(f"{name} failed on GPU {self._device}: {failure}") from None
         if int(error) != 0:
             raise CudaError(f"{name} failed on GPU {self._device}: {self._explain(error)}")
         return tuple(results)

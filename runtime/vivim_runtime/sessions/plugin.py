@@ -65,22 +65,39 @@ class Plugin:
         """Give the operators to a TensorRT module's registry; nothing happens where it has them already.
 
         Raises:
-            PluginError: the library does not load, or is another one.
+            PluginError: the library does not load, is another one, or is for another major version of TensorRT.
         """
         registry = module.get_plugin_registry()
         if all(registry.get_creator(*creator) is not None for creator in CREATORS):
             return
         try:
             # TensorRT's message does not say which symbol or library is missing; the loader's does.
-            ctypes.CDLL(str(self.path), mode=ctypes.RTLD_GLOBAL)
+            library = ctypes.CDLL(str(self.path), mode=ctypes.RTLD_GLOBAL)
         except OSError as error:
             raise PluginError(f"the plugin {self.path} does not load: {error}; build it again: make plugins") from None
+        self._check_headers(library, module.__version__)
         registry.load_library(str(self.path))
         absent = [creator[0] for creator in CREATORS if registry.get_creator(*creator) is None]
         if absent:
             raise PluginError(
                 f"TensorRT {module.__version__} took no {' and no '.join(absent)} from {self.path}; "
                 "build it with the headers of this TensorRT (docs/plugin.md)"
+            )
+
+    def _check_headers(self, library: ctypes.CDLL, version: str) -> None:
+        """TensorRT of another major version has functions elsewhere: a message of the plugin would end the process."""
+        try:
+            headers = int(library.vivim_trt_headers_version())  # 100300 for TensorRT 10.3
+        except AttributeError:
+            raise PluginError(
+                f"the plugin {self.path} does not say for which TensorRT it was built: it is of an earlier version; "
+                "build it again: make plugins"
+            ) from None
+        major = version.partition(".")[0]
+        if str(headers // 10000) != major:
+            raise PluginError(
+                f"the plugin {self.path} was built for TensorRT {headers // 10000}, this is {version}; "
+                f"build it again: VIVIM_TENSORRT_MAJOR={major} make plugins"
             )
 
 
