@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.plugins.tensorrt_wheels import LEAN, lean_environment, wheel
 from tests.plugins.trt_library import build
+from tests.wheels import LEAN, lean_environment, wheel
 
 ATTRIBUTES = {
     "CausalConv1d": {"rows": [5], "directions": [0, 1, 2]},

@@ -185,10 +185,12 @@ class FakeTensorRT(ModuleType):
         tensors: name to mode, shape and type.
         refuse: what fails: deserialize, context, place, shape, execute, or capture (only within a recording).
         creators: what the plugin registry knows.
+        inspector: what the engine inspector says.
         alive: how many of its objects are not gone yet.
     """
 
     ILogger, IProfiler = _Logger, _Profiler
+    LayerInformationFormat = SimpleNamespace(JSON="json")
     TensorIOMode = SimpleNamespace(INPUT="input", OUTPUT="output")
     CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole")
     EngineValidity = SimpleNamespace(VALID=0, SUBOPTIMAL=1, INVALID=2)
@@ -209,6 +211,8 @@ class FakeTensorRT(ModuleType):
         self.creators: set[str] = {"CausalConv1d", "SelectiveScan"}
         self.libraries: list[str] = []
         self.kernels = b""
+        self.inspector = "{}"
+        self.scale = 1.0  # of the engine's logits
         self.alive = 0
 
     def nptype(self, dtype: Any) -> Any:
@@ -279,6 +283,9 @@ class _Engine(_Counted):
     def get_tensor_dtype(self, name: str) -> Any:
         return self.module.tensors[name][2]
 
+    def create_engine_inspector(self) -> Any:
+        return SimpleNamespace(get_engine_information=lambda kind: self.module.inspector)
+
     def create_runtime_config(self) -> Any:
         assert self.module.compiles
         return _Configuration(self.module)
@@ -348,7 +355,7 @@ class _Context(_Counted):
         size = int(np.prod(shape))
         memory = (ctypes.c_uint8 * size).from_address(self._places["frames"])
         clips = np.frombuffer(memoryview(memory), np.uint8).reshape(shape)
-        logits = np.float32(clips.mean(-1, dtype=np.float32) - 128)
+        logits = np.float32(clips.mean(-1, dtype=np.float32) - 128) * np.float32(self.module.scale)
         ctypes.memmove(self._places["logits"], logits.ctypes.data, logits.nbytes)
         if self.profiler:
             for name, ms in (("conv", 0.5), ("norm", 0.25), ("conv", 0.5)):

@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 
 from vivim_runtime import doctor
+from vivim_runtime.commands import doctor as cli
 from vivim_runtime.commands.entry import main
-from vivim_runtime.doctor import Finding, State, asking, cli, diagnose, engines, hardware, media
+from vivim_runtime.doctor import Finding, State, asking, diagnose, engines, hardware, media
 from vivim_runtime.doctor.asking import ask
 from vivim_runtime.sessions import plugin
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import importlib.util
 import json
 import re
 import sys
@@ -60,14 +61,13 @@ def _version(question: str) -> Callable[[], str]:
 
 
 def _cuda_python() -> str:
-    """12.6.0 has no cuda.bindings yet."""
+    """12.6.0 has no cuda.bindings yet, and a session then takes cuda.cudart."""
     try:
         return str(_module("cuda_python").__version__)
-    except ModuleNotFoundError as error:
-        if error.name != "cuda.bindings":
+    except ModuleNotFoundError:
+        if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.cudart") is None:
             raise
-    importlib.import_module("cuda.cudart")  # what a session then uses
-    return str(sys.modules["cuda"].__version__)
+    return str(importlib.import_module("cuda").__version__)
 
 
 def _plugin() -> dict[str, Any]:

@@ -7,14 +7,16 @@ for one CUDA version, and starts no CUDA context.
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from vivim_runtime.errors import MissingExtraError, UsageError, VivimError
 from vivim_runtime.sessions.backends import BACKENDS
 
-__all__ = ["Machine"]
+__all__ = ["Machine", "jetson_release"]
 
 # enum CUdevice_attribute of cuda.h
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
@@ -31,6 +33,7 @@ class Machine:
         cuda: newest CUDA version that the driver supports, such as "13.0"; None without a driver.
         versions: backend name (vivim_runtime.sessions.backends) to the version that is installed; others are absent.
         no_gpu: why there is no GPU; empty where there is one.
+        jetson: release of Jetson Linux, such as "36.4.0"; None where this is no Jetson.
     """
 
     gpu: str | None = None
@@ -38,6 +41,7 @@ class Machine:
     cuda: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     no_gpu: str = ""
+    jetson: str | None = None
 
     @classmethod
     def here(cls, device: int = 0, backends: Iterable[str] = tuple(BACKENDS)) -> Machine:
@@ -64,10 +68,20 @@ class Machine:
         if device >= count.value:
             raise UsageError(f"--device is cuda:{device}, but there are {count.value} GPUs; expected less")
         name, capability = _describe(driver, device)
-        return cls(name, capability, cuda, versions)
+        return cls(name, capability, cuda, versions, jetson=jetson_release())
 
     def __str__(self) -> str:
         return f"{self.gpu} (compute capability {self.compute_capability})" if self.gpu else f"no GPU ({self.no_gpu})"
+
+
+def jetson_release(root: Path = Path("/")) -> str | None:
+    """Jetson Linux of a machine, such as "36.4.0" for JetPack 6.1; None elsewhere."""
+    try:
+        text = (root / "etc/nv_tegra_release").read_text(errors="replace")
+    except OSError:
+        return None
+    match = re.search(r"R(\d+).*REVISION: *([\d.]+)", text)
+    return f"{match[1]}.{match[2]}" if match else None
 
 
 def _driver() -> ctypes.CDLL | None:

@@ -1,4 +1,4 @@
-"""Wheels of TensorRT that a test needs in several versions side by side; pip puts each into a folder of its own.
+"""Wheels that tests need in several versions side by side; pip puts each into a folder of its own.
 
 The folders are kept under build/ (ignored by git).
 """
@@ -16,7 +16,7 @@ import pytest
 
 __all__ = ["LEAN", "lean_environment", "wheel"]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 # The newest of each major version. The lean runtime is libnvinfer without its builder: the plugin registry of classic
 # TensorRT in 45 MB, which loads on a machine without a driver.
 LEAN = {10: "10.16.1.11", 11: "11.4.0.106"}
