@@ -32,8 +32,8 @@ VERSIONS = {
 }
 NAMES = """
     Builder.create_network Builder.create_builder_config Builder.create_optimization_profile
-    Builder.build_serialized_network
-    NetworkDefinitionCreationFlag.STRONGLY_TYPED OnnxParser.parse OnnxParser.get_error OnnxParser.num_errors ParserError.desc
+    Builder.build_serialized_network NetworkDefinitionCreationFlag.STRONGLY_TYPED
+    OnnxParser.parse OnnxParser.get_error OnnxParser.num_errors ParserError.desc
     IBuilderConfig.clear_flag IBuilderConfig.set_flag IBuilderConfig.profiling_verbosity
     IBuilderConfig.set_memory_pool_limit IBuilderConfig.builder_optimization_level
     IBuilderConfig.add_optimization_profile IBuilderConfig.hardware_compatibility_level
