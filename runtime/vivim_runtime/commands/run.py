@@ -6,7 +6,6 @@ import os
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from vivim_runtime.commands.live import live_command
+from vivim_runtime.commands.options import Device, JsonFile, Overwrite, Quiet, Show, ShownFrame, Threads, Threshold
 from vivim_runtime.commands.outputs import OutputOptions
 from vivim_runtime.errors import UsageError
 from vivim_runtime.files import writable_file
@@ -33,11 +33,6 @@ __all__ = ["app"]
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 # File names are printed as they are: no markup.
 _console = Console(stderr=True, markup=False, highlight=False)
-
-
-class _Show(str, Enum):
-    newest = "newest"
-    centre = "centre"
 
 
 def _hop(text: str, model: ModelInfo) -> int | None:
@@ -64,7 +59,7 @@ def run_command(
         str | None,
         typer.Argument(
             metavar="SRC",
-            help="Video file, image folder, DICOM file, phantom:?seed=1&frames=90&size=480x640, "
+            help="Video file, image folder, DICOM file, phantom:seed=1,frames=90,size=480x640, "
             "camera (0, /dev/video0), or stream (rtsp://, http://, udp://, tcp://, a FIFO, gst:)",
         ),
     ] = None,
@@ -77,7 +72,9 @@ def run_command(
     model: Annotated[str, typer.Option(help="Model file of vivim-export.")] = "model.onnx",
     camera: Annotated[str | None, typer.Option(help="Camera as the source, instead of SRC: 0, /dev/video0.")] = None,
     list_cameras_: Annotated[bool, typer.Option("--list-cameras", help="Show the cameras here, and end.")] = False,
-    resolution: Annotated[str | None, typer.Option(help="Ask the camera for WIDTHxHEIGHT.")] = None,
+    resolution: Annotated[
+        str | None, typer.Option(help="Ask the camera for WIDTHxHEIGHT, the order in which cameras name their modes.")
+    ] = None,
     rate: Annotated[float | None, typer.Option(help="Ask the camera for so many frames a second.")] = None,
     pixel_format: Annotated[str | None, typer.Option(help="Ask the camera for MJPG, YUYV, ...")] = None,
     realtime: Annotated[bool, typer.Option("--realtime", help="Play a recorded source as if it were live.")] = False,
@@ -91,24 +88,22 @@ def run_command(
     ] = None,
     fullscreen: Annotated[bool, typer.Option("--fullscreen", help="Of the window.")] = False,
     token: Annotated[str | None, typer.Option(help="What the web page asks for.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<index>.")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads of the inference; 0 is automatic.")] = 0,
+    device: Device = "auto",
+    threads: Threads = 0,
     hop: Annotated[
         str, typer.Option(help="Frames from one clip to the next; auto is a whole clip, live as few as keep up.")
     ] = "auto",
-    show: Annotated[
-        _Show, typer.Option(help="Masks of overlapping clips: of their newest frames, or of their centre.")
-    ] = _Show.newest,
-    threshold: Annotated[float, typer.Option(help="Probability above which a pixel is marked.")] = 0.5,
+    show: ShownFrame = Show.newest,
+    threshold: Threshold = 0.5,
     visualize: Annotated[str, typer.Option(help="Some of overlay,contour,mask.")] = "overlay,contour",
     alpha: Annotated[float, typer.Option(help="Opacity of the overlay, 0 to 1.")] = 0.45,
     encoder: Annotated[
         str, typer.Option(help="Of X.mp4: auto takes the hardware's where it works; or " + ", ".join(ENCODERS[1:]))
     ] = "auto",
     max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the masks of an earlier run.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the summary to this file.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")] = False,
+    overwrite: Overwrite = False,
+    json_file: JsonFile = None,
+    quiet: Quiet = False,
 ) -> None:
     """Segment a video, or live pictures: on a screen, as video, masks, DICOM, and a ledger of every frame."""
     if list_cameras_:

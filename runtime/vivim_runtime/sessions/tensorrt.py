@@ -194,8 +194,10 @@ class TensorRTSession:
     ) -> None:
         with self._lock:
             self._closed = True
-            self._cuda.use()
-            self._resources.close()
+            try:
+                self._cuda.use()
+            finally:  # a thread that cannot choose the GPU gives back all the same
+                self._resources.close()
 
     def _begin(self) -> None:
         if self._closed:

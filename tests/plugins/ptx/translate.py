@@ -90,8 +90,9 @@ class _Kernel:
                 lines.append(self._statement(text))
         function = [
             f"struct Arguments_{self.name} {{ alignas({self.align}) char bytes[{self.bytes}]; }};",
-            'extern "C" __attribute__((visibility("default")))',
-            f"void {self.name}(Arguments_{self.name} arguments)\n{{",
+            f'extern "C" void {self.name}(Arguments_{self.name} arguments)\n{{',
+            f'static bool const noted = note("{self.name}");',
+            "(void)noted;",
             "char const* const parameters = arguments.bytes;",
             *self.declarations,
             *lines,
