@@ -1,4 +1,7 @@
-"""`vivim-export`: ONNX files from checkpoints, and comparisons. A thin layer over the package's modules."""
+"""`vivim-export`: ONNX files from checkpoints, engines, and comparisons. A thin layer over the package's modules.
+
+Each command imports what it needs when it is called: `trt` builds engines where there is no torch.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,13 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from vivim_export.engine import EngineOptions, EnginePlan, build_engine, emit_graph, plan_engine
-from vivim_export.engine_graph import default_precision
-from vivim_export.onnx_export import OnnxOptions, export_onnx
 from vivim_export.precision_check import PRODUCTS
 from vivim_export.runners import open_runner
 from vivim_runtime.commands.check import (
@@ -30,6 +30,9 @@ from vivim_runtime.commands.check import (
 )
 from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.sessions.sidecar import EngineRecord, sidecar_path
+
+if TYPE_CHECKING:
+    from vivim_export.engine import EnginePlan
 
 __all__ = ["app"]
 
@@ -60,6 +63,8 @@ def onnx_command(
     html_file: HtmlFile = None,
 ) -> None:
     """Export to one ONNX file, and compare it with PyTorch: over budget nothing is written (exit code 3)."""
+    from vivim_export.onnx_export import OnnxOptions, export_onnx
+
     check_reports(json_file, html_file)
     if dynamic_batch and batch is not None:
         raise UsageError(f"--batch {batch} and --dynamic-batch contradict each other; give one of them")
@@ -121,6 +126,9 @@ def trt_command(
     html_file: HtmlFile = None,
 ) -> None:
     """Build an engine, and its sidecar MODEL.engine.json that says what it is for."""
+    from vivim_export.engine import EngineOptions, build_engine, emit_graph, plan_engine
+    from vivim_export.engine_graph import default_precision
+
     check_reports(json_file, html_file)
     asked = [name for name, given in (("fp32", fp32), ("fp16", fp16), ("bf16", bf16), ("int8", int8)) if given]
     if len(asked) > 1:

@@ -89,7 +89,6 @@ def test_check_of_another_network_exits_with_3_and_still_reports(
         pytest.param(["--weights", "CHECKPOINT", "--batch", "0"], "expected at least 1", id="no clips"),
         pytest.param(["--weights", "CHECKPOINT", "--batch", "2", "--dynamic-batch"], "contradict", id="two batches"),
         pytest.param(["--weights", "CHECKPOINT", "--fp16", "--bf16"], "contradict", id="two precisions"),
-        pytest.param(["--weights", "CHECKPOINT", "--half", "--no-fold"], "leave out --no-fold", id="unfolded half"),
         pytest.param(["--weights", "CHECKPOINT", "-o", "m.trt"], "ending in .onnx", id="another suffix"),
         pytest.param(["--weights", "CHECKPOINT", "-o", "text.pth/m.onnx"], "cannot create the folder", id="unwritable"),
         pytest.param(["--weights", "CHECKPOINT", "--html", "text.pth/r.html"], "cannot create", id="unwritable report"),

@@ -336,7 +336,6 @@ def test_whichever_call_fails_nothing_stays_behind_and_no_memory_is_pulled_from_
             assert "\n" not in str(error)
             del error
         cuda.fail = None
-        gc.collect()
         assert list(cuda.live) == [there.address] and module.alive == 0, f"call {number}"
         cuda.pending.clear()
     # All but the last wait, before memory is given back, and the four calls of two captures: one that fails is replaced
