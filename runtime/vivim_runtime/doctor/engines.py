@@ -9,7 +9,7 @@ from vivim_runtime.doctor.asking import ask
 from vivim_runtime.doctor.findings import Finding, State, wanting
 from vivim_runtime.doctor.hardware import has_driver, l4t_release
 from vivim_runtime.doctor.installed import least_version, older, version_of
-from vivim_runtime.sessions.plugin import PLUGIN_VARIABLE
+from vivim_runtime.sessions.plugin import PLUGIN_VARIABLE, build_hint
 
 __all__ = ["cuda_python", "onnxruntime", "plugin", "tensorrt", "tensorrt_rtx", "torch"]
 
@@ -58,8 +58,8 @@ def plugin() -> Finding:
     """libvivim_trt.so, as vivim-export and vivim-run look for it."""
     part, means = "TensorRT plugin", "engines of TensorRT"
     named = os.environ.get(PLUGIN_VARIABLE)
-    # What is named is used even where `make plugins` has built another one.
-    fix = f"make plugins && unset {PLUGIN_VARIABLE}" if named else "make plugins"
+    # What is named is used even where another one was built.
+    fix = f"{build_hint()} && unset {PLUGIN_VARIABLE}" if named else build_hint()
     asked = ask("plugin")
     if asked.problem:
         absent = not named and "was not found" in asked.problem

@@ -10,7 +10,7 @@ from pathlib import Path
 from vivim_runtime.doctor.asking import ask
 from vivim_runtime.doctor.findings import ON_CPU, Finding, State
 from vivim_runtime.doctor.installed import base_dependencies, older, version_of
-from vivim_runtime.sessions.machine import jetson_release
+from vivim_runtime.sessions.toolkit import jetson_release
 
 __all__ = ["cameras", "cuda", "display", "gpu", "has_driver", "l4t_release", "python"]
 

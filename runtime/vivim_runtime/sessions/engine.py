@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vivim_runtime.errors import CudaError, IncompatibleEngineError, ModelError, SinkError
-from vivim_runtime.files import atomic_path
+from vivim_runtime.files import atomic_path, cache_folder
 from vivim_runtime.sessions.backends import BACKENDS
 from vivim_runtime.sessions.sidecar import EngineRecord
 
@@ -217,8 +216,5 @@ def error_logger(module: Any) -> Any:
 
 def _kernel_file(record: EngineRecord) -> Path | None:
     """Where compiled kernels are kept from one run to the next; None for a user without a home."""
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        return None
-    return folder / "vivim-edge" / f"{record.engine_sha256[:16]}.rtx-kernels"
+    folder = cache_folder()
+    return folder / f"{record.engine_sha256[:16]}.rtx-kernels" if folder else None

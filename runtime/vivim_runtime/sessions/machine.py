@@ -7,16 +7,15 @@ for one CUDA version, and starts no CUDA context.
 from __future__ import annotations
 
 import ctypes
-import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from vivim_runtime.errors import MissingExtraError, UsageError, VivimError
 from vivim_runtime.sessions.backends import BACKENDS
+from vivim_runtime.sessions.toolkit import jetson_release
 
-__all__ = ["Machine", "jetson_release"]
+__all__ = ["Machine"]
 
 # enum CUdevice_attribute of cuda.h
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
@@ -72,16 +71,6 @@ class Machine:
 
     def __str__(self) -> str:
         return f"{self.gpu} (compute capability {self.compute_capability})" if self.gpu else f"no GPU ({self.no_gpu})"
-
-
-def jetson_release(root: Path = Path("/")) -> str | None:
-    """Jetson Linux of a machine, such as "36.4.0" for JetPack 6.1; None elsewhere."""
-    try:
-        text = (root / "etc/nv_tegra_release").read_text(errors="replace")
-    except OSError:
-        return None
-    match = re.search(r"R(\d+).*REVISION: *([\d.]+)", text)
-    return f"{match[1]}.{match[2]}" if match else None
 
 
 def _driver() -> ctypes.CDLL | None:
