@@ -154,12 +154,12 @@ def _interfaces(options: BuildOptions) -> list[str]:
 
 
 def _run(command: list[str], say: Callable[[str], None]) -> None:
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
     lines = []
-    for line in process.stdout:
-        lines.append(line.rstrip())
-        say(line.rstrip())
-    if process.wait():
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line.rstrip())
+            say(line.rstrip())
+    if process.returncode:
         causes = [line for line in lines if "error" in line.lower()] or lines[-1:]
         raise PluginError(f"{Path(command[0]).name} failed: {' '.join(causes[:1]) or 'it does not say why'}")
