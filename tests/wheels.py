@@ -5,7 +5,9 @@ The folders are kept under build/ (ignored by git).
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -25,6 +27,10 @@ LEAN = {10: "10.16.1.11", 11: "11.4.0.106"}
 @functools.cache
 def wheel(package: str, version: str) -> Path:
     """The folder to put on PYTHONPATH for one version of a package, without what it depends on."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        installed = importlib.metadata.distribution(package)  # by the extra dev
+        if installed.version == version:
+            return Path(str(installed.locate_file("")))
     folder = ROOT / "build" / "wheels" / f"{package}-{version}"
     if folder.is_dir():
         return folder

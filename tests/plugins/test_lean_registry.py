@@ -17,6 +17,8 @@ import pytest
 from tests.plugins.trt_library import build
 from tests.wheels import LEAN, lean_environment, wheel
 
+pytestmark = pytest.mark.slow  # a wheel of 45 MB is fetched, and the library built twice
+
 ATTRIBUTES = {
     "CausalConv1d": {"rows": [5], "directions": [0, 1, 2]},
     "SelectiveScan": {"rows": [5], "directions": [0, 1, 2], "mean": [1]},
@@ -69,7 +71,7 @@ def changed(name: str, changes: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("major", LEAN)
-@pytest.mark.parametrize("preset", ["emulated", pytest.param("gpu", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("preset", ["emulated", "gpu"])
 def test_registry_loads_makes_clones_and_restores_both_plugins(preset: str, major: int) -> None:
     folder = build(preset, major)
     (libnvinfer,) = wheel("tensorrt-lean-cu13-libs", LEAN[major]).glob("*/libnvinfer_lean.so.*")
