@@ -11,7 +11,7 @@ CMAKE  ?= $(or $(shell command -v cmake),$(BIN)/cmake)
 GIVEN   = $(if $(2),-D$(1)="$(2)",-U$(1))
 C_FILES = $(shell git ls-files '*.c' '*.cpp' '*.cu' '*.cuh' '*.h')
 
-.PHONY: help dev format lint types test test-all plugins gpu-check demo bench clean
+.PHONY: help dev format lint types test test-all plugins gpu-check compat demo bench clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
@@ -51,6 +51,10 @@ plugins:  ## the CUDA kernels and the TensorRT plugin, in plugins/build/gpu (ARC
 
 gpu-check:  ## on a machine with an NVIDIA GPU: build, test, benchmark and sanitise the kernels in 8 minutes (OUT=folder)
 	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) plugins/tools/gpu_check.py $(if $(OUT),--out "$(OUT)")
+
+compat: dev  ## the code against six versions of TensorRT's bindings, its lean registry, and old cuda-python
+	$(BIN)/python -m pytest -m slow tests/export/test_bindings.py tests/plugins/test_lean_registry.py \
+		tests/runtime/sessions/test_cuda_versions.py
 
 demo: dev  ## export, check and run the shipped weights; results in demo/
 	$(BIN)/python examples/demo.py --out demo

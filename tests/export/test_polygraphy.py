@@ -22,7 +22,7 @@ LOADER = ROOT / "examples" / "polygraphy_clips.py"
 
 def polygraphy(*arguments: str, **environment: str) -> str:
     pytest.importorskip("polygraphy", reason="polygraphy is not installed: pip install polygraphy")
-    command = [sys.executable, "-m", "polygraphy", *arguments]
+    command = [sys.executable, "-c", "import sys; from polygraphy.tools import main; sys.exit(main())", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
