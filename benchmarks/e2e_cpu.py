@@ -147,7 +147,7 @@ class OnnxSide:
     def __init__(self, path: Path, threads: int) -> None:
         import onnxruntime  # noqa: F401  (open_session imports it late; its memory belongs to the imports)
 
-        from vivim_runtime.session import open_session
+        from vivim_runtime.sessions import open_session
 
         self.imported_mb = resident_mb()
         self._path, self._threads = path, threads
@@ -160,7 +160,7 @@ class OnnxSide:
     def costs(self, clip: Clip) -> list[Cost]:
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()  # as vivim_runtime.session sets them, and profiling
+        options = onnxruntime.SessionOptions()  # as vivim_runtime.sessions.base sets them, and profiling
         options.log_severity_level = 3
         options.intra_op_num_threads = self._threads
         options.enable_profiling = True

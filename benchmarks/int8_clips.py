@@ -17,11 +17,11 @@ import pydicom.examples
 
 from vivim_calibration.calibration import calibrated
 from vivim_calibration.clips import ClipSet, whole_clips
-from vivim_calibration.exact import ExactSession
 from vivim_calibration.float_model import load_float_model
 from vivim_calibration.histogram import METHODS
 from vivim_calibration.quantise import quantised
 from vivim_calibration.verdict import agreement_of, logits_of_clips
+from vivim_runtime.sessions.onnx import OnnxSession
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
     if options.thyroid:
         judged["thyroid video"] = clips([options.thyroid], [12, 16])
         learnt["2 phantoms, 2 of the thyroid video"] = clips([*phantoms[:2], options.thyroid], [0, 1, 3, 7])
-    with ExactSession(options.model, 1) as session:
+    with OnnxSession(options.model, "cpu", 1, fused=False) as session:
         reference = {name: logits_of_clips(session, chosen) for name, chosen in judged.items()}
     print(f"| learnt from | method | {' | '.join(judged)} |")
     print("|---" * (2 + len(judged)) + "|")
@@ -57,7 +57,7 @@ def main() -> None:
             with TemporaryDirectory() as folder:
                 path = Path(folder) / "int8.onnx"
                 onnx.save(quantised(model.proto, ranges), path)
-                with ExactSession(path, 1) as session:
+                with OnnxSession(path, "cpu", 1, fused=False) as session:
                     found = [agreement_of(session, judged[of], reference[of]) for of in judged]
             cells = [
                 f"{a.relative_l2:.3f}, " + ("no mask" if a.mask_dice is None else f"{a.mask_dice:.3f}") for a in found

@@ -30,10 +30,11 @@ from measuring import in_fresh_process, machine, resident_mb
 
 from vivim_runtime.live.run import LiveOptions, Outputs, run_live
 from vivim_runtime.live.status import Controls, Shown
+from vivim_runtime.offline import RunOptions
 from vivim_runtime.overlay import Layer
 from vivim_runtime.phantom import PhantomSpec, phantom_frames
-from vivim_runtime.pipeline import RunOptions
-from vivim_runtime.session import ClassInfo, ModelInfo, Session, open_session
+from vivim_runtime.sessions import open_session
+from vivim_runtime.sessions.base import ClassInfo, ModelInfo, Session
 from vivim_runtime.sources import Frame, LiveSource
 
 SIZES = ((480, 640), (720, 1280), (1080, 1920))

@@ -13,8 +13,8 @@ import torch
 from scan_cpu import DIRECTIONS, STATES
 from torch import Tensor
 
-from vivim.operators import _chunked_scan
-from vivim.orders import from_order, to_order
+from vivim.scan.operators import _chunked_scan
+from vivim.scan.orders import from_order, to_order
 
 __all__ = ["Scan", "channels_first", "mamba_calls", "mamba_ssm", "pytorch_call"]
 

@@ -1,4 +1,4 @@
-"""The selective scan on the CPU: `vivim.operators.selective_scan` against a sequential loop, in the same run.
+"""The selective scan on the CPU: `vivim.scan.operators.selective_scan` against a sequential loop, in the same run.
 
     python benchmarks/scan_cpu.py [--stages 1,2,3,4] [--threads 1,2] [--json FILE]
 
@@ -25,7 +25,7 @@ from measuring import in_fresh_process, machine, peak_mb, relative_l2, reset_pea
 from sequential import sequential_scan
 from torch import Tensor
 
-from vivim.operators import causal_conv1d, selective_scan
+from vivim.scan.operators import causal_conv1d, selective_scan
 
 FRAMES = 5
 DIRECTIONS = [0, 1, 2]

@@ -10,7 +10,7 @@ file, which is rewritten after each:
     causal_conv1d       the convolution before it
     mamba-ssm           where it is installed: three selective_scan_fn with the authors' flips and permutes and the
                         dt_proj that our kernel contains; and the three bare scans, everything prepared
-    PyTorch             the same three scans, flips and permutes, with the vectorised scan of vivim.operators
+    PyTorch             the same three scans, flips and permutes, with the vectorised scan of vivim.scan.operators
 
 Times, cold and warm, are those of gpu_timing.py, floors those of gpu_floors.py, from the device's own properties.
 The floor of the aim is the one of exponentials. Accuracy is relative L2 to the float64 loop on a shape cut to fewer
@@ -37,9 +37,9 @@ from scan_cpu import DIRECTIONS, SHAPES, TAPS, scan_inputs
 from scan_cpu import FRAMES as FRAMES_OF_SHAPES
 from torch import Tensor
 
-from vivim.errors import KernelError
-from vivim.kernels import KernelLibrary, library
-from vivim.reference import causal_conv1d_reference, selective_scan_reference
+from vivim.scan.kernels import KernelLibrary, library
+from vivim.scan.reference import causal_conv1d_reference, selective_scan_reference
+from vivim_runtime.errors import KernelError
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Relative L2. 16 bits: as in tests/plugins/test_kernels.py. float32: ex2.approx may be 2^-22 off, and were it so always

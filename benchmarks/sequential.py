@@ -1,7 +1,7 @@
 """The authors' arithmetic without CUDA: the selective scan as one loop over all L steps, in the dtype of its input.
 
-It is the loop of `vivim.reference`, vectorised over what does not depend on the order of steps: time steps are computed
-for all tokens at once, and the K directions and B clips advance together. (The authors' own CPU path, Mamba's
+It is the loop of `vivim.scan.reference`, vectorised over what does not depend on the order of steps: time steps are
+computed for all tokens at once, and the K directions and B clips advance together. (The authors' own CPU path, Mamba's
 `selective_scan_ref`, takes the directions one after the other and stores exp(dt A) of all steps: slower, and larger.)
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vivim.reference import token_of_step
+from vivim.scan.reference import token_of_step
 
 __all__ = ["sequential_scan"]
 
@@ -30,7 +30,7 @@ def sequential_scan(
     directions: list[int],
     mean: bool,
 ) -> Tensor:
-    """Step-by-step twin of `vivim.operators.selective_scan`; same arguments and result (B, L, D)."""
+    """Step-by-step twin of `vivim.scan.operators.selective_scan`; same arguments and result (B, L, D)."""
     count, batch, length, _ = dbc.shape
     width, rank, states = xc.shape[-1], dt_weight.shape[-1], A_log2e.shape[-1]
     tokens = [token_of_step(length, rows, direction) for direction in directions]

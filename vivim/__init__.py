@@ -2,8 +2,8 @@
 
 from vivim.checkpoint import from_segformer, from_upstream, load_checkpoint, save_checkpoint
 from vivim.config import VivimConfig
-from vivim.errors import CheckpointError, ConfigError, DataError, InputError, VivimError
 from vivim.model import Vivim, VivimOutput
+from vivim_runtime.errors import CheckpointError, ConfigError, DataError, InputError, VivimError
 
 __all__ = [
     "CheckpointError",

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from vivim.config import PRESETS, VivimConfig
-from vivim.errors import CheckpointError, ConfigError
 from vivim.model import Vivim
+from vivim_runtime.errors import CheckpointError, ConfigError
 from vivim_runtime.files import atomic_path
 
 __all__ = [

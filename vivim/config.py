@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from vivim.errors import ConfigError
+from vivim_runtime.errors import ConfigError
 
 __all__ = ["ABLATIONS", "MEAN", "PRESETS", "STD", "Direction", "EdgeHead", "SpatioTemporalModule", "VivimConfig"]
 
@@ -21,7 +21,7 @@ EdgeHead = Literal["none", "conv1x1", "conv3"]
 SpatioTemporalModule = Literal["st_mamba", "self_attention", "window_attention", "factorized_attention"]
 
 STAGES = 4
-# Scan orders over the grid of T rows and H*W columns, as `vivim.operators` numbers them.
+# Scan orders over the grid of T rows and H*W columns, as `vivim.scan.operators` numbers them.
 _ORDER = {"forward": 0, "backward": 1, "spatial": 2}
 
 
@@ -116,7 +116,7 @@ class VivimConfig:
 
     @property
     def direction_codes(self) -> tuple[int, ...]:
-        """The directions as `vivim.operators` numbers them (DESIGN section 4)."""
+        """The directions as `vivim.scan.operators` numbers them (DESIGN section 4)."""
         return tuple(_ORDER[d] for d in self.directions)
 
     def dt_rank(self, stage: int) -> int:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vivim.config import VivimConfig
-from vivim.operators import causal_conv1d, selective_scan
 from vivim.rivals import RIVALS
+from vivim.scan.operators import causal_conv1d, selective_scan
 
 __all__ = ["DetailSpecificFeedForward", "SpatioTemporalMamba", "TemporalMambaLayer"]
 

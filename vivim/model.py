@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vivim.config import STAGES, VivimConfig
-from vivim.errors import InputError
 from vivim.mamba import TemporalMambaLayer
 from vivim.segformer import PatchEmbedding, SegformerBlock, drop_path_rates, grid_from_tokens
+from vivim_runtime.errors import InputError
 
 __all__ = ["Vivim", "VivimOutput", "stage_sizes"]
 

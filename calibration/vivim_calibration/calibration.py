@@ -17,12 +17,12 @@ import onnx
 from onnx import TensorProto, helper
 
 from vivim_calibration.clips import Clip, ClipSet
-from vivim_calibration.errors import DataError, ModelInputError, UsageError
 from vivim_calibration.histogram import METHODS, Histogram, range_of
 from vivim_calibration.layers import quantisable_layers
+from vivim_runtime.errors import DataError, ModelError, UsageError
 from vivim_runtime.files import write_text
-from vivim_runtime.onnx_runtime import onnx_runtime
-from vivim_runtime.session import ModelInfo, model_input
+from vivim_runtime.sessions.base import ModelInfo, model_input
+from vivim_runtime.sessions.onnx import onnx_runtime
 
 __all__ = ["Calibration", "calibrated", "check_method"]
 
@@ -189,7 +189,7 @@ class _Probe:
                 probed.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's exceptions share no base class
-            raise ModelInputError(f"{info.path} does not run in ONNX Runtime: {str(error).splitlines()[0]}") from None
+            raise ModelError(f"{info.path} does not run in ONNX Runtime: {str(error).splitlines()[0]}") from None
         self._info = info
         self._groups = _groups(names, shapes)
 

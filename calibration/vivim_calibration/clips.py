@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from vivim_calibration.errors import DataError, UsageError
 from vivim_calibration.videos import DatasetSource, Opener, videos_of
 from vivim_runtime.clips import resized
+from vivim_runtime.errors import DataError, UsageError
 from vivim_runtime.sources import Source
 from vivim_runtime.sources.base import Image
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import onnx
 
-from vivim_calibration.errors import ModelInputError
 from vivim_calibration.layers import quantisable_layers
-from vivim_runtime.session import ModelInfo
+from vivim_runtime.errors import ModelError
+from vivim_runtime.sessions.base import ModelInfo
 
 __all__ = ["FloatModel", "load_float_model"]
 
@@ -30,26 +30,24 @@ def load_float_model(path: Path) -> FloatModel:
     """Read a float32 file of vivim-export.
 
     Raises:
-        ModelInputError, vivim_runtime.errors.ModelError: it is none, or already quantised, or in half precision.
+        ModelError, vivim_runtime.errors.ModelError: it is none, or already quantised, or in half precision.
     """
     if not path.is_file():
-        raise ModelInputError(
-            f"there is no model {path}; make one with: vivim-export onnx --weights tiny -o {path.name}"
-        )
+        raise ModelError(f"there is no model {path}; make one with: vivim-export onnx --weights tiny -o {path.name}")
     data = path.read_bytes()
     try:
         model = onnx.load_model_from_string(data)
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf's and onnx's exceptions share no base class
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelInputError(f"{path} is no ONNX model: {first}; export it again") from None
+        raise ModelError(f"{path} is no ONNX model: {first}; export it again") from None
     info = ModelInfo.from_metadata(path, {entry.key: entry.value for entry in model.metadata_props})
     if info.precision == "int8" or any(node.op_type in _QUANTISING for node in model.graph.node):
-        raise ModelInputError(f"{path} is quantised already; give the fp32 file that it was made from")
+        raise ModelError(f"{path} is quantised already; give the fp32 file that it was made from")
     if info.precision != "fp32":
-        raise ModelInputError(
+        raise ModelError(
             f"{path} is {info.precision}; ranges are learnt from float32: vivim-export onnx --weights W -o M.onnx"
         )
     if not quantisable_layers(model):
-        raise ModelInputError(f"{path} has no convolution or linear layer that can be quantised")
+        raise ModelError(f"{path} has no convolution or linear layer that can be quantised")
     return FloatModel(model, info, hashlib.sha256(data).hexdigest())

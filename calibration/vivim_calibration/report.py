@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from vivim_calibration.command import Outcome, Side
+from vivim_calibration.procedure import Outcome, Side
 from vivim_calibration.sensitivity import Analysis
 from vivim_calibration.verdict import MASK_DICE, TRUTH_POINTS
 

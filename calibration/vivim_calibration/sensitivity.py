@@ -15,10 +15,10 @@ from tempfile import TemporaryDirectory
 import onnx
 
 from vivim_calibration.clips import Clip
-from vivim_calibration.exact import ExactSession
 from vivim_calibration.layers import Layer, quantisable_layers
 from vivim_calibration.quantise import quantised
 from vivim_calibration.verdict import Agreement, accuracy_failures, agreement_of, logits_of_clips
+from vivim_runtime.sessions.onnx import OnnxSession
 
 __all__ = ["Analysis", "LayerCost", "Trial", "analysed", "fewest_in_float"]
 
@@ -58,7 +58,7 @@ class Trial:
         self.layers = quantisable_layers(model)
         self.clips = tuple(clips)
         self._model, self._ranges, self._threads = model, ranges, threads
-        with ExactSession(reference, threads) as session:
+        with OnnxSession(reference, "cpu", threads, fused=False) as session:
             self._expected = logits_of_clips(session, self.clips)
 
     def without(self, left_in_float: Collection[str]) -> Agreement:
@@ -66,7 +66,7 @@ class Trial:
         with TemporaryDirectory() as folder:
             path = Path(folder) / "trial.onnx"
             onnx.save(quantised(self._model, self._ranges, left_in_float), path)
-            with ExactSession(path, self._threads) as session:
+            with OnnxSession(path, "cpu", self._threads, fused=False) as session:
                 return agreement_of(session, self.clips, self._expected)
 
     def only(self, name: str) -> Agreement:

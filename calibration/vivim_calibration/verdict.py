@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vivim_calibration.clips import Clip, Masks
-from vivim_runtime import metrics
-from vivim_runtime.session import Clips, Logits, Session
+from vivim_runtime.judging import metrics
+from vivim_runtime.sessions.base import Clips, Logits, Session
 
 __all__ = [
     "MASK_DICE",

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
-from vivim_calibration.errors import DataError, UsageError
 from vivim_runtime.datasets import LAYOUTS, AnnotatedVideo, open_dataset
+from vivim_runtime.errors import DataError, UsageError
 from vivim_runtime.sources import LiveSource, Source, open_source
 from vivim_runtime.sources.base import DEFAULT_FPS, Frame
 from vivim_runtime.sources.dicom import is_dicom
@@ -70,8 +70,7 @@ def videos_of(names: Sequence[str], split: str) -> Mapping[str, Opener]:
         split: "train" or "test".
 
     Raises:
-        DataError: a folder that holds nothing to read.
-        vivim_runtime.errors.DataError: a data set that cannot be told.
+        DataError: a folder that holds nothing to read, or a data set that cannot be told.
     """
     result: dict[str, Opener] = {}
     for name in names:

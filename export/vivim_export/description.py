@@ -1,4 +1,4 @@
-"""What a model file says about itself: everything that a runtime needs (read by vivim_runtime.session.ModelInfo)."""
+"""What a model file says about itself: all that a runtime needs (vivim_runtime.sessions.base.ModelInfo reads it)."""
 
 from __future__ import annotations
 

@@ -22,17 +22,16 @@ from typing import Any
 import onnx
 
 from vivim_export.engine_graph import EngineGraph, engine_graph
-from vivim_export.errors import ExportError, ModelInputError, ParityError, UsageError
-from vivim_export.parity import Comparison, compare
 from vivim_export.precision_check import check_layers, layers_of_engine, layers_of_network
 from vivim_export.runners import open_artefact
-from vivim_runtime.backends import BACKENDS, Backend
-from vivim_runtime.errors import MissingExtraError
+from vivim_runtime.errors import MissingExtraError, ModelError, ParityError, UsageError, VivimError
 from vivim_runtime.files import atomic_path, sha256_file, writable_file
-from vivim_runtime.machine import Machine
-from vivim_runtime.plugin import Plugin
-from vivim_runtime.session import open_session
-from vivim_runtime.sidecar import (
+from vivim_runtime.judging.parity import Comparison, compare
+from vivim_runtime.sessions import open_session
+from vivim_runtime.sessions.backends import BACKENDS, Backend
+from vivim_runtime.sessions.machine import Machine
+from vivim_runtime.sessions.plugin import Plugin
+from vivim_runtime.sessions.sidecar import (
     HARDWARE_COMPATIBILITIES,
     PRECISIONS,
     EngineRecord,
@@ -63,7 +62,7 @@ class EngineOptions:
         workspace: GiB that a layer may use for scratch; None leaves it to the library.
         timing_cache: file of measured tactics, read and written (TensorRT).
         optimization_level: 0 to 5; None leaves it to the library.
-        hardware_compatibility: of vivim_runtime.sidecar.HARDWARE_COMPATIBILITIES (TensorRT).
+        hardware_compatibility: of vivim_runtime.sessions.sidecar.HARDWARE_COMPATIBILITIES (TensorRT).
         version_compatible: the engine runs in later versions of the same major too (TensorRT).
         compute_capabilities: GPUs to build for, such as ("8.9", "12.0") (TensorRT for RTX).
         verbosity: what the engine keeps to say about its layers.
@@ -178,9 +177,9 @@ def build_engine(
         The sidecar, and the comparison with the ONNX file (None where there is no GPU to run the engine).
 
     Raises:
-        ModelInputError, UsageError, MissingExtraError, PluginError: exit code 2.
+        ModelError, UsageError, MissingExtraError, PluginError: exit code 2.
         ParityError, PrecisionError: the engine is not what was asked for; exit code 3.
-        ExportError: the library gave up; its own words are in the message.
+        VivimError: the library gave up; its own words are in the message.
         KeyboardInterrupt: the build was stopped; nothing is left.
     """
     if output.suffix != ".engine":
@@ -195,7 +194,7 @@ def emit_graph(source: Path, output: Path, options: EngineOptions) -> None:
     Needs neither the library nor a GPU.
 
     Raises:
-        ModelInputError, UsageError: exit code 2.
+        ModelError, UsageError: exit code 2.
     """
     backend = BACKENDS["tensorrt" if options.backend == "auto" else options.backend]
     graph = engine_graph(source, options.precision, backend)
@@ -247,7 +246,7 @@ class _Builder:
         self._parser = self.trt.OnnxParser(network, self.logger)  # the network lives as long as its parser
         if not self._parser.parse(self.graph.parsed.SerializeToString()):
             reason = self._parser.get_error(0).desc() if self._parser.num_errors else self.logger.reason
-            raise ExportError(f"{self.backend.title} {self.trt.__version__} does not take {self.source}: {reason}")
+            raise VivimError(f"{self.backend.title} {self.trt.__version__} does not take {self.source}: {reason}")
         return network
 
     def _prepared(self) -> tuple[Any, dict[str, str | int], tuple[str, ...]]:
@@ -278,7 +277,7 @@ class _Builder:
         """TensorRT measures on the GPU that is here."""
         trt, options = self.trt, self.options
         if self.machine.gpu is None:
-            raise ModelInputError(
+            raise ModelError(
                 f"TensorRT builds on the GPU that the engine is for, and here is {self.machine}; "
                 "build there, or take --backend rtx, which builds for RTX GPUs anywhere"
             )
@@ -380,7 +379,7 @@ class _Builder:
             thread.join()
             raise
         if not result or result[0] is None:
-            raise ExportError(f"{self.backend.title} {self.trt.__version__} built no engine: {self.logger.reason}")
+            raise VivimError(f"{self.backend.title} {self.trt.__version__} built no engine: {self.logger.reason}")
         return bytes(result[0])
 
     def _record(self, content: bytes) -> EngineRecord:
@@ -421,7 +420,7 @@ class _Builder:
         runtime = self.trt.Runtime(self.logger)
         loaded = runtime.deserialize_cuda_engine(engine.read_bytes())
         if loaded is None:
-            raise ExportError(f"the engine does not load again: {self.logger.reason}")
+            raise VivimError(f"the engine does not load again: {self.logger.reason}")
         text = loaded.create_engine_inspector().get_engine_information(self.trt.LayerInformationFormat.JSON)
         layers = layers_of_engine(json.loads(text))
         if layers:

@@ -8,11 +8,11 @@ from pathlib import Path
 import onnx
 from onnx import helper
 
-from vivim_export.errors import ModelInputError, UsageError
 from vivim_export.functions import DOMAIN
 from vivim_export.halving import half_from_float
 from vivim_export.lowering import lowered
-from vivim_runtime.backends import Backend
+from vivim_runtime.errors import ModelError, UsageError
+from vivim_runtime.sessions.backends import Backend
 
 __all__ = ["EngineGraph", "default_precision", "engine_graph", "with_plugins"]
 
@@ -44,7 +44,7 @@ def default_precision(path: Path) -> str:
     """What a file is built in where nothing is asked for: int8 where it is quantised, else fp16.
 
     Raises:
-        ModelInputError: no ONNX model.
+        ModelError: no ONNX model.
     """
     return "int8" if _is_quantized(_load(path)) else "fp16"
 
@@ -57,15 +57,13 @@ def engine_graph(path: Path, precision: str, backend: Backend) -> EngineGraph:
         precision: fp32, fp16, bf16, or int8: a file with Q/DQ nodes, in fp16 where it has none.
 
     Raises:
-        ModelInputError: no file of ours.
+        ModelError: no file of ours.
         UsageError: its precision cannot become the one asked for.
     """
     model = _load(path)
     description = {entry.key: entry.value for entry in model.metadata_props}
     if "vivim.format" not in description:
-        raise ModelInputError(
-            f"{path} was not written by vivim-export; make one with: vivim-export onnx --weights W -o M"
-        )
+        raise ModelError(f"{path} was not written by vivim-export; make one with: vivim-export onnx --weights W -o M")
     typed, converted = _typed(model, path, description.get("vivim.precision", ""), precision)
     parsed = with_plugins(typed) if backend.plugins else lowered(typed)
     (entry,) = parsed.graph.input
@@ -76,15 +74,13 @@ def engine_graph(path: Path, precision: str, backend: Backend) -> EngineGraph:
 
 def _load(path: Path) -> onnx.ModelProto:
     if not path.is_file():
-        raise ModelInputError(
-            f"there is no model {path}; make one with: vivim-export onnx --weights tiny -o {path.name}"
-        )
+        raise ModelError(f"there is no model {path}; make one with: vivim-export onnx --weights tiny -o {path.name}")
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf's and onnx's exceptions share no base class
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelInputError(f"{path} is no ONNX model: {first}; export it again") from None
+        raise ModelError(f"{path} is no ONNX model: {first}; export it again") from None
     return model
 
 

@@ -1,8 +1,8 @@
 """Bodies in standard ONNX operators for `vivim::CausalConv1d` and `vivim::SelectiveScan`: one file runs anywhere.
 
 A runtime that knows the operators (the TensorRT plugin) never looks at the bodies; any other (ONNX Runtime) inlines
-them. They compute what `vivim.operators` computes, the scan in the same chunked way: G = K*B sequences are cut into M
-chunks of c steps each, and three loops replace the one over L:
+them. They compute what `vivim.scan.operators` computes, the scan in the same chunked way: G = K*B sequences are cut
+into M chunks of c steps each, and three loops replace the one over L:
 
     1. from a zero state, c steps over (G*M, N, D)           what each chunk hands on
     2. M steps over (G, N, D)                                the chunks chained through their total decays
@@ -116,7 +116,7 @@ class _Grid:
         return cls(length, rows, n.Div(length, rows))
 
     def token_of_step(self, n: Nodes, step: str, direction: int) -> str:
-        """Tokens that a direction visits at the steps (vivim.reference.token_of_step)."""
+        """Tokens that a direction visits at the steps (vivim.scan.reference.token_of_step)."""
         if direction % 2:
             step = n.Sub(n.Sub(self.length, n.ints(1)), step)
         if direction < 2:
@@ -204,7 +204,7 @@ def causal_conv1d_function(directions: tuple[int, ...], taps: int, opset: int) -
 def selective_scan_function(directions: tuple[int, ...], mean: bool, opset: int) -> onnx.FunctionProto:
     """The body of `SelectiveScan(xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip) -> (B, L, D)`.
 
-    Shapes as in `vivim.operators.selective_scan`; the gate is always present.
+    Shapes as in `vivim.scan.operators.selective_scan`; the gate is always present.
     """
     n = Nodes()
     directions_count, batch, length = n.dim("dbc", 0), n.dim("dbc", 1), n.dim("dbc", 2)

@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from vivim_export.errors import ModelInputError
 from vivim_export.functions import DOMAIN
+from vivim_runtime.errors import ModelError
 
 __all__ = ["half_from_float"]
 
@@ -31,7 +31,7 @@ def half_from_float(model: onnx.ModelProto) -> onnx.ModelProto:
     A quantised file stays one, and is called int8: what is float32 between its Q/DQ nodes becomes float16, scales too.
 
     Raises:
-        ModelInputError: a weight that float16 cannot hold.
+        ModelError: a weight that float16 cannot hold.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -127,7 +127,7 @@ class _Halving:
             with np.errstate(over="ignore"):
                 half = value.astype(np.float16)
             if not np.isfinite(half).all():
-                raise ModelInputError(
+                raise ModelError(
                     f"the weight {name} reaches {float(np.abs(value).max()):.3g}, and float16 ends at 6.55e+04; "
                     "use --fp32, or export again with --bf16"
                 )

@@ -25,8 +25,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from vivim_export.errors import UsageError
 from vivim_export.functions import DOMAIN, Nodes, silu, softplus
+from vivim_runtime.errors import UsageError
 
 __all__ = ["lowered"]
 

@@ -23,18 +23,18 @@ import torch
 from onnx import helper
 from torch import Tensor, nn
 
-import vivim.operators  # noqa: F401  (registers torch.ops.vivim)
+import vivim.scan.operators  # noqa: F401  (registers torch.ops.vivim)
 from vivim.checkpoint import load_checkpoint, resolve_weights
 from vivim.config import MEAN, STD
 from vivim.model import Vivim, stage_sizes
 from vivim_export.description import PARITY_KEY, describe, weights_digest
-from vivim_export.errors import ParityError, UsageError
 from vivim_export.folding import fold_for_export
 from vivim_export.functions import DOMAIN, DOMAIN_VERSION, causal_conv1d_function, selective_scan_function
-from vivim_export.parity import Comparison, compare
 from vivim_export.precision import DTYPES, typed_for_export
 from vivim_export.runners import TorchSession, open_artefact
+from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.files import atomic_path, sha256_file
+from vivim_runtime.judging.parity import Comparison, compare
 
 __all__ = ["OPSETS", "OnnxOptions", "export_onnx", "onnx_from_model", "save_onnx"]
 

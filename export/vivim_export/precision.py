@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from vivim.mamba import SpatioTemporalMamba
 from vivim.model import Vivim
 from vivim.segformer import PatchEmbedding
-from vivim_export.errors import UsageError
 from vivim_export.folding import FoldedAttention, FoldedDecoder
+from vivim_runtime.errors import UsageError
 
 __all__ = ["DTYPES", "KEPT_IN_FLOAT", "typed_for_export"]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from vivim_export.errors import PrecisionError
-from vivim_runtime.sidecar import LayerRecord
+from vivim_runtime.errors import PrecisionError
+from vivim_runtime.sessions.sidecar import LayerRecord
 
 __all__ = ["PRODUCTS", "check_layers", "layers_of_engine", "layers_of_network"]
 

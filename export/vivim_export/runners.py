@@ -12,12 +12,14 @@ import onnx
 import torch
 
 from vivim.checkpoint import load_checkpoint, resolve_weights
-from vivim.data import normalised
 from vivim.model import Vivim, stage_sizes
+from vivim.training.batches import normalised
 from vivim_export.description import describe
 from vivim_export.emulation import without_bfloat16
 from vivim_runtime.files import sha256_file
-from vivim_runtime.session import Clips, Logits, ModelInfo, OnnxSession, Session, open_session
+from vivim_runtime.sessions import open_session
+from vivim_runtime.sessions.base import Clips, Logits, ModelInfo, Session
+from vivim_runtime.sessions.onnx import OnnxSession
 
 __all__ = ["EmulatedSession", "TorchSession", "is_checkpoint", "open_artefact", "open_runner"]
 

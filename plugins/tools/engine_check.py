@@ -26,8 +26,8 @@ PRECISIONS = ("fp32", "fp16", "bf16")
 
 def reason_to_skip(backend: Any, machine: Any, plugin: Path | None) -> str:
     """Why a library builds nothing here; empty where it does."""
-    from vivim_runtime.errors import VivimRuntimeError
-    from vivim_runtime.plugin import Plugin
+    from vivim_runtime.errors import VivimError
+    from vivim_runtime.sessions.plugin import Plugin
 
     if machine.gpu is None:
         return str(machine)
@@ -37,7 +37,7 @@ def reason_to_skip(backend: Any, machine: Any, plugin: Path | None) -> str:
             Plugin.find(plugin)
         elif not hasattr(module.ComputeCapability, f"SM{machine.compute_capability.replace('.', '')}"):
             return f"{backend.title} builds no engines for {machine}"
-    except VivimRuntimeError as error:
+    except VivimError as error:
         return str(error)
     return ""
 
@@ -77,8 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         from vivim_export.onnx_export import OnnxOptions, export_onnx
-        from vivim_runtime.backends import BACKENDS
-        from vivim_runtime.machine import Machine
+        from vivim_runtime.sessions.backends import BACKENDS
+        from vivim_runtime.sessions.machine import Machine
     except ImportError as error:
         keep("all", {"status": "skipped", "reason": f"{error}: pip install '.[export,cpu]'"})
         return NOTHING_TO_DO

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from vivim.errors import KernelError
-from vivim.kernels import KernelLibrary
-from vivim.reference import causal_conv1d_reference, selective_scan_reference
+from vivim.scan.kernels import KernelLibrary
+from vivim.scan.reference import causal_conv1d_reference, selective_scan_reference
+from vivim_runtime.errors import KernelError
 
 # rows, columns, width, rank, states, directions, gate, shared input
 SHAPES = [

@@ -11,10 +11,12 @@ from vivim_runtime.errors import (
     SinkError,
     SourceError,
     UsageError,
+    VivimError,
     VivimRuntimeError,
 )
-from vivim_runtime.pipeline import RunOptions, RunReport, run
-from vivim_runtime.session import ClassInfo, ModelInfo, Session, open_session
+from vivim_runtime.offline import RunOptions, RunReport, run
+from vivim_runtime.sessions import open_session
+from vivim_runtime.sessions.base import ClassInfo, ModelInfo, Session
 from vivim_runtime.sinks import Segmented, Sink, open_sink
 from vivim_runtime.sources import Frame, Source, open_source
 
@@ -34,6 +36,7 @@ __all__ = [
     "Source",
     "SourceError",
     "UsageError",
+    "VivimError",
     "VivimRuntimeError",
     "open_session",
     "open_sink",

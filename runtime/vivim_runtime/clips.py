@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from vivim_runtime.errors import UsageError
-from vivim_runtime.session import Logits
+from vivim_runtime.sessions.base import Logits
 from vivim_runtime.sources.base import Frame, Image
 
 __all__ = ["Clip", "Show", "clips", "logits_at", "resized", "threshold_logit"]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vivim_runtime.errors import UsageError
-from vivim_runtime.session import ClassInfo, Logits
+from vivim_runtime.sessions.base import ClassInfo, Logits
 from vivim_runtime.sources.base import Image
 
 __all__ = ["Layer", "Marks", "drawn", "label_image", "parse_layers"]

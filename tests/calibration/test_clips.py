@@ -9,9 +9,8 @@ import pytest
 
 from tests.calibration.conftest import FRAMES, SIZE, clips_of
 from vivim_calibration.clips import DrawOptions, check_disjoint, drawn_clips, whole_clips
-from vivim_calibration.errors import DataError, UsageError
 from vivim_calibration.videos import videos_of
-from vivim_runtime.errors import SourceError
+from vivim_runtime.errors import DataError, SourceError, UsageError
 
 
 def drawn(names: list[str], held_out: int = 4, **options: float) -> tuple:

@@ -13,12 +13,12 @@ import pytest
 
 from tests.calibration.conftest import clips_of
 from vivim_calibration import command
-from vivim_calibration.command import Options, calibrate
+from vivim_calibration.procedure import Options, calibrate
 
 CODE = """
 import sys
 from pathlib import Path
-from vivim_calibration.command import Options, calibrate
+from vivim_calibration.procedure import Options, calibrate
 model, output, cache = map(Path, sys.argv[1:4])
 options = Options(target="a test", runs=1, threads=1, device="cpu", cache=cache)
 calibrate(model, output, sys.argv[4:5], sys.argv[5:6], options, lambda stage: print(stage, flush=True))

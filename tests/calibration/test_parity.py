@@ -12,14 +12,14 @@ import pytest
 from vivim.checkpoint import load_checkpoint, resolve_weights
 from vivim_calibration.calibration import calibrated
 from vivim_calibration.clips import DrawOptions, check_disjoint, drawn_clips, whole_clips
-from vivim_calibration.command import Options, Outcome, calibrate
-from vivim_calibration.errors import VerdictError
-from vivim_calibration.exact import ExactSession
 from vivim_calibration.float_model import load_float_model
+from vivim_calibration.procedure import Options, Outcome, calibrate
 from vivim_calibration.quantise import quantised
 from vivim_calibration.verdict import agreement_of, logits_of_clips
 from vivim_export.onnx_export import OnnxOptions, onnx_from_model, save_onnx
-from vivim_runtime.session import open_session
+from vivim_runtime.errors import VerdictError
+from vivim_runtime.sessions import open_session
+from vivim_runtime.sessions.onnx import OnnxSession
 
 VTUS = Path(__file__).parents[3] / "shared" / "data" / "vtus"
 # What the weights were trained at: at other sizes they mark specks, whose Dice says little.
@@ -89,6 +89,6 @@ def test_with_real_clips_among_those_learnt_from_others_of_the_video_keep_their_
         expected = logits_of_clips(reference, others)
     errors = []
     for path in (judged[0], tmp_path / "real.onnx"):
-        with ExactSession(path, 1) as session:
+        with OnnxSession(path, "cpu", 1, fused=False) as session:
             errors.append(agreement_of(session, others, expected).relative_l2)
     assert errors[1] < 0.2 and errors[1] < 0.5 * errors[0]

@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from tests.calibration.conftest import clips_of
-from vivim_calibration.command import Options, calibrate
 from vivim_calibration.layers import Layer
 from vivim_calibration.plot import sensitivity_svg
+from vivim_calibration.procedure import Options, calibrate
 from vivim_calibration.report import sensitivity_table
 from vivim_calibration.sensitivity import Analysis, LayerCost, analysed, fewest_in_float
 from vivim_calibration.verdict import Agreement

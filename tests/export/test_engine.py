@@ -17,16 +17,23 @@ import pytest
 from vivim_export import engine as engine_module
 from vivim_export.engine import EngineOptions, build_engine, emit_graph, plan_engine
 from vivim_export.engine_graph import engine_graph, with_plugins
-from vivim_export.errors import ExportError, ModelInputError, ParityError, PrecisionError, UsageError
 from vivim_export.halving import half_from_float
 from vivim_export.onnx_export import OnnxOptions, export_onnx
-from vivim_export.parity import compare
 from vivim_export.precision_check import check_layers, layers_of_engine
-from vivim_runtime.backends import BACKENDS
-from vivim_runtime.errors import IncompatibleEngineError, MissingExtraError
-from vivim_runtime.machine import Machine
-from vivim_runtime.session import open_session
-from vivim_runtime.sidecar import EngineRecord, LayerRecord, Profile, sidecar_path
+from vivim_runtime.errors import (
+    IncompatibleEngineError,
+    MissingExtraError,
+    ModelError,
+    ParityError,
+    PrecisionError,
+    UsageError,
+    VivimError,
+)
+from vivim_runtime.judging.parity import compare
+from vivim_runtime.sessions import open_session
+from vivim_runtime.sessions.backends import BACKENDS
+from vivim_runtime.sessions.machine import Machine
+from vivim_runtime.sessions.sidecar import EngineRecord, LayerRecord, Profile, sidecar_path
 
 RTX = EngineOptions(backend="rtx", precision="fp16")
 
@@ -71,7 +78,7 @@ def test_a_weight_beyond_float16_is_refused(exported: Path) -> None:
     value = onnx.numpy_helper.to_array(tensor).copy()
     value.flat[0] = 1e5
     tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
-    with pytest.raises(ModelInputError, match="reaches 1e.05.*--bf16"):
+    with pytest.raises(ModelError, match="reaches 1e.05.*--bf16"):
         half_from_float(model)
 
 
@@ -116,15 +123,15 @@ def test_a_precision_that_the_file_cannot_give_is_refused(exported: Path, precis
 
 
 def test_files_that_are_not_ours_are_refused(tmp_path: Path, exported: Path) -> None:
-    with pytest.raises(ModelInputError, match="there is no model"):
+    with pytest.raises(ModelError, match="there is no model"):
         engine_graph(tmp_path / "absent.onnx", "fp16", BACKENDS["rtx"])
     (tmp_path / "text.onnx").write_text("no model")
-    with pytest.raises(ModelInputError, match="is no ONNX model"):
+    with pytest.raises(ModelError, match="is no ONNX model"):
         engine_graph(tmp_path / "text.onnx", "fp16", BACKENDS["rtx"])
     model = onnx.load(exported)
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "foreign.onnx")
-    with pytest.raises(ModelInputError, match="was not written by vivim-export"):
+    with pytest.raises(ModelError, match="was not written by vivim-export"):
         engine_graph(tmp_path / "foreign.onnx", "fp16", BACKENDS["rtx"])
 
 
@@ -305,10 +312,10 @@ def test_a_failed_build_leaves_the_earlier_engine(
 
     class Failing(engine_module._Builder):
         def _serialized(self, on_progress):
-            raise ExportError("the library gave up")
+            raise VivimError("the library gave up")
 
     monkeypatch.setattr(engine_module, "_Builder", Failing)
-    with pytest.raises(ExportError, match="gave up"):
+    with pytest.raises(VivimError, match="gave up"):
         build_engine(exported, tmp_path / "m.engine", RTX)
     assert [p.name for p in tmp_path.iterdir()] == ["m.engine"]
     assert (tmp_path / "m.engine").read_text() == "earlier"

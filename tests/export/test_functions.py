@@ -9,8 +9,8 @@ import pytest
 import torch
 from onnx import helper
 
-from tests.vivim.test_operators import ALL_DIRECTIONS, GRIDS, scan_arguments
-from vivim.reference import causal_conv1d_reference, selective_scan_reference
+from tests.vivim.scan.test_operators import ALL_DIRECTIONS, GRIDS, scan_arguments
+from vivim.scan.reference import causal_conv1d_reference, selective_scan_reference
 from vivim_export.functions import DOMAIN, causal_conv1d_function, selective_scan_function
 
 OPSET = 20

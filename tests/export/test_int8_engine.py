@@ -20,14 +20,14 @@ from vivim_calibration.float_model import FloatModel, load_float_model
 from vivim_calibration.quantise import quantised
 from vivim_export.engine import EngineOptions, build_engine, emit_graph, plan_engine
 from vivim_export.engine_graph import default_precision, engine_graph
-from vivim_export.errors import ModelInputError, PrecisionError
 from vivim_export.onnx_export import OnnxOptions, onnx_from_model, save_onnx
-from vivim_export.parity import compare
 from vivim_export.precision_check import check_layers
-from vivim_runtime.backends import BACKENDS
-from vivim_runtime.entry import main
-from vivim_runtime.session import open_session
-from vivim_runtime.sidecar import EngineRecord, LayerRecord
+from vivim_runtime.commands.entry import main
+from vivim_runtime.errors import ModelError, PrecisionError
+from vivim_runtime.judging.parity import compare
+from vivim_runtime.sessions import open_session
+from vivim_runtime.sessions.backends import BACKENDS
+from vivim_runtime.sessions.sidecar import EngineRecord, LayerRecord
 
 RTX = EngineOptions(backend="rtx", precision="int8")
 SIZE = (128, 128)
@@ -123,7 +123,7 @@ def test_the_graph_for_tensorrt_keeps_every_rounding(int8: Path, tmp_path: Path)
 
 def test_a_file_says_by_itself_what_it_is_built_in(int8: Path, tmp_path: Path) -> None:
     assert default_precision(int8) == "int8" and default_precision(int8.with_name("net.onnx")) == "fp16"
-    with pytest.raises(ModelInputError, match="there is no model"):
+    with pytest.raises(ModelError, match="there is no model"):
         default_precision(tmp_path / "absent.onnx")
 
 
@@ -157,7 +157,7 @@ def test_the_command_builds_it_without_being_told_int8(
     arguments = [str(int8), "--backend", "rtx", "--compute-capability", "8.9", "-o", str(engine)]
     monkeypatch.setattr(sys, "argv", ["vivim-export", "trt", *arguments])
     with pytest.raises(SystemExit) as caught:
-        main("vivim-export", "vivim_export.cli")
+        main("vivim-export", "vivim_export.commands")
     assert not caught.value.code
     assert "time it against fp16" in " ".join(capsys.readouterr().out.split())
     assert EngineRecord.read(engine).precision == "int8"

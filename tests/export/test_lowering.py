@@ -10,15 +10,15 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.export.conftest import lively
-from tests.vivim.test_operators import ALL_DIRECTIONS, GRIDS, scan_arguments
+from tests.vivim.scan.test_operators import ALL_DIRECTIONS, GRIDS, scan_arguments
 from vivim import VivimConfig
-from vivim.data import normalised
-from vivim.operators import selective_scan
-from vivim.reference import causal_conv1d_reference, selective_scan_reference
-from vivim_export.errors import UsageError
+from vivim.scan.operators import selective_scan
+from vivim.scan.reference import causal_conv1d_reference, selective_scan_reference
+from vivim.training.batches import normalised
 from vivim_export.functions import DOMAIN
 from vivim_export.lowering import lowered
 from vivim_export.onnx_export import OnnxOptions, onnx_from_model
+from vivim_runtime.errors import UsageError
 from vivim_runtime.phantom import PhantomSpec, phantom_clip
 
 OPSET = 20

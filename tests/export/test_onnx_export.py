@@ -15,14 +15,14 @@ from pydicom.data import get_testdata_file
 
 from tests.export.conftest import lively
 from vivim import InputError, Vivim, VivimConfig, load_checkpoint, save_checkpoint
-from vivim.data import normalised
+from vivim.training.batches import normalised
 from vivim_export import onnx_export
-from vivim_export.errors import ParityError, UsageError
 from vivim_export.onnx_export import OnnxOptions, export_onnx, onnx_from_model, save_onnx
-from vivim_export.parity import compare
 from vivim_export.runners import open_runner
+from vivim_runtime.errors import ParityError, UsageError
+from vivim_runtime.judging.parity import compare
 from vivim_runtime.phantom import PhantomSpec, phantom_clip
-from vivim_runtime.session import open_session
+from vivim_runtime.sessions import open_session
 
 
 def frames_of(frames: int, size: tuple[int, int], seed: int = 5) -> np.ndarray:
@@ -30,7 +30,7 @@ def frames_of(frames: int, size: tuple[int, int], seed: int = 5) -> np.ndarray:
 
 
 def relative_l2(value: np.ndarray, expected: np.ndarray) -> float:
-    """The mean of the reference is taken off, as in vivim_export.parity."""
+    """The mean of the reference is taken off, as in vivim_runtime.judging.parity."""
     return float(np.linalg.norm(value - expected) / np.linalg.norm(expected - expected.mean()))
 
 

@@ -14,17 +14,16 @@ from pydicom.data import get_testdata_file
 
 from tests.export.conftest import lively
 from vivim import Vivim, VivimConfig, load_checkpoint
-from vivim.data import normalised
+from vivim.training.batches import normalised
 from vivim_export.emulation import without_bfloat16
-from vivim_export.errors import UsageError
 from vivim_export.folding import fold_for_export
 from vivim_export.onnx_export import OnnxOptions, export_onnx, onnx_from_model, save_onnx
-from vivim_export.parity import compare
 from vivim_export.precision import KEPT_IN_FLOAT, typed_for_export
 from vivim_export.runners import open_artefact, open_runner
-from vivim_runtime.errors import ModelError
+from vivim_runtime.errors import ModelError, UsageError
+from vivim_runtime.judging.parity import compare
 from vivim_runtime.phantom import PhantomSpec, phantom_clip
-from vivim_runtime.session import open_session
+from vivim_runtime.sessions import open_session
 
 HALF = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 

@@ -1,7 +1,7 @@
 """The kernels on an NVIDIA GPU at the shapes of preset b3, against float64 on the same GPU. `make gpu-check` runs them.
 
 The library is the one that VIVIM_KERNELS names. The float64 results are those of the vectorised operators, which
-tests/vivim/test_operators.py compares with the sequential loop: that loop would take minutes at these lengths.
+tests/vivim/scan/test_operators.py compares with the sequential loop: that loop would take minutes at these lengths.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vivim.kernels import KernelLibrary, library
-from vivim.operators import causal_conv1d, selective_scan
+from vivim.scan.kernels import KernelLibrary, library
+from vivim.scan.operators import causal_conv1d, selective_scan
 
 pytestmark = pytest.mark.gpu
 

@@ -19,8 +19,8 @@ from torch.nn import functional
 
 from tests.plugins import test_gpu
 from tests.plugins.kernel_library import PLUGINS, build
-from vivim.kernels import KernelLibrary
-from vivim.orders import to_order
+from vivim.scan.kernels import KernelLibrary
+from vivim.scan.orders import to_order
 
 ROOT = PLUGINS.parent
 PYTHON = sys.executable

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from tests.plugins.kernel_library import LIBRARY_SOURCES, PLUGINS, build, compile_emulated
-from vivim.kernels import KernelLibrary, _ConvDesc, _ScanDesc
-from vivim.reference import causal_conv1d_reference, selective_scan_reference
+from vivim.scan.kernels import KernelLibrary, _ConvDesc, _ScanDesc
+from vivim.scan.reference import causal_conv1d_reference, selective_scan_reference
 
 # Relative L2 distance to float64 on the same rounded inputs. The state is float32: 6e-8 a rounding, forgotten with the
 # decay, and dt from R + 10 roundings: measured 3e-7 at most. In 16 bits the output's own rounding is left: at
@@ -40,7 +40,7 @@ ORDERS = {"forward": 0, "reverse": 1, "random": 2}
 
 @dataclass(frozen=True)
 class Case:
-    """One scan. Sizes as in vivim.operators; dt_bias and decay set how long states live."""
+    """One scan. Sizes as in vivim.scan.operators; dt_bias and decay set how long states live."""
 
     rows: int = 5
     columns: int = 13

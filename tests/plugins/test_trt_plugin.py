@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.plugins import test_gpu
 from tests.plugins.trt_library import TRT_TYPES, Node, build
-from vivim.reference import causal_conv1d_reference, selective_scan_reference
+from vivim.scan.reference import causal_conv1d_reference, selective_scan_reference
 
 # Relative L2 distance to float64 on the same rounded inputs. The state is float32: some ulp (6e-8) a step, forgotten
 # with the decay. In 16 bits the output's own rounding is left: at most 2^-11 and 2^-8 an element, 0.6 of that in the

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.runtime.models import brightness_model
-from vivim_runtime.backends import BACKENDS
 from vivim_runtime.files import sha256_file
-from vivim_runtime.machine import Machine
-from vivim_runtime.sidecar import EngineRecord, LayerRecord, PluginRecord, Profile
+from vivim_runtime.sessions.backends import BACKENDS
+from vivim_runtime.sessions.machine import Machine
+from vivim_runtime.sessions.sidecar import EngineRecord, LayerRecord, PluginRecord, Profile
 
 CONTENT = b"an engine" * 100
 COMMAND = "vivim-export trt tiny.onnx --fp16 -o tiny.engine"

@@ -173,14 +173,14 @@ def say(line: str) -> None:
 
 
 def _read(path: Path) -> str:
-    from vivim_runtime.errors import VivimRuntimeError
+    from vivim_runtime.errors import VivimError
     from vivim_runtime.sources import open_source
 
     try:
         with open_source(str(path)) as source:
             count = sum(1 for _ in itertools.islice(source, FRAMES))
         return f"{count} frames"
-    except VivimRuntimeError:
+    except VivimError:
         return "refused"
 
 

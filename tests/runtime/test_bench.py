@@ -19,11 +19,11 @@ from tests.runtime.engines import RTX, engine_file
 from tests.runtime.models import brightness_model
 from vivim_runtime.bench import BenchOptions, ModelResult, bench, layer_profile, markdown_table, measure, record
 from vivim_runtime.bench.worker import Memory, ModelRequest, Opened, Worker, runner_of
-from vivim_runtime.entry import main
-from vivim_runtime.errors import IncompatibleEngineError, MissingExtraError, ModelError, UsageError, VivimRuntimeError
-from vivim_runtime.machine import Machine
-from vivim_runtime.onnx_profile import node_times
-from vivim_runtime.session import open_session
+from vivim_runtime.commands.entry import main
+from vivim_runtime.errors import IncompatibleEngineError, MissingExtraError, ModelError, UsageError, VivimError
+from vivim_runtime.sessions import open_session
+from vivim_runtime.sessions.machine import Machine
+from vivim_runtime.sessions.onnx import node_times
 
 OPENED = Opened("ONNX Runtime", "cpu", "tiny", "fp16", 5, (32, 48), 2_000_000, 100.0, 20.0, True)
 # Shortest measurement: every call that must be, and no second more.
@@ -237,7 +237,7 @@ def test_model_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
     ],
 )
 def test_error_of_a_model_is_raised_where_it_was_asked_for(
-    name: str, kind: type[VivimRuntimeError], message: str, tmp_path: Path
+    name: str, kind: type[VivimError], message: str, tmp_path: Path
 ) -> None:
     if name == "tiny.engine" and Machine.here(backends=()).gpu is not None:
         pytest.skip("this machine has a GPU")
@@ -256,7 +256,7 @@ def test_defect_keeps_its_traceback(tmp_path: Path) -> None:
 def test_process_that_is_killed_is_told(tmp_path: Path) -> None:
     message = r"m\.onnx: its process ended with code -9"
     path = brightness_model(tmp_path / "m.onnx")
-    with pytest.raises(VivimRuntimeError, match=message) as caught, Worker(request(path)) as worker:
+    with pytest.raises(VivimError, match=message) as caught, Worker(request(path)) as worker:
         os.kill(worker._process.pid or 0, signal.SIGKILL)
         worker._process.join()
         worker.run(0.0, 1)
@@ -281,7 +281,7 @@ def test_checkpoint_without_torch_names_the_extra(monkeypatch: pytest.MonkeyPatc
 
     entries = SimpleNamespace(select=lambda group, name: [SimpleNamespace(load=load)])
     installed = [SimpleNamespace(entry_points=entries)]
-    monkeypatch.setattr("vivim_runtime.bench.worker.distributions", lambda: installed)
+    monkeypatch.setattr("vivim_runtime.sessions.distributions", lambda: installed)
     with pytest.raises(MissingExtraError, match=r"running the checkpoint tiny .*vivim-edge\[export\]"):
         runner_of("tiny")
 
@@ -292,7 +292,7 @@ def test_checkpoint_without_torch_names_the_extra(monkeypatch: pytest.MonkeyPatc
 def call(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
     monkeypatch.setattr(sys, "argv", ["vivim-bench", *args])
     with pytest.raises(SystemExit) as caught:
-        main("vivim-bench", "vivim_runtime.bench.cli")
+        main("vivim-bench", "vivim_runtime.commands.bench")
     return int(caught.value.code or 0)
 
 
@@ -364,7 +364,7 @@ def test_bad_input_gets_one_line_and_its_exit_code(
 
 def test_interrupted_bench_says_so_and_leaves_no_process(tmp_path: Path) -> None:
     brightness_model(tmp_path / "m.onnx")
-    command = "import sys; from vivim_runtime.entry import bench; bench()"
+    command = "import sys; from vivim_runtime.commands.entry import bench; bench()"
     process = subprocess.Popen(
         [sys.executable, "-c", command, "m.onnx", "--duration", "600", "--threads", "1"],
         cwd=tmp_path,

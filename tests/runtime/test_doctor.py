@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from vivim_runtime import doctor, plugin
+from vivim_runtime.commands.entry import main
 from vivim_runtime.doctor import Finding, State, asking, cli, diagnose, engines, hardware, media
 from vivim_runtime.doctor.asking import ask
-from vivim_runtime.entry import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -528,7 +528,7 @@ def test_a_probe_that_fails_keeps_nothing_back() -> None:
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["vivim-doctor", *arguments])
     with pytest.raises(SystemExit) as caught:
-        main("vivim-doctor", "vivim_runtime.doctor.cli")
+        main("vivim-doctor", "vivim_runtime.commands.doctor")
     return int(caught.value.code or 0)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from vivim_runtime.errors import UsageError
 from vivim_runtime.overlay import Marks, drawn, label_image, parse_layers
-from vivim_runtime.session import ClassInfo
+from vivim_runtime.sessions.base import ClassInfo
 
 GREEN = ClassInfo("lesion", (0, 255, 0))
 

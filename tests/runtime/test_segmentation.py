@@ -16,7 +16,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import SegmentationStorage
 
 from vivim_runtime.errors import SinkError
-from vivim_runtime.session import ClassInfo
+from vivim_runtime.sessions.base import ClassInfo
 from vivim_runtime.sinks import Segmented, open_sink
 from vivim_runtime.sources import Frame, open_source
 

@@ -12,7 +12,7 @@ import pytest
 
 from vivim_runtime.errors import SinkError
 from vivim_runtime.phantom import PhantomSpec, phantom_frames
-from vivim_runtime.session import ClassInfo
+from vivim_runtime.sessions.base import ClassInfo
 from vivim_runtime.sinks import Segmented, open_sink
 from vivim_runtime.sinks.ledger import Ledger
 from vivim_runtime.sinks.masks import MaskFolder

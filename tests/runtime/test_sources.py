@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vivim_runtime.errors import SourceError, VivimRuntimeError
+from vivim_runtime.errors import SourceError, VivimError
 from vivim_runtime.phantom import phantom_frames
 from vivim_runtime.sources import open_source
 from vivim_runtime.sources.phantom import spec_from_uri
@@ -113,7 +113,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_what_cannot_be_read_is_said_in_one_line(bad: Path, name: str, message: str) -> None:
     uri = name if ":" in name else str(bad / name)
-    with pytest.raises(VivimRuntimeError, match=message) as caught, open_source(uri) as source:
+    with pytest.raises(VivimError, match=message) as caught, open_source(uri) as source:
         list(source)
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)

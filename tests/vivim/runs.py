@@ -11,8 +11,8 @@ import safetensors.torch
 import torch
 
 import vivim
-from vivim.distributed import Group
-from vivim.scores import Scores
+from vivim.training.distributed import Group
+from vivim.training.scores import Scores
 
 # A few thousand weights that need a few milliseconds a step; in training, dropout and stochastic depth draw random
 # numbers, which is what a resumed run must not get wrong.

@@ -22,8 +22,8 @@ from vivim.efficiency.measuring import Case, Limits, Outcome, Status, free_memor
 from vivim.efficiency.plot import growth_svg
 from vivim.efficiency.report import growth_markdown, number, record, table_markdown
 from vivim.efficiency.study import METHODS, Row, StudyOptions, Variant, run_growth, run_table
-from vivim.errors import ConfigError, InputError, VivimError
-from vivim_runtime.entry import main
+from vivim_runtime.commands.entry import main
+from vivim_runtime.errors import ConfigError, InputError, VivimError
 
 FRAMES = (5, 10, 20, 40)
 LIMITS = Limits(memory=2_000_000_000, seconds=300.0)
@@ -389,7 +389,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """As an installed vivim-edge registers it."""
 
     def load() -> Any:
-        from vivim.efficiency.cli import app
+        from vivim.commands.paper import app
 
         return app
 
@@ -397,13 +397,13 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
         return [SimpleNamespace(load=load)] if (group, name) == ("vivim.studies", "paper") else []
 
     installed = [SimpleNamespace(entry_points=SimpleNamespace(select=select))]
-    monkeypatch.setattr("vivim_runtime.bench.cli.distributions", lambda: installed)
+    monkeypatch.setattr("vivim_runtime.commands.bench.distributions", lambda: installed)
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
     monkeypatch.setattr(sys, "argv", ["vivim-bench", *args])
     with pytest.raises(SystemExit) as caught:
-        main("vivim-bench", "vivim_runtime.bench.cli")
+        main("vivim-bench", "vivim_runtime.commands.bench")
     return int(caught.value.code or 0)
 
 
@@ -473,7 +473,7 @@ def test_options_that_say_nothing_sensible_are_refused(
 
 
 def test_memory_limits_have_units() -> None:
-    from vivim.efficiency.cli import _limit
+    from vivim.commands.paper import _limit
 
     assert [_limit(text, "cpu") for text in ("12", "3k", "500M", "1.5GB")] == [12, 3_000, 500_000_000, 1_500_000_000]
     free = free_memory("cpu")
@@ -501,6 +501,6 @@ def test_study_without_pytorch_names_the_extra(
 
     found = [SimpleNamespace(load=load)] if missing == "no torch" else []
     installed = [SimpleNamespace(entry_points=SimpleNamespace(select=lambda group, name: found))]
-    monkeypatch.setattr("vivim_runtime.bench.cli.distributions", lambda: installed)
+    monkeypatch.setattr("vivim_runtime.commands.bench.distributions", lambda: installed)
     assert call(monkeypatch, "paper") == 2
     assert "vivim-bench paper needs the extra 'train'" in capsys.readouterr().err

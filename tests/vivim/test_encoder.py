@@ -11,9 +11,9 @@ from transformers import SegformerConfig, SegformerModel
 
 import vivim
 from vivim.config import PRESETS
-from vivim.data import phantom_clips
-from vivim.recipe import FitConfig
-from vivim.training import fit
+from vivim.training.batches import phantom_clips
+from vivim.training.fit import fit
+from vivim.training.recipe import FitConfig
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import vivim
 from tests.golden.cases import MODEL_CASES, case_state, read, relative_l2, upstream_state
 from tests.golden.recipe import tensor
 from vivim.mamba import SpatioTemporalMamba
-from vivim.operators import causal_conv1d, selective_scan
+from vivim.scan.operators import causal_conv1d, selective_scan
 
 
 @pytest.mark.parametrize("name", MODEL_CASES)

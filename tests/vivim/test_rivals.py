@@ -12,11 +12,11 @@ from torch import Tensor
 
 import vivim
 from vivim.config import VivimConfig
-from vivim.data import normalised
 from vivim.rivals import RIVALS, FactorizedAttention, SelfAttention, WindowAttention, segments
 from vivim.segformer import Attention
+from vivim.training.batches import normalised
 from vivim_export.onnx_export import OnnxOptions, onnx_from_model, save_onnx
-from vivim_runtime.session import open_session
+from vivim_runtime.sessions import open_session
 
 WIDTH, HEADS = 16, 2
 # More than a window along every axis, and no multiple of one.

@@ -9,8 +9,8 @@ import pytest
 
 import vivim
 from vivim.checkpoint import resolve_weights
-from vivim.data import phantom_clips
-from vivim.scores import evaluate
+from vivim.training.batches import phantom_clips
+from vivim.training.scores import evaluate
 from vivim_runtime.files import sha256_file
 
 

@@ -28,8 +28,8 @@ from torch.nn import functional
 
 from vivim.config import VivimConfig
 from vivim.efficiency.counting import attention_written_out
-from vivim.errors import VivimError
 from vivim.model import Vivim
+from vivim_runtime.errors import VivimError
 
 __all__ = ["Case", "Limits", "Outcome", "Status", "free_memory", "measure"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from vivim.config import SpatioTemporalModule, VivimConfig
 from vivim.efficiency.counting import Counts, count
 from vivim.efficiency.measuring import Case, Limits, Outcome, Status, measure
-from vivim.errors import ConfigError
+from vivim_runtime.errors import ConfigError
 
 __all__ = ["METHODS", "Method", "Row", "StudyOptions", "Variant", "run_growth", "run_table"]
 

@@ -6,10 +6,8 @@ import multiprocessing
 import signal
 import time
 import traceback
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import distributions
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -17,15 +15,12 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
-from vivim_runtime.cuda import Cuda
-from vivim_runtime.errors import CudaError, IncompatibleEngineError, MissingExtraError, ModelError, VivimRuntimeError
-from vivim_runtime.session import Clips, Session, open_session
+from vivim_runtime.errors import CudaError, IncompatibleEngineError, MissingExtraError, ModelError, VivimError
+from vivim_runtime.sessions import runner_of
+from vivim_runtime.sessions.base import Clips
+from vivim_runtime.sessions.cuda import Cuda
 
-__all__ = ["Memory", "ModelRequest", "Opened", "Worker", "runner_of"]
-
-# Distributions register what opens a checkpoint, by its suffix ("safetensors"; "name" for no suffix), as
-# function(name, size, frames, device, threads) -> Session. Ours does so for PyTorch; this package imports none of it.
-_RUNNERS = "vivim.runners"
+__all__ = ["Memory", "ModelRequest", "Opened", "Worker"]
 
 
 @dataclass(frozen=True)
@@ -119,14 +114,14 @@ class Worker:
             kind, value = self._pipe.recv()
         except (EOFError, ConnectionResetError):
             self._process.join()
-            raise VivimRuntimeError(
+            raise VivimError(
                 f"{self._name}: its process ended with code {self._process.exitcode}; -9 means that memory ran out"
             ) from None
         if kind == "defect":
             raise RuntimeError(f"{self._name}:\n{value}")
         if kind == "error":
             code, message = value
-            raise {2: ModelError, 4: IncompatibleEngineError}.get(code, VivimRuntimeError)(message)
+            raise {2: ModelError, 4: IncompatibleEngineError}.get(code, VivimError)(message)
         return value
 
     def __enter__(self) -> Worker:
@@ -229,24 +224,6 @@ class _Model:
 
     def _gpu_free(self) -> int | None:
         return self._gpu.memory()[0] if self._gpu else None
-
-
-def runner_of(name: str) -> Callable[..., Session]:
-    """What opens a model: function(name, size, frames, device, threads) -> Session.
-
-    Raises:
-        MissingExtraError: it is a checkpoint, and PyTorch is not installed.
-    """
-    suffix = Path(name).suffix.lower().removeprefix(".") or "name"
-    # Not entry_points(): it sees only the first of two copies of a distribution's metadata, and in a checkout that is
-    # what an earlier build left behind.
-    for distribution in distributions():
-        for registered in distribution.entry_points.select(group=_RUNNERS, name=suffix):
-            try:
-                return cast("Callable[..., Session]", registered.load())
-            except ModuleNotFoundError:
-                raise MissingExtraError(f"running the checkpoint {name}", "export") from None
-    return lambda name, size, frames, device, threads: open_session(name, device, threads)
 
 
 def _gpu(request: ModelRequest) -> Cuda | None:

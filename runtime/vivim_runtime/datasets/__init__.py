@@ -6,7 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vivim_runtime.datasets.base import (
+from vivim_runtime.datasets.buv2022 import is_buv2022, list_buv2022
+from vivim_runtime.datasets.check import CheckReport, Problem, check
+from vivim_runtime.datasets.listing import Listing, split_name
+from vivim_runtime.datasets.phantom import PHANTOM_SPLITS, phantom_videos
+from vivim_runtime.datasets.plain import is_plain, list_plain
+from vivim_runtime.datasets.polyp import is_polyp, list_polyp
+from vivim_runtime.datasets.sheet import contact_sheet
+from vivim_runtime.datasets.splits import RANDOM_SHARES, held_out, random_split, split_by_file
+from vivim_runtime.datasets.videos import (
     AnnotatedVideo,
     Dataset,
     LabelledClip,
@@ -16,14 +24,6 @@ from vivim_runtime.datasets.base import (
     clip_indices,
     read_clip,
 )
-from vivim_runtime.datasets.buv2022 import is_buv2022, list_buv2022
-from vivim_runtime.datasets.check import CheckReport, Problem, check
-from vivim_runtime.datasets.listing import Listing, split_name
-from vivim_runtime.datasets.phantom import PHANTOM_SPLITS, phantom_videos
-from vivim_runtime.datasets.plain import is_plain, list_plain
-from vivim_runtime.datasets.polyp import is_polyp, list_polyp
-from vivim_runtime.datasets.sheet import contact_sheet
-from vivim_runtime.datasets.splits import RANDOM_SHARES, held_out, random_split, split_by_file
 from vivim_runtime.datasets.vtus import is_vtus, list_vtus
 from vivim_runtime.errors import DataError, UsageError
 

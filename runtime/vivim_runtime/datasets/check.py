@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vivim_runtime.datasets.base import AnnotatedVideo, Dataset, Values, binary, clip_indices
 from vivim_runtime.datasets.official import OFFICIAL, Counts
+from vivim_runtime.datasets.videos import AnnotatedVideo, Dataset, Values, binary, clip_indices
 from vivim_runtime.errors import DataError
 from vivim_runtime.sources.base import Image
 

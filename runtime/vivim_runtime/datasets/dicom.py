@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from vivim_runtime.datasets.base import Orphan, TitledVideo, Values
+from vivim_runtime.datasets.videos import Orphan, TitledVideo, Values
 from vivim_runtime.errors import DataError, MissingExtraError, SourceError
 from vivim_runtime.sources.base import MAX_PIXELS, Frame, Image
 from vivim_runtime.sources.dicom import DicomFile

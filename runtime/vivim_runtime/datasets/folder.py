@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from vivim_runtime.datasets.base import TitledVideo, Values
+from vivim_runtime.datasets.videos import TitledVideo, Values
 from vivim_runtime.errors import DataError
 from vivim_runtime.sources.base import Image
 from vivim_runtime.sources.images import IMAGE_SUFFIXES, natural_key

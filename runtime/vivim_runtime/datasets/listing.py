@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vivim_runtime.datasets.base import AnnotatedVideo, TitledVideo
+from vivim_runtime.datasets.videos import AnnotatedVideo, TitledVideo
 from vivim_runtime.errors import DataError
 from vivim_runtime.sources.images import natural_key
 

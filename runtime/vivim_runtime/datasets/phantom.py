@@ -8,14 +8,14 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from vivim_runtime.datasets.base import TitledVideo, Values
+from vivim_runtime.datasets.videos import TitledVideo, Values
 from vivim_runtime.errors import DataError
 from vivim_runtime.phantom import PhantomClip, PhantomSpec, phantom_clip
 from vivim_runtime.sources.base import Image
 
 __all__ = ["PHANTOM_SPLITS", "PhantomVideo", "phantom_videos"]
 
-# Seeds of the phantoms; the splits never meet. `vivim.data` trains on the same ones.
+# Seeds of the phantoms; the splits never meet. `vivim.training.batches` trains on the same ones.
 PHANTOM_SPLITS = {"train": 1_000_000, "validation": 2_000_000, "test": 3_000_000}
 _MOST_CLIPS = 1_000_000
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vivim_runtime.datasets.base import TitledVideo
 from vivim_runtime.datasets.dicom import list_dicom
 from vivim_runtime.datasets.folder import FolderVideo, image_names
 from vivim_runtime.datasets.listing import Listing, folders_in, split_name, unique
 from vivim_runtime.datasets.recorded import VIDEO_SUFFIXES, RecordedVideo
+from vivim_runtime.datasets.videos import TitledVideo
 from vivim_runtime.sources.dicom import is_dicom
 from vivim_runtime.sources.images import IMAGE_SUFFIXES, natural_key
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import av
 
-from vivim_runtime.datasets.base import TitledVideo, Values
 from vivim_runtime.datasets.folder import image_names, read_mask
+from vivim_runtime.datasets.videos import TitledVideo, Values
 from vivim_runtime.errors import DataError
 from vivim_runtime.sources.base import MAX_PIXELS, Image
 

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 
 from vivim_runtime.clips import resized
-from vivim_runtime.datasets.base import AnnotatedVideo, Dataset, mask_at
+from vivim_runtime.datasets.videos import AnnotatedVideo, Dataset, mask_at
 from vivim_runtime.errors import DataError
 from vivim_runtime.overlay import drawn
-from vivim_runtime.session import ClassInfo
+from vivim_runtime.sessions.base import ClassInfo
 from vivim_runtime.sources.base import Image
 
 __all__ = ["contact_sheet"]

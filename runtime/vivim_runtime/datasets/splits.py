@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vivim_runtime.datasets.base import AnnotatedVideo, Dataset, Part
+from vivim_runtime.datasets.videos import AnnotatedVideo, Dataset, Part
 from vivim_runtime.errors import DataError, UsageError
 
 __all__ = ["RANDOM_SHARES", "held_out", "random_split", "read_split_file", "split_by_file"]

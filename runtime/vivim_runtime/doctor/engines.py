@@ -9,7 +9,7 @@ from importlib import metadata
 from vivim_runtime.doctor.asking import ask
 from vivim_runtime.doctor.findings import Finding, State, wanting
 from vivim_runtime.doctor.hardware import has_driver, l4t_release
-from vivim_runtime.plugin import PLUGIN_VARIABLE
+from vivim_runtime.sessions.plugin import PLUGIN_VARIABLE
 
 __all__ = ["cuda_python", "onnxruntime", "plugin", "tensorrt", "tensorrt_rtx", "torch"]
 

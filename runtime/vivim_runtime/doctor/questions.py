@@ -40,7 +40,7 @@ def _last_line(text: str) -> str:
 
 
 def _gpu() -> dict[str, Any]:
-    from vivim_runtime.machine import Machine
+    from vivim_runtime.sessions.machine import Machine
 
     machine = Machine.here(backends=())
     return {
@@ -60,7 +60,7 @@ def _version(question: str) -> Callable[[], str]:
 
 
 def _plugin() -> dict[str, Any]:
-    from vivim_runtime.plugin import Plugin
+    from vivim_runtime.sessions.plugin import Plugin
 
     plugin = Plugin.find()
     library = ctypes.CDLL(str(plugin.path))

@@ -14,11 +14,11 @@ from vivim_runtime.clips import Show, logits_at, threshold_logit
 from vivim_runtime.live.inference import Inferred
 from vivim_runtime.live.ledger import LiveLedger
 from vivim_runtime.live.meters import Durations, Recent
-from vivim_runtime.live.screens import Screen
+from vivim_runtime.live.screens.base import Screen
 from vivim_runtime.live.status import Controls, Shown, State, Status
 from vivim_runtime.live.threads import TICK_S, Mailbox
 from vivim_runtime.overlay import Marks
-from vivim_runtime.session import Logits, ModelInfo
+from vivim_runtime.sessions.base import Logits, ModelInfo
 from vivim_runtime.sinks.base import Segmented
 from vivim_runtime.sources.base import Frame, Image
 

@@ -15,7 +15,7 @@ from vivim_runtime.clips import resized
 from vivim_runtime.live.buffer import ClipBuffer
 from vivim_runtime.live.meters import Durations, Recent
 from vivim_runtime.live.threads import TICK_S
-from vivim_runtime.session import Clips, Logits, Session
+from vivim_runtime.sessions.base import Clips, Logits, Session
 from vivim_runtime.sources.base import Frame
 
 __all__ = ["Inference", "Inferred"]

@@ -13,7 +13,7 @@ from vivim_runtime.live.compositor import MaskedFrame
 from vivim_runtime.live.inference import Inferred
 from vivim_runtime.live.status import Controls
 from vivim_runtime.live.threads import CLIP_QUEUE, PICTURE_QUEUE, Branch
-from vivim_runtime.session import ModelInfo
+from vivim_runtime.sessions.base import ModelInfo
 from vivim_runtime.sinks.base import Segmented, Sink
 from vivim_runtime.sinks.video import VideoWriter
 from vivim_runtime.sources.base import Image

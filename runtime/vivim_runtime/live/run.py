@@ -17,11 +17,11 @@ from vivim_runtime.live.inference import Inference, Inferred
 from vivim_runtime.live.ledger import LedgerFile, LiveLedger
 from vivim_runtime.live.meters import Recent
 from vivim_runtime.live.recording import Recorder
-from vivim_runtime.live.screens import Screen
+from vivim_runtime.live.screens.base import Screen
 from vivim_runtime.live.status import Controls, State, Status
 from vivim_runtime.live.threads import END_S, LINE_QUEUE, TICK_S, Branch, Crew, Mailbox
-from vivim_runtime.pipeline import RunOptions
-from vivim_runtime.session import Session
+from vivim_runtime.offline import RunOptions
+from vivim_runtime.sessions.base import Session
 from vivim_runtime.sinks.base import Sink
 from vivim_runtime.sources.base import Frame, LiveSource
 

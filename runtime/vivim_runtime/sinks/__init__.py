@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vivim_runtime.errors import SinkError
-from vivim_runtime.session import ModelInfo
+from vivim_runtime.sessions.base import ModelInfo
 from vivim_runtime.sinks.base import Segmented, Sink
 from vivim_runtime.sinks.ledger import Ledger
 from vivim_runtime.sinks.masks import MaskFolder

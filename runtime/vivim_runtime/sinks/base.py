@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from vivim_runtime.session import Logits
+from vivim_runtime.sessions.base import Logits
 from vivim_runtime.sources.base import Frame, Image
 
 __all__ = ["Segmented", "Sink"]

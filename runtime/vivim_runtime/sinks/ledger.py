@@ -10,7 +10,7 @@ from typing import IO, Any, TypeVar
 
 from vivim_runtime.errors import SinkError
 from vivim_runtime.files import part_name, writable_file
-from vivim_runtime.session import ClassInfo
+from vivim_runtime.sessions.base import ClassInfo
 from vivim_runtime.sinks.base import Segmented
 
 __all__ = ["JsonLines", "Ledger"]

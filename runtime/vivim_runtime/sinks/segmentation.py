@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from vivim_runtime.errors import MissingExtraError, SinkError
 from vivim_runtime.files import part_name, writable_file
-from vivim_runtime.session import ClassInfo, ModelInfo
+from vivim_runtime.sessions.base import ClassInfo, ModelInfo
 from vivim_runtime.sinks.base import Segmented
 from vivim_runtime.sources.dicom import DicomFile
 

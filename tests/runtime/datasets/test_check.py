@@ -14,8 +14,8 @@ from rich.console import Console
 
 from tests.runtime.datasets.trees import frame_of, mask_of, write_film, write_image, write_video_folders, write_vtus
 from vivim_runtime.datasets import CheckReport, Dataset, Part, Problem, check, contact_sheet, open_dataset
-from vivim_runtime.datasets.base import AnnotatedVideo
 from vivim_runtime.datasets.report import problem_lines, summary, videos_table
+from vivim_runtime.datasets.videos import AnnotatedVideo
 
 VTUS = Path(__file__).parents[4] / "shared" / "data" / "vtus"
 needs_vtus = pytest.mark.skipif(not VTUS.is_dir(), reason="needs the real video of ../shared/data/vtus")

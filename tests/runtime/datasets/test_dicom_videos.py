@@ -15,10 +15,10 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import RLELossless, generate_uid
 
 from vivim_runtime.datasets import open_dataset
-from vivim_runtime.datasets.base import Orphan
 from vivim_runtime.datasets.dicom import DicomVideo, list_dicom
+from vivim_runtime.datasets.videos import Orphan
 from vivim_runtime.errors import DataError
-from vivim_runtime.session import ClassInfo
+from vivim_runtime.sessions.base import ClassInfo
 from vivim_runtime.sinks import Segmented, open_sink
 from vivim_runtime.sources import Frame, open_source
 

@@ -19,7 +19,7 @@ import numpy as np
 from tests.runtime.live.sender import made_ms, picture
 from vivim_runtime.live.run import LiveOptions, LiveReport, Outputs, run_live
 from vivim_runtime.live.status import Controls, Shown, State
-from vivim_runtime.session import ClassInfo, Logits, ModelInfo
+from vivim_runtime.sessions.base import ClassInfo, Logits, ModelInfo
 from vivim_runtime.sources import Frame, LiveSource
 
 MODEL = ModelInfo(

@@ -1,0 +1,130 @@
+"""`vivim-calibrate`: int8 files that have earned their place. A thin layer over vivim_calibration.procedure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.core
+from rich.console import Console
+
+from vivim_calibration.clips import DrawOptions
+from vivim_calibration.plot import sensitivity_svg
+from vivim_calibration.procedure import Options, Outcome, calibrate
+from vivim_calibration.report import sensitivity_table, verdict_table
+from vivim_runtime.errors import UsageError, VerdictError
+from vivim_runtime.files import writable_file, write_text
+
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+# File names are printed as they are: no markup.
+_console = Console(markup=False, highlight=False)
+_progress = Console(stderr=True, markup=False, highlight=False)
+
+
+class _Command(typer.core.TyperCommand):
+    """Options that take several names: `--calib-data a.mp4 b.dcm`, as in other tools."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _spread(args))
+
+
+def _spread(args: list[str]) -> list[str]:
+    """More names behind --calib-data and --eval-data, each its own option; only where the model came first."""
+    if not args or args[0].startswith("-"):
+        return args
+    result: list[str] = []
+    option = ""
+    for arg in args:
+        if option in ("--calib-data", "--eval-data") and not arg.startswith("-") and result[-1] != option:
+            result += [option, arg]
+        else:
+            result.append(arg)
+        option = arg if arg.startswith("-") else option
+    return result
+
+
+@app.command(cls=_Command)
+def calibrate_command(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="fp32 file of vivim-export onnx.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The int8 file; without it, only the reports are made.")
+    ] = None,
+    calib_data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SRC...", help="Videos, image folders, DICOM, folders of these, data sets, phantom:..."),
+    ] = None,
+    eval_data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SRC...", help="Clips to judge on; default a quarter of --calib-data, set apart."),
+    ] = None,
+    fraction: Annotated[float, typer.Option(help="Share of every source's clips that calibrate.")] = 1.0,
+    max_clips: Annotated[int, typer.Option(help="Clips that calibrate, evenly over the sources.")] = 32,
+    eval_clips: Annotated[int, typer.Option(help="Clips to judge on, at most.")] = 16,
+    seed: Annotated[int, typer.Option(help="Of the draw of clips.")] = 0,
+    method: Annotated[
+        str | None, typer.Option(help="minmax, percentile, entropy or mse (default).", show_default=False)
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Ranges (JSON): read where the file is there, else written.")
+    ] = None,
+    analyse: Annotated[bool, typer.Option("--analyse", help="Rank the layers by what they cost.")] = False,
+    analyse_clips: Annotated[int, typer.Option(help="Calibration clips to rank on.")] = 4,
+    budget: Annotated[
+        float | None, typer.Option(help="Dice points that may be lost: leaves the fewest layers in float.")
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="A layer to leave in float, as --analyse names it.")] = None,
+    fp16: Annotated[Path | None, typer.Option(help="The fp16 file of the model: int8 must be faster.")] = None,
+    target: Annotated[str, typer.Option(help="The file is for this other device: latency is not judged here.")] = "",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<index>.")] = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 is automatic.")] = 0,
+    runs: Annotated[int, typer.Option(help="Calls that latency is the median of.")] = 10,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything to this JSON file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write the ranking to this SVG file.")] = None,
+) -> None:
+    """Quantise to int8 on clips of your own, and judge the result: over budget or no faster is exit code 3."""
+    if plot is not None and plot.suffix != ".svg":
+        raise UsageError(f"--plot is {plot}; expected a name ending in .svg")
+    if plot is not None and not (analyse or budget is not None):
+        raise UsageError("--plot shows the ranking of the layers; add --analyse")
+    for file in (json_file, plot, cache):
+        if file is not None:
+            writable_file(file)
+    options = Options(
+        method=method,
+        draw=DrawOptions(fraction, max_clips, seed),
+        eval_clips=eval_clips,
+        cache=cache,
+        analyse=analyse,
+        analyse_clips=analyse_clips,
+        budget=budget,
+        left_in_float=tuple(exclude or ()),
+        fp16=fp16,
+        target=target,
+        device=device,
+        threads=threads,
+        runs=runs,
+    )
+    try:
+        with _progress.status("reading the model") as status:
+            outcome = calibrate(model, output, calib_data or (), eval_data or (), options, status.update)
+    except VerdictError as error:
+        if error.outcome is not None:
+            _publish(error.outcome, json_file, plot)
+        raise
+    _publish(outcome, json_file, plot)
+    if output is not None:
+        _console.print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+
+
+def _publish(outcome: Outcome, json_file: Path | None, plot: Path | None) -> None:
+    if outcome.analysis is not None:
+        _console.print(sensitivity_table(outcome.analysis, outcome.left_in_float))
+    _console.print(verdict_table(outcome))
+    if json_file is not None:
+        write_text(json_file, json.dumps(outcome.record(), indent=2) + "\n")
+    if plot is not None and outcome.analysis is not None:
+        write_text(plot, sensitivity_svg(outcome.analysis.costs, outcome.left_in_float))

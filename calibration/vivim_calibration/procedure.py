@@ -1,0 +1,397 @@
+"""From a float32 file to an int8 one that has earned its place: what `vivim-calibrate` does, without its terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from vivim_calibration.calibration import Calibration, calibrated, check_method
+from vivim_calibration.clips import ClipSet, DrawOptions, check_disjoint, drawn_clips, whole_clips
+from vivim_calibration.float_model import FloatModel, load_float_model
+from vivim_calibration.layers import quantisable_layers
+from vivim_calibration.quantise import quantised
+from vivim_calibration.sensitivity import Analysis, Trial, analysed, fewest_in_float
+from vivim_calibration.verdict import (
+    TRUTH_POINTS,
+    Agreement,
+    accuracy_failures,
+    agreement_of,
+    latencies,
+    logits_of_clips,
+    speed_failure,
+)
+from vivim_runtime.errors import DataError, ModelError, UsageError, VerdictError
+from vivim_runtime.files import atomic_path, writable_file
+from vivim_runtime.sessions import open_session
+from vivim_runtime.sessions.base import ModelInfo, Session
+from vivim_runtime.sessions.onnx import OnnxSession
+
+__all__ = ["DEFAULT_METHOD", "Options", "Outcome", "Side", "calibrate"]
+
+DEFAULT_METHOD = "mse"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to do.
+
+    Attributes:
+        method: of vivim_calibration.histogram.METHODS; None is that of the cache, or mse.
+        draw: which clips calibrate.
+        eval_clips: clips to judge on, at most.
+        cache: file of ranges, read where it is there, else written.
+        analyse: rank the layers.
+        analyse_clips: of the calibration clips, how many the ranking and the budget look at.
+        budget: Dice points that may be lost; layers are left in float until that holds. None quantises all.
+        left_in_float: names of layers that stay float32 in any case.
+        fp16: the float16 file of the same model, a rival that int8 has to beat.
+        target: the device that the file is for; "" is this one, where int8 must then be faster.
+        device, threads: as for vivim_runtime.open_session; sensitivity and ranges are worked out on the CPU.
+        runs: calls that latency is the median of.
+    """
+
+    method: str | None = None
+    draw: DrawOptions = field(default_factory=DrawOptions)
+    eval_clips: int = 16
+    cache: Path | None = None
+    analyse: bool = False
+    analyse_clips: int = 4
+    budget: float | None = None
+    left_in_float: tuple[str, ...] = ()
+    fp16: Path | None = None
+    target: str = ""
+    device: str = "auto"
+    threads: int = 0
+    runs: int = 10
+
+    def __post_init__(self) -> None:
+        if self.method is not None:
+            check_method(self.method)
+        for name, value in (
+            ("--eval-clips", self.eval_clips),
+            ("--analyse-clips", self.analyse_clips),
+            ("--runs", self.runs),
+        ):
+            if value < 1:
+                raise UsageError(f"{name} is {value}; expected at least 1")
+        if self.budget is not None and not 0.0 < self.budget <= TRUTH_POINTS:
+            raise UsageError(
+                f"--budget is {self.budget:g}; expected Dice points above 0 and at most {TRUTH_POINTS:g}, "
+                "the budget that every int8 file is judged by"
+            )
+
+
+@dataclass(frozen=True)
+class Side:
+    """A model that took part: its precision, size, median latency on the device, and how far it is from float32."""
+
+    precision: str
+    name: str
+    megabytes: float
+    milliseconds: float
+    agreement: Agreement | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything that was found out; float32 first, int8 last."""
+
+    sides: tuple[Side, ...]
+    failures: tuple[str, ...]
+    notes: tuple[str, ...]
+    device: str
+    target: str
+    method: str
+    calibration_sha256: str
+    data_sha256: str
+    calibration_clips: int
+    evaluation_clips: int
+    evaluation_sources: tuple[str, ...]
+    layers: int
+    left_in_float: tuple[str, ...]
+    analysis: Analysis | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the int8 model earns its place."""
+        return not self.failures
+
+    def record(self) -> dict[str, Any]:
+        """The outcome for JSON."""
+        record = asdict(self)
+        record["passed"] = self.passed
+        if self.analysis is not None:
+            record["analysis"] = {
+                "clips": self.analysis.clips,
+                "all_int8": asdict(self.analysis.all_int8),
+                "layers": [{**asdict(cost), "layer": cost.layer.name} for cost in self.analysis.costs],
+            }
+        return _jsonable(record)  # type: ignore[no-any-return]
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _jsonable(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(v) for v in value]
+    return str(value) if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def calibrate(
+    source: Path,
+    output: Path | None,
+    calibration_data: Sequence[str],
+    evaluation_data: Sequence[str],
+    options: Options,
+    on_stage: Callable[[str], None] = lambda _: None,
+) -> Outcome:
+    """Make `output` and judge it; it appears whole and within its budget, or not at all.
+
+    Args:
+        source: float32 file of vivim-export.
+        output: the int8 file; None only finds out.
+        calibration_data, evaluation_data: see vivim_calibration.videos.videos_of. Without evaluation data, a quarter of
+            the calibration data is set apart for it.
+        on_stage: told what is being done.
+
+    Raises:
+        UsageError, ModelError, DataError, and those of vivim_runtime: exit code 2.
+        VerdictError: the int8 model does not earn its place; its `outcome` says how. Exit code 3.
+    """
+    if output is not None:
+        if output.suffix != ".onnx":
+            raise UsageError(f"the output is {output}; expected a name ending in .onnx")
+        if output.resolve() == source.resolve():
+            raise UsageError(f"the output is the model itself, {output}; give another name to -o")
+        writable_file(output)
+    model = load_float_model(source)
+    names = [layer.name for layer in quantisable_layers(model.proto)]
+    unknown = sorted(set(options.left_in_float) - set(names))
+    if unknown:
+        raise UsageError(f"--exclude names no layer: {', '.join(unknown)}; --analyse lists them, such as {names[0]}")
+    if options.fp16:
+        _check_rival(model.info, options.fp16, options)
+    on_stage("counting the clips")
+    learnt_from, judged_on = _clips(model.info, calibration_data, evaluation_data, options)
+    calibration = _calibration(model, learnt_from, options, on_stage)
+    check_disjoint(calibration.clips, judged_on)
+    left_in_float, analysis = _left_in_float(model, calibration, learnt_from, options, on_stage)
+
+    on_stage("writing the int8 graph")
+    result = quantised(model.proto, calibration.ranges, left_in_float)
+    _describe(result, calibration, left_in_float)
+    info = model.info
+    del model  # its graph: hundreds of megabytes that the sessions below can use
+    with TemporaryDirectory() as folder:  # beside the output only what has been judged appears
+        judged = Path(folder) / (output.name if output else f"{source.stem}.int8.onnx")
+        onnx.save(result, judged)
+        onnx.checker.check_model(judged, full_check=True)
+        sides, device = _sides(info, judged, judged_on, options, on_stage)
+    outcome = Outcome(
+        sides=sides,
+        failures=tuple(_failures(sides, device, options)),
+        notes=tuple(_notes(sides, learnt_from, judged_on, device, options)),
+        device=device,
+        target=options.target,
+        method=calibration.method,
+        calibration_sha256=calibration.sha256,
+        data_sha256=calibration.data_sha256,
+        calibration_clips=len(calibration.clips),
+        evaluation_clips=len(judged_on),
+        evaluation_sources=judged_on.sources,
+        layers=len(names),
+        left_in_float=tuple(left_in_float),
+        analysis=analysis,
+    )
+    if not outcome.passed:
+        raise VerdictError(f"int8 does not earn its place: {'; '.join(outcome.failures)}; nothing was written", outcome)
+    if output is not None:
+        _describe(result, calibration, left_in_float, sides[-1].agreement)
+        with atomic_path(output) as temporary:
+            onnx.save(result, temporary)
+    return outcome
+
+
+def _clips(
+    info: ModelInfo, calibration_data: Sequence[str], evaluation_data: Sequence[str], options: Options
+) -> tuple[ClipSet | None, ClipSet]:
+    """Clips to calibrate with (None where a cache stands for them), and clips to judge on."""
+    if not calibration_data:
+        if options.cache is None or not options.cache.is_file():
+            raise UsageError("nothing to calibrate on; give videos, folders or DICOM files with --calib-data")
+        if not evaluation_data:
+            raise UsageError("nothing to judge the result on; give --eval-data, or the clips again with --calib-data")
+        if options.analyse or options.budget is not None:
+            raise UsageError("--analyse and --budget look at calibration clips; give them with --calib-data")
+        return None, whole_clips(evaluation_data, info.frames, info.size, options.eval_clips)
+    held_out = 0 if evaluation_data else options.eval_clips
+    learnt_from, judged_on = drawn_clips(calibration_data, info.frames, info.size, options.draw, held_out)
+    if evaluation_data:
+        judged_on = whole_clips(evaluation_data, info.frames, info.size, options.eval_clips)
+    return learnt_from, judged_on
+
+
+def _calibration(
+    model: FloatModel, clips: ClipSet | None, options: Options, on_stage: Callable[[str], None]
+) -> Calibration:
+    """Ranges from the cache where it is there, else from the clips; then the cache is written."""
+    if options.cache is not None and options.cache.is_file():
+        calibration = Calibration.load(options.cache)
+        activations = [layer.activation for layer in quantisable_layers(model.proto)]
+        calibration.check(options.cache, model.sha256, options.method, activations)
+        if clips is not None:
+            on_stage("comparing the clips with those of the cache")
+            calibration.check_clips(options.cache, clips)
+        return calibration
+    assert clips is not None
+    calibration = calibrated(
+        model.proto,
+        model.info,
+        model.sha256,
+        clips,
+        options.method or DEFAULT_METHOD,
+        options.threads,
+        lambda done: on_stage(f"learning ranges, clip {done} of {len(clips)}"),
+    )
+    if options.cache is not None:
+        calibration.save(options.cache)
+    return calibration
+
+
+def _left_in_float(
+    model: FloatModel,
+    calibration: Calibration,
+    clips: ClipSet | None,
+    options: Options,
+    on_stage: Callable[[str], None],
+) -> tuple[list[str], Analysis | None]:
+    """Layers that stay in float, and the ranking where one was asked for or needed."""
+    always = list(options.left_in_float)
+    if clips is None or not (options.analyse or options.budget is not None):
+        return always, None
+    on_stage("reading clips to rank the layers on")
+    few = list(clips.first(options.analyse_clips))
+    trial = Trial(model.proto, calibration.ranges, model.info.path, few, options.threads)
+    analysis = analysed(trial, lambda done, count: on_stage(f"ranking the layers, {done} of {count}"))
+    if options.budget is None:
+        return always, analysis
+    on_stage("looking for the fewest layers to leave in float")
+    ranked = [cost.layer.name for cost in analysis.costs if cost.layer.name not in always]
+    fewest = fewest_in_float(trial, ranked, options.budget, always)
+    if len(fewest) == len(ranked):
+        raise VerdictError(
+            f"no part of {model.info.path} can be int8 within --budget {options.budget:g} points; "
+            "calibrate on other clips or with another --method; nothing was written"
+        )
+    return always + fewest, analysis
+
+
+def _describe(
+    result: onnx.ModelProto,
+    calibration: Calibration,
+    left_in_float: Sequence[str],
+    agreement: Agreement | None = None,
+) -> None:
+    """The description of the int8 file: that of the float32 one, but for what has changed."""
+    description = {entry.key: entry.value for entry in result.metadata_props}
+    description.pop("vivim.parity", None)  # that of the float32 file
+    description["vivim.precision"] = "int8"
+    description["vivim.calibration_sha256"] = calibration.sha256
+    record: dict[str, Any] = {"method": calibration.method, "left_in_float": list(left_in_float)}
+    if agreement is not None:
+        record["agreement"] = asdict(agreement)
+    description["vivim.int8"] = json.dumps(_jsonable(record), sort_keys=True)
+    del result.metadata_props[:]
+    helper.set_model_props(result, description)
+
+
+def _sides(
+    reference: ModelInfo, int8: Path, clips: ClipSet, options: Options, on_stage: Callable[[str], None]
+) -> tuple[tuple[Side, ...], str]:
+    """Float32, float16 where it is given, and int8: how far apart, how large, how fast; and the device they ran on.
+
+    Each model has its own pass over the clips, so that the memory of one is there at a time.
+    """
+    paths = {"fp32": reference.path, **({"fp16": options.fp16} if options.fp16 else {}), "int8": int8}
+
+    def opened(precision: str) -> Session:
+        if precision == "int8" and options.target:  # what is fast on this CPU says nothing about another device
+            return OnnxSession(int8, "cpu", options.threads, fused=False)
+        return open_session(paths[precision], options.device, options.threads)
+
+    def told(precision: str) -> Callable[[int], None]:
+        return lambda done: on_stage(f"judging {precision}, clip {done} of {len(clips)}")
+
+    with opened("fp32") as session:
+        expected = logits_of_clips(session, clips, told("fp32"))
+    found: dict[str, Agreement | None] = {"fp32": None}
+    for precision in list(paths)[1:]:
+        with opened(precision) as session:
+            found[precision] = agreement_of(session, clips, expected, told(precision))
+    if all(agreement is None or agreement.mask_dice is None for agreement in found.values()):
+        raise DataError(
+            f"no model marks anything on {', '.join(clips.sources)}, so masks cannot be compared; "
+            "give clips with findings to --eval-data"
+        )
+    on_stage("measuring latency")
+    pixels = np.repeat(next(iter(clips)).pixels[None], reference.batch or 1, axis=0)
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(open_session(p, options.device, options.threads)) for p in paths.values()]
+        times = latencies(sessions, pixels, options.runs)
+        device = f"{sessions[0].device} ({sessions[0].backend})"
+    sides = tuple(
+        Side(precision, path.name, path.stat().st_size / 1e6, time, found[precision])
+        for (precision, path), time in zip(paths.items(), times, strict=True)
+    )
+    return sides, device
+
+
+def _check_rival(reference: ModelInfo, path: Path, options: Options) -> None:
+    with open_session(path, options.device, options.threads) as session:
+        rival = session.info
+    same = ("frames", "size", "batch", "classes", "weights_sha256")
+    if rival.precision != "fp16" or any(getattr(reference, name) != getattr(rival, name) for name in same):
+        raise ModelError(
+            f"{rival.path} ({rival.precision}) is not the fp16 file of {reference.path}; "
+            "export it from the same weights with the same size, frames and batch, and --fp16"
+        )
+
+
+def _failures(sides: Sequence[Side], device: str, options: Options) -> Iterator[str]:
+    int8 = sides[-1]
+    assert int8.agreement is not None
+    yield from accuracy_failures(int8.agreement)
+    if not options.target:
+        rivals = {side.precision: side.milliseconds for side in sides[:-1]}
+        slow = speed_failure(int8.milliseconds, rivals, device)
+        if slow:
+            yield slow
+
+
+def _notes(
+    sides: Sequence[Side],
+    learnt_from: ClipSet | None,
+    judged_on: ClipSet,
+    device: str,
+    options: Options,
+) -> Iterator[str]:
+    agreement = sides[-1].agreement
+    if options.target:
+        yield f"made for {options.target}: masks are judged by the file's own arithmetic, latency on {device} is not"
+    if agreement is not None and agreement.truth is None:
+        yield "the clips know no ground truth, so only the two masks were compared"
+    if agreement is not None and agreement.empty:
+        yield f"{agreement.empty} of {agreement.frames} frames have no mask on either side and do not count for Dice"
+    if learnt_from is not None and set(learnt_from.sources) & set(judged_on.sources):
+        yield "judged on other parts of the sources that calibrated, which flatters; --eval-data takes others"
+    for clips in (learnt_from, judged_on):
+        yield from clips.notes if clips is not None else ()

@@ -1,0 +1,297 @@
+"""`vivim-export`: ONNX files from checkpoints, and comparisons. A thin layer over the package's modules."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.core
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from vivim_export.engine import EngineOptions, EnginePlan, build_engine, emit_graph, plan_engine
+from vivim_export.engine_graph import default_precision
+from vivim_export.onnx_export import OnnxOptions, export_onnx
+from vivim_export.precision_check import PRODUCTS
+from vivim_export.runners import is_checkpoint, open_runner
+from vivim_runtime.errors import ParityError, UsageError
+from vivim_runtime.files import writable_file, write_text
+from vivim_runtime.judging.parity import Comparison, compare
+from vivim_runtime.judging.parity_report import html_report, terminal_table
+from vivim_runtime.sessions.sidecar import EngineRecord, sidecar_path
+
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Export Vivim, and prove what was exported.")
+# File names are printed as they are: no markup.
+_console = Console(markup=False, highlight=False)
+_progress = Console(stderr=True, markup=False, highlight=False)
+
+_DEFAULT_SIZE = (256, 256)
+
+
+class _Command(typer.core.TyperCommand):
+    """Options that take several values: `--imgsz 256 320` and `--clips a.mp4 b.dcm`, as in other exporters."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _spread(args))
+
+
+def _spread(args: list[str]) -> list[str]:
+    """Two numbers behind --imgsz become `HxW`; more names behind --clips, each its own --clips."""
+    result: list[str] = []
+    # Names behind --clips are clips only where A and B came first.
+    named = [not arg.startswith("-") for arg in args[:2]] == [True, True]
+    option = ""
+    for arg in args:
+        if option == "--imgsz" and arg.isdigit() and result[-1].isdigit():
+            result[-1] += f"x{arg}"
+        elif option == "--clips" and named and not arg.startswith("-") and result[-1] != "--clips":
+            result += ["--clips", arg]
+        else:
+            result.append(arg)
+        option = arg if arg.startswith("-") else option
+    return result
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)(?:[x,](\d+))?", text)
+    if not match or not int(match[1]) or match[2] == "0":
+        raise UsageError(f"--imgsz is {text}; expected one number, or height and width: --imgsz 256 320")
+    return int(match[1]), int(match[2] or match[1])
+
+
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the comparison to this JSON file.")]
+HtmlFile = Annotated[Path | None, typer.Option("--html", help="Write the comparison to this HTML file.")]
+
+
+def _check_reports(*files: Path | None) -> None:
+    """Find out before the work that a report could not be written after it."""
+    for file in files:
+        if file:
+            writable_file(file)
+
+
+def _publish(comparison: Comparison, json_file: Path | None, html_file: Path | None) -> None:
+    _console.print(terminal_table(comparison))
+    if json_file:
+        write_text(json_file, json.dumps(comparison.record(), indent=2) + "\n")
+    if html_file:
+        write_text(html_file, html_report(comparison))
+
+
+@app.command("onnx", cls=_Command)
+def onnx_command(
+    weights: Annotated[str, typer.Option(help="Checkpoint, or tiny for the shipped weights.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")] = Path("model.onnx"),
+    imgsz: Annotated[str, typer.Option(metavar="N | H W", help="Size of the frames, pixels.")] = "256",
+    frames: Annotated[int | None, typer.Option(help="Frames of a clip, T; default what the checkpoint says.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Clips at once; default 1.")] = None,
+    dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="Any number of clips at once.")] = False,
+    raw_input: Annotated[
+        bool, typer.Option("--raw-input", help="Take float32 (B, T, 3, H, W), normalised outside.")
+    ] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", "--half", help="Products and activations in float16.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="The same in bfloat16 (for TensorRT).")] = False,
+    opset: Annotated[
+        int | None, typer.Option(help="Opset of the standard operators, 20 to 23; default 20, for bf16 22.")
+    ] = None,
+    no_fold: Annotated[bool, typer.Option("--no-fold", help="Leave the decoder as it was trained.")] = False,
+    json_file: JsonFile = None,
+    html_file: HtmlFile = None,
+) -> None:
+    """Export to one ONNX file, and compare it with PyTorch: over budget nothing is written (exit code 3)."""
+    _check_reports(json_file, html_file)
+    if dynamic_batch and batch is not None:
+        raise UsageError(f"--batch {batch} and --dynamic-batch contradict each other; give one of them")
+    if fp16 and bf16:
+        raise UsageError("--fp16 and --bf16 contradict each other; give one of them")
+    size = _size(imgsz)
+    assert size is not None
+    options = OnnxOptions(
+        size,
+        None if dynamic_batch else 1 if batch is None else batch,
+        raw_input,
+        opset,
+        fold=not no_fold,
+        precision="fp16" if fp16 else "bf16" if bf16 else "fp32",
+    )
+    try:
+        with _progress.status("reading the checkpoint") as status:
+            comparison = export_onnx(weights, output, options, frames, status.update)
+    except ParityError as error:
+        _publish(error.comparison, json_file, html_file)
+        raise
+    _publish(comparison, json_file, html_file)
+    _console.print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command("trt")
+def trt_command(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="File of vivim-export onnx.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: MODEL.engine.")] = None,
+    fp32: Annotated[bool, typer.Option("--fp32", help="Products and activations in float32.")] = False,
+    fp16: Annotated[
+        bool, typer.Option("--fp16", "--half", help="In float16 (default, but for quantised files).")
+    ] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="In bfloat16; takes a file exported with --bf16.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="As quantised by vivim-calibrate, and float16.")] = False,
+    backend: Annotated[str, typer.Option(help="tensorrt, rtx (for any RTX PC, needs no GPU) or auto.")] = "auto",
+    min_batch: Annotated[int | None, typer.Option(help="Fewest clips a call, for an open batch.")] = None,
+    opt_batch: Annotated[int | None, typer.Option(help="The number to be fastest at.")] = None,
+    max_batch: Annotated[int | None, typer.Option(help="Most clips a call.")] = None,
+    workspace: Annotated[float | None, typer.Option(help="GiB of scratch memory that layers may use.")] = None,
+    timing_cache_file: Annotated[Path | None, typer.Option(help="Measured tactics, read and written.")] = None,
+    builder_optimization_level: Annotated[int | None, typer.Option(help="0 (fast to build) to 5.")] = None,
+    hardware_compatibility: Annotated[str, typer.Option(help="none, ampere_plus or same_compute_capability.")] = "none",
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Runs in later TensorRT of the same major version.")
+    ] = False,
+    compute_capability: Annotated[
+        str | None, typer.Option(help="For --backend rtx: 8.6,8.9,12.0 (default: these, RTX 30, 40 and 50).")
+    ] = None,
+    plugin: Annotated[
+        Path | None, typer.Option(help="libvivim_trt.so; default $VIVIM_PLUGIN, or make plugins.")
+    ] = None,
+    profiling_verbosity: Annotated[str, typer.Option(help="none, layer_names_only or detailed.")] = "detailed",
+    emit_onnx: Annotated[
+        Path | None, typer.Option(help="Write the graph that TensorRT parses; without -o, only that.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built, and build nothing.")] = False,
+    json_file: JsonFile = None,
+    html_file: HtmlFile = None,
+) -> None:
+    """Build an engine, and its sidecar MODEL.engine.json that says what it is for."""
+    _check_reports(json_file, html_file)
+    asked = [name for name, given in (("fp32", fp32), ("fp16", fp16), ("bf16", bf16), ("int8", int8)) if given]
+    if len(asked) > 1:
+        raise UsageError(f"--{' and --'.join(asked)} contradict each other; give one of them")
+    options = EngineOptions(
+        precision=asked[0] if asked else default_precision(model),
+        backend=backend,
+        min_batch=min_batch,
+        opt_batch=opt_batch,
+        max_batch=max_batch,
+        workspace=workspace,
+        timing_cache=timing_cache_file,
+        optimization_level=builder_optimization_level,
+        hardware_compatibility=hardware_compatibility,
+        version_compatible=version_compatible,
+        compute_capabilities=tuple(part.strip() for part in (compute_capability or "").split(",") if part.strip()),
+        verbosity=profiling_verbosity,
+        plugin=plugin,
+        command=shlex.join(["vivim-export", *sys.argv[1:]]),
+    )
+    if emit_onnx:
+        emit_graph(model, emit_onnx, options)
+        _console.print(f"{emit_onnx}: {emit_onnx.stat().st_size / 1e6:.1f} MB")
+        if output is None and not dry_run:
+            return
+    if dry_run:
+        _console.print(_plan_table(plan_engine(model, options)))
+        return
+    output = output or model.with_suffix(".engine")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=_progress, transient=True) as progress:
+        task = progress.add_task("reading the model", total=None)
+
+        def show(phase: str, done: int, steps: int) -> None:
+            progress.update(task, description=phase, completed=done, total=steps or None)
+
+        try:
+            record, comparison = build_engine(model, output, options, show)
+        except ParityError as error:
+            if error.comparison:
+                _publish(error.comparison, json_file, html_file)
+            raise
+    if comparison:
+        _publish(comparison, json_file, html_file)
+    _console.print(_engine_table(record, output, comparison is not None))
+
+
+def _plan_table(plan: EnginePlan) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("backend", f"{plan.backend} {plan.library_version}")
+    table.add_row("GPU here", plan.gpu)
+    table.add_row("built for", f"compute capability {', '.join(plan.compute_capabilities)}")
+    table.add_row("plugin", plan.plugin)
+    converted = (
+        "what is fp32 beside it becomes fp16" if plan.precision == "int8" else "the file is fp32 and would be converted"
+    )
+    table.add_row("precision", plan.precision + (f" ({converted})" if plan.converted else ""))
+    table.add_row("layers", f"{plan.layers}, computing: {_counted(plan.compute_layers)}")
+    table.add_row("their precision", _counted(plan.precision_found))
+    low, usual, high = plan.profile.min_batch, plan.profile.opt_batch, plan.profile.max_batch
+    table.add_row("clips a call", f"{low} to {high}, fastest at {usual}" if high > low else str(low))
+    table.add_row("weights", f"{plan.weights_bytes / 1e6:.1f} MB")
+    table.add_row("builder", _counted(plan.flags))
+    return table
+
+
+def _engine_table(record: EngineRecord, output: Path, compared: bool) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    size, seconds = f"{record.engine_bytes / 1e6:.1f} MB", record.build_flags["build_seconds"]
+    table.add_row("engine", f"{output}: {size}, built in {seconds} s by {record.backend} {record.library_version}")
+    table.add_row("for", record.gpu or f"GPUs of compute capability {', '.join(record.compute_capabilities)}")
+    where = record.build_flags["precision_read_from"]
+    products = Counter(layer.precision for layer in record.layers if layer.type in PRODUCTS)
+    table.add_row(
+        "precision", f"{record.precision}; convolutions and products, read from the {where}: {_counted(products)}"
+    )
+    if (record.backend, record.precision) == ("rtx", "int8"):
+        table.add_row(
+            "note", "TensorRT for RTX has int8 kernels for the weights of products only: time it against fp16"
+        )
+    if not compared:
+        table.add_row("parity", "not checked: there is no GPU here; run vivim-export check where there is one")
+    table.add_row("sidecar", f"{sidecar_path(output)}")
+    return table
+
+
+def _counted(counts: Mapping[str, str | int]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in counts.items())
+
+
+@app.command("check", cls=_Command)
+def check_command(
+    a: Annotated[str, typer.Argument(metavar="A", help="The reference: a checkpoint (runs in PyTorch) or a model.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="What is compared with it.")],
+    clips: Annotated[
+        list[str] | None, typer.Option(help="Videos, image folders, DICOM files, phantom:...; default two phantoms.")
+    ] = None,
+    imgsz: Annotated[
+        str | None, typer.Option(metavar="N | H W", help="Size for two checkpoints; a model file has its own.")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="T for two checkpoints; a model file has its own.")] = None,
+    device: Annotated[str, typer.Option(help="Of model files: auto, cpu, cuda or cuda:<index>.")] = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 is automatic.")] = 0,
+    json_file: JsonFile = None,
+    html_file: HtmlFile = None,
+) -> None:
+    """Compare two artefacts on the same clips, on logits and on masks; exit code 3 over budget."""
+    _check_reports(json_file, html_file)
+    with ExitStack() as stack:
+        runners = {}
+        size = _size(imgsz)
+        # A checkpoint has no size of its own: it takes that of the model file on the other side, which opens first.
+        for name in sorted((a, b), key=is_checkpoint):
+            runners[name] = stack.enter_context(open_runner(name, size or _DEFAULT_SIZE, frames, device, threads))
+            info = runners[name].info
+            if not is_checkpoint(name):
+                size, frames = info.size, info.frames
+        with _progress.status("comparing") as status:
+            comparison = compare(runners[a], runners[b], clips, lambda n: status.update(f"comparing, clip {n}"))
+    _publish(comparison, json_file, html_file)
+    if not comparison.passed:
+        raise ParityError(f"{b} is not {a}: {'; '.join(comparison.failures)}")

@@ -1,0 +1,118 @@
+"""Where the commands start: an error becomes one line and an exit code, a missing extra says which one.
+
+The commands themselves live in the packages (`vivim_runtime.commands.run`, `vivim_export.commands`,
+`vivim.commands.train`) and are imported only here and only when called, so that `vivim-run` works where torch is not
+installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import NoReturn
+
+import typer
+
+from vivim_runtime.errors import MissingExtraError
+
+__all__ = ["bench", "calibrate", "doctor", "evaluate", "export", "main", "run", "train"]
+
+# Modules whose absence means that an extra is not installed, and the extra that a command asks for first.
+_MODULES_OF_EXTRA = {
+    "export": ("onnx", "onnxscript", "torch", "safetensors"),
+    "train": ("torch", "safetensors", "tensorboardX", "tomli"),
+    "quant": ("onnx",),
+    "cpu": ("onnxruntime",),
+    "dicom": ("pydicom", "PIL"),
+    "display": ("pygame",),
+}
+_EXTRA_OF_COMMAND = {"vivim-export": "export", "vivim-train": "train", "vivim-calibrate": "quant"}
+
+
+def _missing_extra(command: str, error: ModuleNotFoundError) -> MissingExtraError | None:
+    root = (error.name or "").partition(".")[0]
+    extras = [extra for extra, modules in _MODULES_OF_EXTRA.items() if root in modules]
+    if not extras:
+        return None
+    own = _EXTRA_OF_COMMAND.get(command)
+    return MissingExtraError(f"{command} (module {root} is missing)", own if own in extras else extras[0])
+
+
+def main(command: str, module: str) -> NoReturn:
+    """Run the Typer application `module.app` as `command` and exit with the code of the outcome.
+
+    Every exception class of ours carries `exit_code`; anything else is a defect and keeps its traceback.
+    """
+    try:
+        app: typer.Typer = importlib.import_module(module).app
+        code = app(prog_name=command, standalone_mode=False)
+        if code == 130:  # what Typer makes of a KeyboardInterrupt
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        _fail(f"{command}: interrupted", 130)
+    except ModuleNotFoundError as error:
+        missing = _missing_extra(command, error)
+        if missing is None:
+            raise
+        _fail(f"error: {missing}", missing.exit_code)
+    except Exception as error:
+        _explain(command, error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(command: str, error: Exception) -> NoReturn:
+    """One line for an error of ours or of the command line; anything else goes on as it is."""
+    kind = type(error).__name__  # Typer has carried its own copy of these classes since 0.16, so names it is
+    if kind == "Abort":
+        _fail(f"{command}: interrupted", 130)
+    exit_code = getattr(error, "exit_code", None)
+    if not isinstance(exit_code, int):
+        raise error
+    message = str(error)
+    if hasattr(error, "format_message"):
+        message = error.format_message()
+        if kind == "NoArgsIsHelpError":
+            sys.stderr.write(message + "\n")
+            sys.exit(exit_code)
+        message = f"{message.rstrip('.')}; see {command} --help"
+    _fail(f"error: {message}", exit_code)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    sys.stderr.write(" ".join(message.split()) + "\n")
+    sys.exit(code)
+
+
+def run() -> NoReturn:
+    """Entry point of `vivim-run`."""
+    main("vivim-run", "vivim_runtime.commands.run")
+
+
+def export() -> NoReturn:
+    """Entry point of `vivim-export`."""
+    main("vivim-export", "vivim_export.commands")
+
+
+def train() -> NoReturn:
+    """Entry point of `vivim-train`."""
+    main("vivim-train", "vivim.commands.train")
+
+
+def calibrate() -> NoReturn:
+    """Entry point of `vivim-calibrate`."""
+    main("vivim-calibrate", "vivim_calibration.commands")
+
+
+def evaluate() -> NoReturn:
+    """Entry point of `vivim-eval`."""
+    main("vivim-eval", "vivim_runtime.commands.evaluate")
+
+
+def doctor() -> NoReturn:
+    """Entry point of `vivim-doctor`."""
+    main("vivim-doctor", "vivim_runtime.commands.doctor")
+
+
+def bench() -> NoReturn:
+    """Entry point of `vivim-bench`."""
+    main("vivim-bench", "vivim_runtime.commands.bench")

@@ -1,0 +1,216 @@
+"""`vivim-eval`: models on annotated videos. A thin layer over vivim_runtime.judging."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from vivim_runtime.bench import BenchOptions, ModelResult, bench
+from vivim_runtime.datasets import Dataset, open_dataset
+from vivim_runtime.errors import AccuracyError, UsageError
+from vivim_runtime.files import atomic_path, writable_file, writable_folder, write_text
+from vivim_runtime.judging.evaluation import Evaluation, EvaluationOptions, check_model, evaluate
+from vivim_runtime.judging.figures import Bootstrap
+from vivim_runtime.judging.page import html_page, png
+from vivim_runtime.judging.plots import dice_at_threshold, dice_by_video
+from vivim_runtime.judging.records import csv_text, record
+from vivim_runtime.judging.report import Report
+from vivim_runtime.judging.tables import latex, markdown, terminal_tables
+from vivim_runtime.judging.worst import drawn_errors
+from vivim_runtime.sessions import runner_of
+from vivim_runtime.sessions.base import Session
+
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+# File names are printed as they are: no markup.
+_console = Console(markup=False, highlight=False)
+_progress = Console(stderr=True, markup=False, highlight=False)
+
+_SIZE = (256, 256)  # of checkpoints, where no model file says another
+_SECONDS, _CALLS = 2.0, 5  # of each model when its speed is measured, at least
+
+
+class _Show(str, Enum):
+    newest = "newest"
+    centre = "centre"
+
+
+@app.command()
+def eval_command(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help=".onnx, .engine, a checkpoint, or tiny: several side by side."),
+    ],
+    data: Annotated[str, typer.Option(help="Folder of a data set, or phantom:clips=40,frames=5,size=256.")] = "phantom",
+    split: Annotated[
+        str | None, typer.Option(help="train, validation, test; default all videos, of phantoms those of test.")
+    ] = None,
+    layout: Annotated[str, typer.Option(help="How the folder is laid out, where it is not found out.")] = "auto",
+    split_file: Annotated[Path | None, typer.Option(help="Which videos belong to which split.")] = None,
+    hop: Annotated[int | None, typer.Option(help="Frames from one clip to the next; default a whole clip.")] = None,
+    show: Annotated[
+        _Show, typer.Option(help="Masks of overlapping clips: of their newest frames, or of their centre.")
+    ] = _Show.newest,
+    threshold: Annotated[float, typer.Option(help="Probability above which a pixel is marked.")] = 0.5,
+    resamples: Annotated[int, typer.Option("--bootstrap", help="Draws for the intervals; 0 for none.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Of these draws.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<index>.")] = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 is automatic.")] = 0,
+    imgsz: Annotated[
+        str | None, typer.Option(metavar="N | HxW", help="Size for checkpoints; default that of the first model file.")
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="T for checkpoints; default that of the first model file.")
+    ] = None,
+    speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Measure frames a second and memory too.")] = True,
+    worst: Annotated[int, typer.Option(help="How many of the worst frames to show.")] = 6,
+    min_dice: Annotated[
+        float | None, typer.Option(help="Exit with 3 where the mean Dice of a model is lower.", show_default=False)
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything to this file.")] = None,
+    markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Write the tables to this file.")] = None,
+    latex_file: Annotated[Path | None, typer.Option("--latex", help="Write the paper's tables to this file.")] = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", help="Write one line a figure and video to this file.")
+    ] = None,
+    html_file: Annotated[Path | None, typer.Option("--html", help="Write a page to this file.")] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="Write plots (SVG) and the worst frames (PNG) to this folder.")
+    ] = None,
+) -> None:
+    """Evaluate models on annotated videos: the paper's figures with intervals, per video and overall."""
+    options = EvaluationOptions(hop, show.value, threshold, Bootstrap(resamples, seed), worst)
+    if min_dice is not None and not 0.0 <= min_dice <= 1.0:
+        raise UsageError(f"--min-dice is {min_dice:g}; expected 0 to 1")
+    opening = _Opening(device, threads, _size(imgsz), frames)
+    _check_outputs(
+        [path for path in (json_file, markdown_file, latex_file, csv_file, html_file) if path], plots, models
+    )
+    if split is None:
+        split = "test" if data.partition(":")[0] == "phantom" else ""
+    dataset = open_dataset(data, split, layout, split_file)
+    evaluations, opening = _evaluations(models, dataset, options, opening)
+    speeds = _speeds(models, opening) if speed else ()
+    report = Report(dataset.name, split, options, tuple(models), evaluations, speeds, dataset.notes)
+    for table in terminal_tables(report):
+        _console.print(table)
+    for note in report.notes:
+        _console.print(f"note: {note}")
+    if json_file:
+        write_text(json_file, json.dumps(record(report), indent=1) + "\n")
+    if plots:
+        _write_plots(report, plots)
+    for path, text in ((markdown_file, markdown), (latex_file, latex), (csv_file, csv_text), (html_file, html_page)):
+        if path:
+            write_text(path, text(report))
+    if min_dice is not None:
+        _check_dice(report, min_dice)
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """How models are opened; size (H, W) and frames are for checkpoints, None where no model file has said them yet."""
+
+    device: str
+    threads: int
+    size: tuple[int, int] | None
+    frames: int | None
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
+    if not match:
+        raise UsageError(f"--imgsz is {text}; expected one number, or height and width: --imgsz 256x320")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _check_outputs(files: list[Path], folder: Path | None, models: list[str]) -> None:
+    """Find out before the work that something could not be written after it, or would replace a model."""
+    for path in files:
+        writable_file(path)
+        if any(path.resolve() == Path(name).resolve() for name in models):
+            raise UsageError(f"{path} is both read and written; choose another output")
+    if len({path.resolve() for path in files}) < len(files):
+        raise UsageError("an output is named twice; expected different ones")
+    if folder:
+        writable_folder(folder)
+
+
+def _evaluations(
+    models: list[str], dataset: Dataset, options: EvaluationOptions, opening: _Opening
+) -> tuple[tuple[Evaluation, ...], _Opening]:
+    """All models on the data set, and how they were opened. Those that cannot be evaluated are found out first."""
+    with ExitStack() as stack:
+        sessions: dict[int, Session] = {}
+        # Files say what a clip is, checkpoints do not: files are opened first.
+        for i in sorted(range(len(models)), key=lambda i: not _is_file(models[i])):
+            with _progress.status(f"opening {models[i]}"):
+                runner = runner_of(models[i])
+                size = opening.size or _SIZE
+                session = runner(models[i], size, opening.frames, opening.device, opening.threads)
+            info = stack.enter_context(session).info
+            check_model(info, options)
+            sessions[i] = session
+            if _is_file(models[i]):
+                opening = replace(opening, size=opening.size or info.size, frames=opening.frames or info.frames)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=_progress, transient=True, disable=not _progress.is_terminal) as progress:
+            tasks = [progress.add_task(name, total=len(dataset)) for name in models]
+            done = [
+                evaluate(sessions[i], dataset, options, partial(progress.advance, tasks[i])) for i in range(len(models))
+            ]
+    return tuple(done), opening
+
+
+def _is_file(name: str) -> bool:
+    """Whether a model is a file with a clip size of its own, and no checkpoint."""
+    return Path(name).suffix in (".onnx", ".engine")
+
+
+def _speeds(models: list[str], opening: _Opening) -> tuple[ModelResult, ...]:
+    """Speed and memory as vivim-bench measures them, each model in a process of its own."""
+    options = BenchOptions(
+        duration=_SECONDS,
+        iterations=_CALLS,
+        threads=opening.threads,
+        device=opening.device,
+        size=opening.size,
+        frames=opening.frames,
+    )
+    with _progress.status("measuring speed and memory") as status:
+        return tuple(bench(models, options, lambda text: status.update(f"speed and memory: {text}")))
+
+
+def _write_plots(report: Report, folder: Path) -> None:
+    """The plots, and the worst frames of each model."""
+    write_text(folder / "dice-by-video.svg", dice_by_video(report))
+    write_text(folder / "dice-at-threshold.svg", dice_at_threshold(report))
+    for i, evaluation in enumerate(report.evaluations):
+        for number, frame in enumerate(evaluation.worst, start=1):
+            video = re.sub(r"[^\w.-]+", "-", frame.video)
+            with atomic_path(folder / f"worst-{i + 1}-{number}-{video}-{frame.frame:04d}.png") as path:
+                path.write_bytes(png(drawn_errors(frame)))
+
+
+def _check_dice(report: Report, least: float) -> None:
+    """AccuracyError where the mean Dice over all frames of a model is lower."""
+    low = [
+        f"{label} has Dice {dice:.4f}"
+        for label, evaluation in zip(report.labels, report.evaluations, strict=True)
+        if (dice := evaluation.overall["all"]["dice"].value) is not None and dice < least
+    ]
+    if low:
+        raise AccuracyError(f"{', '.join(low)}; expected at least {least:g} (--min-dice)")

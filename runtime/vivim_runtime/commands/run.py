@@ -1,0 +1,242 @@
+"""`vivim-run`: a source through a model to outputs. A thin layer over vivim_runtime.offline and .live.run."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import ExitStack
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from vivim_runtime.commands.live import live_command
+from vivim_runtime.errors import UsageError
+from vivim_runtime.files import writable_file, write_text
+from vivim_runtime.live.run import LiveOptions
+from vivim_runtime.live.screens.base import ScreenOptions, is_screen
+from vivim_runtime.offline import RunOptions, RunReport, run
+from vivim_runtime.overlay import parse_layers
+from vivim_runtime.sessions import open_session
+from vivim_runtime.sessions.base import ModelInfo, Session
+from vivim_runtime.sinks import open_sink
+from vivim_runtime.sinks.video import ENCODERS
+from vivim_runtime.sources import LiveSource, Paced, Source, list_cameras, open_source, parse_capture
+
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+# File names are printed as they are: no markup.
+_console = Console(stderr=True, markup=False, highlight=False)
+
+
+class _Show(str, Enum):
+    newest = "newest"
+    centre = "centre"
+
+
+def _hop(text: str, model: ModelInfo) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdigit() or not 1 <= int(text) <= model.frames:
+        raise UsageError(f"--hop is {text}; expected auto, or 1 to {model.frames}, the frames of a clip")
+    return int(text)
+
+
+def _check_outputs(outputs: list[str], inputs: tuple[str, ...]) -> None:
+    """Every output a file or folder of its own, and none of them what is read."""
+    paths = [Path(name).resolve() for name in outputs]
+    if len(set(paths)) != len(paths):
+        raise UsageError("an output is named twice; expected different ones")
+    for name in inputs:
+        if Path(name).resolve() in paths:
+            raise UsageError(f"{name} is both read and written; choose another output")
+
+
+@app.command()
+def run_command(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SRC",
+            help="Video file, image folder, DICOM file, phantom:?seed=1&frames=90&size=480x640, "
+            "camera (0, /dev/video0), or stream (rtsp://, http://, udp://, tcp://, a FIFO, gst:)",
+        ),
+    ] = None,
+    outputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="OUT", help="display, http://127.0.0.1:8080, X.mp4, a folder for PNG masks, X.dcm, X.jsonl"
+        ),
+    ] = None,
+    model: Annotated[str, typer.Option(help="Model file of vivim-export.")] = "model.onnx",
+    camera: Annotated[str | None, typer.Option(help="Camera as the source, instead of SRC: 0, /dev/video0.")] = None,
+    list_cameras_: Annotated[bool, typer.Option("--list-cameras", help="Show the cameras here, and end.")] = False,
+    resolution: Annotated[str | None, typer.Option(help="Ask the camera for WIDTHxHEIGHT.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Ask the camera for so many frames a second.")] = None,
+    pixel_format: Annotated[str | None, typer.Option(help="Ask the camera for MJPG, YUYV, ...")] = None,
+    realtime: Annotated[bool, typer.Option("--realtime", help="Play a recorded source as if it were live.")] = False,
+    loop: Annotated[
+        bool, typer.Option("--loop", help="With a screen: play a recorded source again and again.")
+    ] = False,
+    timeout: Annotated[float | None, typer.Option(help="Live: give up after so many seconds without a frame.")] = None,
+    max_mask_age: Annotated[float, typer.Option(help="Live: hide masks older than so many seconds.")] = 1.0,
+    clip_rate: Annotated[
+        float | None, typer.Option(help="Live: frames a second of a clip; the source's rate if not given.")
+    ] = None,
+    fullscreen: Annotated[bool, typer.Option("--fullscreen", help="Of the window.")] = False,
+    token: Annotated[str | None, typer.Option(help="What the web page asks for.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<index>.")] = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads of the inference; 0 is automatic.")] = 0,
+    hop: Annotated[
+        str, typer.Option(help="Frames from one clip to the next; auto is a whole clip, live as few as keep up.")
+    ] = "auto",
+    show: Annotated[
+        _Show, typer.Option(help="Masks of overlapping clips: of their newest frames, or of their centre.")
+    ] = _Show.newest,
+    threshold: Annotated[float, typer.Option(help="Probability above which a pixel is marked.")] = 0.5,
+    visualize: Annotated[str, typer.Option(help="Some of overlay,contour,mask.")] = "overlay,contour",
+    alpha: Annotated[float, typer.Option(help="Opacity of the overlay, 0 to 1.")] = 0.45,
+    encoder: Annotated[
+        str, typer.Option(help="Of X.mp4: auto takes the hardware's where it works; or " + ", ".join(ENCODERS[1:]))
+    ] = "auto",
+    max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the masks of an earlier run.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the summary to this file.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")] = False,
+) -> None:
+    """Segment a video, or live pictures: on a screen, as video, masks, DICOM, and a ledger of every frame."""
+    if list_cameras_:
+        _print_cameras()
+        return
+    uri, names = _source_and_outputs(source, camera, outputs or [])
+    files = [name for name in names if not is_screen(name)]
+    _check_outputs([*files, str(json_file)] if json_file else files, (uri, model))
+    if json_file:
+        writable_file(json_file)
+    with ExitStack() as stack:
+        opened = stack.enter_context(open_source(uri, parse_capture(resolution, rate, pixel_format)))
+        screen = len(files) < len(names)
+        if not isinstance(opened, LiveSource) and (realtime or screen):
+            opened = Paced(opened, loop=loop or (screen and uri.startswith("phantom:")))
+        if isinstance(opened, LiveSource) and not threads:
+            threads = max(1, (os.cpu_count() or 2) - 1)  # one core for the picture
+        session = stack.enter_context(open_session(model, device, threads))
+        options = RunOptions(
+            hop=_hop(hop, session.info),
+            show=show.value,
+            threshold=threshold,
+            layers=parse_layers(visualize),
+            alpha=alpha,
+            max_frames=max_frames,
+        )
+        settings = _settings(opened.name, session.info, session.device, options)
+        if not isinstance(opened, LiveSource):
+            interrupted = _run_offline(opened, session, names, options, settings, overwrite, encoder, json_file, quiet)
+            if interrupted:
+                sys.exit(130)
+            return
+        live_options = LiveOptions(run=options, clip_fps=clip_rate, max_mask_age_s=max_mask_age, timeout_s=timeout)
+        screens = ScreenOptions(fullscreen=fullscreen, token=token)
+        code = live_command(
+            opened, session, names, live_options, screens, settings, overwrite, encoder, json_file, quiet
+        )
+    if code:
+        sys.exit(code)
+
+
+def _source_and_outputs(source: str | None, camera: str | None, outputs: list[str]) -> tuple[str, list[str]]:
+    """With --camera, the first word is an output like the others."""
+    if camera is not None:
+        return camera, [source, *outputs] if source else outputs
+    if source is None:
+        raise UsageError("there is no source; expected vivim-run SRC OUT ..., see vivim-run --help")
+    return source, outputs
+
+
+def _print_cameras() -> None:
+    found = list_cameras()
+    for camera in found:
+        _console.print(f"{camera.device}  {camera.name}  {' '.join(camera.formats)}", soft_wrap=True)
+    if not found:
+        _console.print("there is no camera; is it plugged in, and is this user in the group `video`?", soft_wrap=True)
+
+
+def _run_offline(
+    source: Source,
+    session: Session,
+    names: list[str],
+    options: RunOptions,
+    settings: dict[str, Any],
+    overwrite: bool,
+    encoder: str,
+    json_file: Path | None,
+    quiet: bool,
+) -> bool:
+    """Every frame, in order; whether the user interrupted it."""
+    with ExitStack() as stack:
+        sinks = [
+            stack.enter_context(open_sink(name, source, session.info, settings, overwrite, encoder)) for name in names
+        ]
+        if not quiet:
+            _console.print(_heading(source.name, source.size, session.info, session.device))
+        session.warm_up()
+        expected = min((n for n in (source.frame_count, options.max_frames) if n is not None), default=None)
+        columns = (TextColumn("segmenting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=_console, transient=True, disable=quiet) as progress:
+            task = progress.add_task("frames", total=expected)
+            report = run(source, session, sinks, options, lambda _: progress.advance(task))
+        written = [sink.path for sink in sinks]
+    if json_file:
+        summary = {**settings, **asdict(report), "outputs": written}
+        write_text(json_file, json.dumps(summary, indent=2) + "\n")
+    if not quiet:
+        _print_summary(report, written)
+    return report.interrupted
+
+
+def _settings(source: str, model: ModelInfo, device: str, options: RunOptions) -> dict[str, Any]:
+    """What ran, for the ledger and the summary file."""
+    return {
+        "source": source,
+        "model": model.path.name,
+        "preset": model.preset,
+        "precision": model.precision,
+        "weights_sha256": model.weights_sha256,
+        "device": device,
+        **asdict(options),
+        "hop": options.hop or model.frames,
+    }
+
+
+def _heading(source: str, size: tuple[int, int], model: ModelInfo, device: str) -> str:
+    height, width = model.size
+    return (
+        f"{source} ({size[1]}x{size[0]}) through {model.path.name} "
+        f"({model.preset}, {model.precision}, {model.frames} frames of {width}x{height}) on {device}"
+    )
+
+
+def _print_summary(report: RunReport, written: list[str]) -> None:
+    for note in report.notes:
+        _console.print(f"note: {note}")
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("frames", f"{report.frames} in {report.seconds:.1f} s, {report.fps:.1f} fps")
+    table.add_row("with a mask", f"{report.with_mask} of {report.frames}")
+    if report.latency_ms:
+        p50, p95, most = (report.latency_ms[key] for key in ("p50", "p95", "max"))
+        table.add_row("a clip takes", f"p50 {p50:.1f} ms, p95 {p95:.1f} ms, max {most:.1f} ms ({report.clips} clips)")
+    table.add_row("ms a frame", ", ".join(f"{part} {value:.1f}" for part, value in report.stages_ms.items()))
+    if report.padded_clips:
+        table.add_row("padded", "the source is shorter than a clip; its last frame was repeated")
+    for path in written:
+        table.add_row("wrote", path)
+    if report.interrupted:
+        table.add_row("interrupted", "the outputs hold the frames up to here")
+    _console.print(table)

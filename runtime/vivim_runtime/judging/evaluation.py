@@ -1,0 +1,291 @@
+"""A model on a data set: every frame through the pipeline that `vivim-run` uses, measured against its true mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+
+import numpy as np
+
+from vivim_runtime.clips import Show, threshold_logit
+from vivim_runtime.datasets import Dataset, Video
+from vivim_runtime.errors import DataError, ModelError, UsageError
+from vivim_runtime.judging.figures import FIGURES, Bootstrap, Estimate, Units, estimate
+from vivim_runtime.judging.frames import FrameJudge, columns
+from vivim_runtime.judging.maps import THRESHOLDS
+from vivim_runtime.judging.metrics import Figures
+from vivim_runtime.judging.tally import SUBSETS, Stretches
+from vivim_runtime.judging.worst import WorstFrame, WorstFrames
+from vivim_runtime.offline import RunOptions, run
+from vivim_runtime.sessions.base import ModelInfo, Session
+from vivim_runtime.sinks.base import Segmented
+from vivim_runtime.sources.base import DEFAULT_FPS, Frame
+
+__all__ = ["Evaluation", "EvaluationOptions", "ModelFacts", "VideoFigures", "check_model", "evaluate"]
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How to evaluate.
+
+    Attributes:
+        hop, show: which clip a frame's mask is from, as in vivim_runtime.RunOptions.
+        threshold: probability above which a pixel is marked.
+        bootstrap: how intervals are made.
+        worst: how many of the worst frames to keep.
+    """
+
+    hop: int | None = None
+    show: Show = "newest"
+    threshold: float = 0.5
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    worst: int = 6
+
+    def __post_init__(self) -> None:
+        threshold_logit(self.threshold)
+        for name, value in (
+            ("bootstrap", self.bootstrap.resamples),
+            ("seed", self.bootstrap.seed),
+            ("worst", self.worst),
+        ):
+            if value < 0:
+                raise UsageError(f"--{name} is {value}; expected 0 or more")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Which model it was, for people and for records; frames and size (H, W) are those of a clip."""
+
+    name: str
+    backend: str
+    device: str
+    preset: str
+    precision: str
+    frames: int
+    size: tuple[int, int]
+    weights_sha256: str
+
+    @classmethod
+    def of(cls, session: Session) -> ModelFacts:
+        """The facts of a session."""
+        info = session.info
+        return cls(
+            info.path.name,
+            session.backend,
+            session.device,
+            info.preset,
+            info.precision,
+            info.frames,
+            info.size,
+            info.weights_sha256,
+        )
+
+
+@dataclass(frozen=True)
+class VideoFigures:
+    """One video.
+
+    Attributes:
+        name: of the video.
+        frames, lesion_frames: how many, and how many of them have a lesion in the true mask.
+        figures: by subset (all, lesion) and key of vivim_runtime.judging.figures; None where no frame counts.
+        dice: with an interval over stretches of this video's frames.
+    """
+
+    name: str
+    frames: int
+    lesion_frames: int
+    figures: dict[str, dict[str, float | None]]
+    dice: Estimate
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The outcome.
+
+    Attributes:
+        model: what was evaluated.
+        hop: frames from one clip to the next.
+        videos: one by one.
+        overall: figures with intervals by subset and key.
+        units: what intervals are drawn from, for differences between models.
+        drawn: what that is, for people.
+        dice_at: mean Dice over all frames at every threshold, (256,).
+        worst: the worst frames, worst first.
+        notes: what to know when reading the figures.
+    """
+
+    model: ModelFacts
+    hop: int
+    videos: tuple[VideoFigures, ...]
+    overall: dict[str, dict[str, Estimate]]
+    units: Units
+    drawn: str
+    dice_at: Figures = field(repr=False)
+    worst: tuple[WorstFrame, ...] = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def frames(self) -> int:
+        """Of all videos."""
+        return sum(video.frames for video in self.videos)
+
+    @property
+    def lesion_frames(self) -> int:
+        """Of them, those with a lesion in the true mask."""
+        return sum(video.lesion_frames for video in self.videos)
+
+    @property
+    def best_threshold(self) -> float:
+        """The threshold with the highest mean Dice over all frames; of several, the one nearest to 0.5."""
+        best = np.flatnonzero(self.dice_at == self.dice_at.max())
+        return float(THRESHOLDS[best[np.abs(THRESHOLDS[best] - 0.5).argmin()]])
+
+
+def check_model(info: ModelInfo, options: EvaluationOptions) -> None:
+    """UsageError where a model cannot be evaluated: it marks several classes, or the hop is longer than its clips."""
+    if len(info.classes) != 1:
+        names = ", ".join(c.name for c in info.classes)
+        raise UsageError(f"{info.path.name} marks {names}; expected a model of one class, as the true masks are")
+    if options.hop is not None and not 1 <= options.hop <= info.frames:
+        raise UsageError(
+            f"--hop is {options.hop}; expected 1 to {info.frames}, the frames of a clip of {info.path.name}"
+        )
+
+
+def evaluate(
+    session: Session,
+    dataset: Dataset,
+    options: EvaluationOptions,
+    on_frame: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Measure a model on every frame of a data set, at the resolution of its true masks.
+
+    Memory does not grow with the number of frames.
+
+    Args:
+        on_frame: called after each frame, for progress.
+
+    Raises:
+        DataError: a frame or mask that cannot be read, or no frames at all.
+        UsageError: see `check_model`.
+        ModelError: the model gives values that are not finite.
+        KeyboardInterrupt: the user stopped it.
+    """
+    info = session.info
+    check_model(info, options)
+    videos = [video for video in dataset.videos if len(video)]
+    if not videos:
+        raise DataError(f"{dataset.name} holds no frames{' in the split ' + dataset.split if dataset.split else ''}")
+    session.warm_up()
+    worst = WorstFrames(options.worst)
+    results, tallies, padded = [], [], 0
+    for video in videos:
+        stretches, is_padded = _stretches(session, video, options, worst, on_frame)
+        tallies.append(stretches.total())
+        results.append(_video_figures(video.name, stretches, options.bootstrap))
+        padded += is_padded
+    if len(videos) > 1:
+        units, drawn = Units(tallies, stretches=False), f"{len(videos)} videos"
+    else:
+        units = Units(stretches.tallies, stretches=True)
+        drawn = f"{len(units)} stretches of {stretches.length} frames of one video"
+    hop = options.hop or info.frames
+    return Evaluation(
+        ModelFacts.of(session),
+        hop,
+        tuple(results),
+        {subset: {f.key: estimate(f, units, subset, options.bootstrap) for f in FIGURES} for subset in SUBSETS},
+        units,
+        drawn,
+        units.over_frames("all", "dice_at", np.ones((1, len(units))))[0],
+        worst.ranked(),
+        tuple(_notes(results, padded, units, options, info.frames)),
+    )
+
+
+def _stretches(
+    session: Session, video: Video, options: EvaluationOptions, worst: WorstFrames, on_frame: Callable[[], None]
+) -> tuple[Stretches, bool]:
+    """A video's tallies, and whether it is shorter than a clip."""
+    stretches = Stretches()
+    judge = FrameJudge(len(video), threshold_logit(options.threshold))
+    dice = columns("dice").start
+
+    def add(item: Segmented) -> None:
+        frame, logits = item.frame, item.logits[0]
+        assert frame.truth is not None
+        if not np.isfinite(logits).all():
+            raise ModelError(
+                f"{session.info.path.name} gives values that are not finite in frame {frame.index} of {video.name}; "
+                "compare it with the checkpoint: vivim-export check"
+            )
+        row = judge.row(logits, frame.truth)
+        stretches.add(row, bool(frame.truth.any()))
+        worst.add(video.name, frame.index, float(row[dice]), frame.image, item.masks[0], frame.truth)
+        on_frame()
+
+    settings = RunOptions(hop=options.hop, show=options.show, threshold=options.threshold, layers=())
+    with _VideoSource(video) as source:
+        report = run(source, session, (), settings, add)
+    if report.interrupted:
+        raise KeyboardInterrupt
+    return stretches, report.padded_clips > 0
+
+
+def _video_figures(name: str, stretches: Stretches, bootstrap: Bootstrap) -> VideoFigures:
+    total, drawn = stretches.total(), Units(stretches.tallies, stretches=True)
+    alone, none = Units([total], stretches=True), Bootstrap(0)
+    return VideoFigures(
+        name,
+        int(total.frames[0]),
+        int(total.frames[1]),
+        {subset: {f.key: estimate(f, alone, subset, none).value for f in FIGURES} for subset in SUBSETS},
+        estimate(FIGURES[0], drawn, "all", bootstrap),
+    )
+
+
+def _notes(
+    videos: list[VideoFigures], padded: int, units: Units, options: EvaluationOptions, clip: int
+) -> Iterator[str]:
+    frames, lesion = (sum(getattr(v, name) for v in videos) for name in ("frames", "lesion_frames"))
+    if not lesion:
+        yield "no true mask has a lesion, so only false alarms are measured"
+    elif lesion < frames:
+        yield (
+            f"{frames - lesion} of {frames} frames have no lesion: their Dice is 1 without a mask, 0 with one, and in "
+            "Table II 0 whatever the model does; the tables of frames with a lesion leave them out"
+        )
+    if padded:
+        yield f"{padded} of {len(videos)} videos are shorter than a clip of {clip}: their last frame was repeated"
+    if options.bootstrap.resamples:
+        if units.stretches:
+            yield "there is one video: the intervals come from its stretches, and say nothing about other patients"
+        elif len(units) < 10:
+            yield f"intervals from {len(units)} videos are rough"
+
+
+class _VideoSource:
+    """An annotated video as a source of frames that know their truth."""
+
+    size, fps = (0, 0), DEFAULT_FPS
+
+    def __init__(self, video: Video) -> None:
+        self.name = video.name
+        self.frame_count: int | None = len(video)
+        self.notes: list[str] = []
+        self._video = video
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index in range(len(self._video)):
+            image, truth = self._video.read(index)
+            yield Frame(index, index / self.fps, image, truth)
+
+    def __enter__(self) -> _VideoSource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return

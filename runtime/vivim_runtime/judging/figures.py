@@ -1,0 +1,218 @@
+"""The figures of an evaluation: how each follows from the frames, and how far it would move with other videos.
+
+Table I is a mean over frames. Table II is a mean over videos of the means over their frames, and its maxima are taken
+last, over the thresholds of that mean, as the toolbox does.
+
+Intervals are percentiles of the bootstrap: *videos* are drawn with replacement, since the frames of one are not
+independent, and every figure is computed anew. Of a single video stretches of frames are drawn instead, which says
+nothing about other patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+
+from vivim_runtime.judging.frames import columns
+from vivim_runtime.judging.metrics import Figures
+from vivim_runtime.judging.tally import SUBSETS, Tally
+
+__all__ = [
+    "ALSO",
+    "AVERAGED",
+    "FIGURES",
+    "PAPER_1",
+    "PAPER_2",
+    "Bootstrap",
+    "Estimate",
+    "Figure",
+    "Units",
+    "difference",
+    "estimate",
+]
+
+_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its interval (95 %); None where no frame counts for it, or where there is nothing to draw from."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals are made: `resamples` draws from a generator with `seed`; 0 draws give no intervals."""
+
+    resamples: int = 2000
+    seed: int = 0
+
+    def weights(self, units: int) -> Figures:
+        """How often each unit is drawn: (resamples, units)."""
+        return _weights(units, self.resamples, self.seed)
+
+
+@lru_cache(maxsize=4)
+def _weights(units: int, resamples: int, seed: int) -> Figures:
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(units, np.full(units, 1 / units), resamples).astype(np.float64)
+
+
+class Units:
+    """What is drawn: the videos of a set, or the stretches of a single one."""
+
+    def __init__(self, tallies: Sequence[Tally], stretches: bool) -> None:
+        self.stretches = stretches
+        self._sums = np.stack([tally.sums for tally in tallies])  # (units, subsets, WIDTH)
+        self._counts = np.stack([tally.counts for tally in tallies])
+
+    def __len__(self) -> int:
+        return len(self._sums)
+
+    def over_frames(self, subset: str, name: str, weights: Figures) -> Figures:
+        """Mean over frames: weights (B, units) -> (B, columns); NaN where no frame counts."""
+        sums, counts = self._of(subset, name)
+        return _divided(weights @ sums, weights @ counts)
+
+    def over_videos(self, subset: str, name: str, weights: Figures) -> Figures:
+        """Mean over videos of their means; of stretches, which belong to one video, the mean over frames."""
+        if self.stretches:
+            return self.over_frames(subset, name, weights)
+        sums, counts = self._of(subset, name)
+        return _mean(_divided(sums, counts), weights)
+
+    def flicker(self, subset: str, weights: Figures) -> Figures:
+        """Mean over videos with a lesion of vivim_runtime.judging.metrics.flicker against the truth: (B, 1)."""
+        changes, pairs = self._of(subset, "changes")
+        area, frames = self._of(subset, "area")
+        if self.stretches:
+            changes, pairs, area, frames = (weights @ part for part in (changes, pairs, area, frames))
+        mean_area = _divided(area, frames)
+        of_each = _divided(changes, pairs) / np.where(mean_area > 0, np.maximum(mean_area, 1.0), np.nan)
+        return of_each if self.stretches else _mean(of_each, weights)
+
+    def _of(self, subset: str, name: str) -> tuple[Figures, Figures]:
+        where = SUBSETS.index(subset), columns(name)
+        return self._sums[:, where[0], where[1]], self._counts[:, where[0], where[1]]
+
+
+def _divided(part: Figures, whole: Figures) -> Figures:
+    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole != 0)
+
+
+def _mean(of_each: Figures, weights: Figures) -> Figures:
+    """Mean over units (units, columns) of those that are not NaN: (B, columns)."""
+    known = ~np.isnan(of_each)
+    return _divided(weights @ np.where(known, of_each, 0.0), weights @ known.astype(np.float64))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure.
+
+    Attributes:
+        key: in records.
+        title, latex: in tables.
+        better: the end of the scale that is good; of flicker, 0 is.
+        digits: after the point, as the paper prints it.
+        compute: (units, subset, weights (B, units)) -> (B,).
+    """
+
+    key: str
+    title: str
+    latex: str
+    better: Literal["higher", "lower", "zero"]
+    digits: int
+    compute: Callable[[Units, str, Figures], Figures]
+
+
+def _over_frames(key: str, title: str, better: Literal["higher", "lower"] = "higher", digits: int = 4) -> Figure:
+    return Figure(key, title, title, better, digits, lambda u, subset, w: u.over_frames(subset, key, w)[:, 0])
+
+
+def _over_videos(
+    key: str,
+    title: str,
+    latex: str,
+    column: str,
+    reduce: Callable[[Figures], Figures],
+    better: Literal["higher", "lower"] = "higher",
+) -> Figure:
+    return Figure(key, title, latex, better, 3, lambda u, subset, w: reduce(u.over_videos(subset, column, w)))
+
+
+def _largest(curves: Figures) -> Figures:
+    """The highest value over the thresholds: (B, 256) -> (B,)."""
+    return curves.max(axis=1)
+
+
+def _average(curves: Figures) -> Figures:
+    """The mean over the thresholds, or the only value."""
+    return curves.mean(axis=1)
+
+
+PAPER_1 = (
+    _over_frames("dice", "Dice"),
+    _over_frames("iou", "Jaccard"),
+    _over_frames("precision", "Precision"),
+    _over_frames("recall", "Recall"),
+    _over_frames("hd95", "HD95, px", "lower", 2),
+)
+PAPER_2 = (
+    _over_videos("max_dice", "maxDice", "maxDice", "toolbox_dice", _largest),
+    _over_videos("max_specificity", "maxSpe", "maxSpe", "toolbox_specificity", _largest),
+    _over_videos("max_iou", "maxIoU", "maxIoU", "toolbox_iou", _largest),
+    _over_videos("s_measure", "S-measure", r"$S_\alpha$", "s_measure", _average),
+    _over_videos("e_mean", "E-measure", r"$E_\phi$", "toolbox_e", _average),
+    _over_videos("mae", "MAE", "MAE", "mae", _average, "lower"),
+)
+AVERAGED = (
+    _over_frames("averaged_dice", "Dice"),
+    _over_frames("averaged_iou", "Jaccard"),
+    _over_frames("averaged_precision", "Precision"),
+    _over_frames("averaged_recall", "Recall"),
+    _over_frames("averaged_specificity", "Specificity"),
+)
+ALSO = (
+    _over_frames("missed", "missed", "lower"),
+    _over_frames("false_alarm", "false alarms", "lower"),
+    Figure("flicker", "flicker", "flicker", "zero", 4, lambda u, subset, w: u.flicker(subset, w)[:, 0]),
+    _over_videos("e_max", "maximal E", r"$E_\phi^{max}$", "toolbox_e", _largest),
+    _over_videos("e_adaptive", "adaptive E", r"$E_\phi^{adp}$", "e_adaptive", _average),
+)
+FIGURES = (*PAPER_1, *PAPER_2, *AVERAGED, *ALSO)
+
+
+def estimate(figure: Figure, units: Units, subset: str, bootstrap: Bootstrap) -> Estimate:
+    """A figure with its interval."""
+    value = float(_values(figure, units, subset)[0])
+    return _estimate(value, figure.compute(units, subset, bootstrap.weights(len(units))), len(units))
+
+
+def difference(figure: Figure, a: Units, b: Units, subset: str, bootstrap: Bootstrap) -> Estimate:
+    """By how much b's figure is higher than a's, both on the same videos, which are drawn for both at once."""
+    value = float((_values(figure, b, subset) - _values(figure, a, subset))[0])
+    weights = bootstrap.weights(len(a))
+    drawn = figure.compute(b, subset, weights) - figure.compute(a, subset, weights)
+    return _estimate(value, drawn, len(a))
+
+
+def _values(figure: Figure, units: Units, subset: str) -> Figures:
+    return figure.compute(units, subset, np.ones((1, len(units))))
+
+
+def _estimate(value: float, drawn: Figures, units: int) -> Estimate:
+    known = drawn[~np.isnan(drawn)]
+    if np.isnan(value):
+        return Estimate(None, None, None)
+    if units < 2 or not len(known):
+        return Estimate(value, None, None)
+    low, high = np.percentile(known, (50 * (1 - _CONFIDENCE), 50 * (1 + _CONFIDENCE)))
+    return Estimate(value, float(low), float(high))

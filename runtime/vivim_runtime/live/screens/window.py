@@ -1,0 +1,218 @@
+"""A window on the desktop (SDL, by pygame-ce), with keys.
+
+OpenCV's own windows are left out: the base install is opencv-python-headless, which has none.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import cv2
+
+from vivim_runtime.errors import MissingExtraError, SinkError, VivimError
+from vivim_runtime.files import writable_folder
+from vivim_runtime.live.screens.actions import ACTIONS
+from vivim_runtime.live.screens.hud import LEGIBLE_WIDTH, Hud
+from vivim_runtime.live.screens.snapshots import png, snapshot_name
+from vivim_runtime.live.status import Controls, Shown
+from vivim_runtime.sessions.base import ModelInfo
+from vivim_runtime.sources.base import Image
+
+if TYPE_CHECKING:
+    from vivim_runtime.live.screens.base import ScreenOptions
+
+__all__ = ["Window", "fitted"]
+
+_TITLE = "Vivim Edge"
+# What tells SDL where to draw; SDL_VIDEODRIVER=kmsdrm is a console without a desktop.
+_SEATS = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
+# SDL's drivers that show nothing: what is left to it where there is no display.
+_UNSEEN = ("offscreen", "dummy")
+_FIRST_SIZE = (960, 720)  # width, height; until the first picture tells its shape
+_DESKTOP_SHARE = 0.9  # of the desktop that a new window may cover
+_KEY_WAIT_S = 0.01  # how long a key may wait for the next look
+_MESSAGE_S = 3.0
+# Keys that mean the same wherever they are on the keyboard.
+_SAME_KEY = {"=": "+", "_": "-"}
+
+
+def fitted(size: tuple[int, int], room: tuple[int, int]) -> tuple[int, int]:
+    """The largest (width, height) of the shape of `size` that fits into `room`, at least 1x1."""
+    scale = min(room[0] / size[0], room[1] / size[1])
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _pygame() -> Any:
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    # SDL would take SIGINT and SIGTERM for itself where Python has not; ending is the run's business.
+    os.environ.setdefault("SDL_NO_SIGNAL_HANDLERS", "1")
+    try:
+        import pygame
+    except ModuleNotFoundError:
+        raise MissingExtraError("the output 'display'", "display") from None
+    return pygame
+
+
+class Window:
+    """The newest picture with the status on it. Opened, run and closed on the main thread; `show` is for any thread.
+
+    Keys: see vivim_runtime.live.screens.actions; Escape leaves full screen.
+    """
+
+    name = "display"
+    needs_main_thread = True
+
+    def __init__(self, controls: Controls, model: ModelInfo, options: ScreenOptions) -> None:
+        self._pygame = _pygame()
+        self._controls, self._options = controls, options
+        self._hud = Hud(model.classes)
+        self._arrived = threading.Condition()
+        self._newest: Shown | None = None
+        self._shown: Shown | None = None  # the one in the window
+        self._message, self._message_until = "", 0.0
+        self._help = False
+        self._shaped = False  # whether the window has taken the shape of the picture
+        self._fullscreen = options.fullscreen
+        self._own_keys: dict[str, Callable[[], None]] = {
+            "snapshot": self._snapshot,
+            "fullscreen": self._switch_fullscreen,
+            "help": self._switch_help,
+        }
+        try:
+            # Asked first: SDL would try one system after the other, and their libraries write to the terminal.
+            if not any(map(os.environ.get, _SEATS)):
+                raise self._pygame.error(f"none of {', '.join(_SEATS)} is set")
+            self._pygame.display.init()
+            driver = self._pygame.display.get_driver()
+            if driver in _UNSEEN and "SDL_VIDEODRIVER" not in os.environ:
+                raise self._pygame.error(f"SDL found none and would draw {driver}")
+            self._pygame.display.set_caption(_TITLE)
+            self._pygame.display.set_allow_screensaver(False)
+            self._set_mode(_FIRST_SIZE)
+        except self._pygame.error as error:
+            self._pygame.display.quit()
+            raise SinkError(
+                f"there is no display to open a window on ({error}); start it from a desktop, "
+                "or give the output http://127.0.0.1:8080 and watch in a browser"
+            ) from None
+
+    def show(self, shown: Shown) -> None:
+        """Take the next picture; only the newest is kept."""
+        with self._arrived:
+            self._newest = shown
+            self._arrived.notify()
+
+    def run_main(self) -> None:
+        """Show pictures and take keys until `controls.quit` is set; closing the window sets it."""
+        while not self._controls.quit.is_set():
+            changed = self._take_events()
+            with self._arrived:
+                if self._newest is self._shown and not changed:
+                    self._arrived.wait(_KEY_WAIT_S)
+                fresh, self._shown = self._newest is not self._shown, self._newest
+            expired = bool(self._message) and time.monotonic() > self._message_until
+            if expired:
+                self._message = ""
+            if fresh or changed or expired:
+                self._paint()
+
+    def _take_events(self) -> bool:
+        """Do what the user asked for; whether the window must be painted again."""
+        pygame, changed = self._pygame, False
+        for event in pygame.event.get():
+            changed = True
+            if event.type == pygame.QUIT:
+                self._controls.quit.set()
+            elif event.type == pygame.KEYDOWN and event.key == pygame.K_ESCAPE:
+                if self._fullscreen:
+                    self._switch_fullscreen()
+            elif event.type == pygame.KEYDOWN:
+                self._press(event.unicode.lower())
+        return changed
+
+    def _press(self, key: str) -> None:
+        key = _SAME_KEY.get(key, key)
+        for action in ACTIONS:
+            if action.key == key:
+                if action.apply:
+                    action.apply(self._controls)
+                else:
+                    self._own_keys[action.name]()
+
+    def _paint(self) -> None:
+        surface = self._pygame.display.get_surface()
+        surface.fill((0, 0, 0))
+        if self._shown is not None:
+            self._shape(self._shown.picture)
+            surface = self._pygame.display.get_surface()
+            room = surface.get_size()
+            height, width = self._shown.picture.shape[:2]
+            size = fitted((width, height), room)
+            shrinks = size[0] < width
+            # The status is drawn at the window's resolution, so that its letters are sharp.
+            picture = cv2.resize(
+                self._shown.picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            )
+            picture = self._hud.draw(
+                picture,
+                self._shown.status,
+                threshold=self._controls.threshold,
+                message=self._message,
+                help_panel=self._help,
+            )
+            image = self._pygame.image.frombuffer(picture, size, "RGB")
+            surface.blit(image, ((room[0] - size[0]) // 2, (room[1] - size[1]) // 2))
+        self._pygame.display.flip()
+
+    def _shape(self, picture: Image) -> None:
+        """Give a new window the shape of its first picture; after that it is the user's."""
+        if self._shaped or self._fullscreen or self._shown is None or self._shown.frame is None:
+            return
+        self._shaped = True
+        height, width = picture.shape[:2]
+        desktop = self._pygame.display.get_desktop_sizes()[0]
+        room = (int(desktop[0] * _DESKTOP_SHARE), int(desktop[1] * _DESKTOP_SHARE))
+        grown = max(1.0, LEGIBLE_WIDTH / width)
+        wanted = (min(room[0], round(width * grown)), min(room[1], round(height * grown)))
+        self._set_mode(fitted((width, height), wanted))
+
+    def _set_mode(self, size: tuple[int, int]) -> None:
+        if self._fullscreen:
+            self._pygame.display.set_mode((0, 0), self._pygame.FULLSCREEN)
+            self._pygame.mouse.set_visible(False)
+        else:
+            self._pygame.display.set_mode(size, self._pygame.RESIZABLE)
+            self._pygame.mouse.set_visible(True)
+
+    def _switch_fullscreen(self) -> None:
+        self._fullscreen, self._shaped = not self._fullscreen, False
+        self._set_mode(_FIRST_SIZE)
+
+    def _switch_help(self) -> None:
+        self._help = not self._help
+
+    def _snapshot(self) -> None:
+        if self._shown is None:
+            return
+        name = snapshot_name(self._shown)
+        try:
+            (writable_folder(self._options.snapshots) / name).write_bytes(png(self._shown.picture))
+            self._say(f"saved {name}")
+        except (OSError, VivimError) as error:
+            self._say(f"{name} was not saved: {error}")
+
+    def _say(self, message: str) -> None:
+        self._message, self._message_until = message, time.monotonic() + _MESSAGE_S
+
+    def __enter__(self) -> Window:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pygame.display.quit()

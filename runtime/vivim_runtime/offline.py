@@ -1,0 +1,201 @@
+"""The offline run: every frame of a source through the model, in order, to every sink, in bounded memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+
+from vivim_runtime.clips import Clip, Show, clips, logits_at, resized, threshold_logit
+from vivim_runtime.errors import UsageError
+from vivim_runtime.overlay import Layer, drawn
+from vivim_runtime.sessions.base import Session
+from vivim_runtime.sinks.base import Segmented, Sink
+from vivim_runtime.sources.base import Source
+
+__all__ = ["RunOptions", "RunReport", "Stopwatch", "run"]
+
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run.
+
+    Attributes:
+        hop: frames from one clip to the next; None is T, so that every frame is inferred once.
+        show: which frames of a clip give their masks when clips overlap (vivim_runtime.clips).
+        threshold: probability above which a pixel belongs to a class.
+        layers, alpha: what is drawn, and the opacity of `overlay`.
+        max_frames: stop after so many frames; None goes to the end.
+    """
+
+    hop: int | None = None
+    show: Show = "newest"
+    threshold: float = 0.5
+    layers: tuple[Layer, ...] = ("overlay", "contour")
+    alpha: float = 0.45
+    max_frames: int | None = None
+
+    def __post_init__(self) -> None:
+        threshold_logit(self.threshold)
+        if not 0.0 <= self.alpha <= 1.0:
+            raise UsageError(f"--alpha is {self.alpha:g}; expected 0 (invisible) to 1 (opaque)")
+        if self.max_frames is not None and self.max_frames < 1:
+            raise UsageError(f"--max-frames is {self.max_frames}; expected at least 1")
+
+
+@dataclass
+class Stopwatch:
+    """Seconds spent in named parts of the work."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def measure(self, part: str) -> Iterator[None]:
+        """Add the time of the block to `part`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run did.
+
+    Attributes:
+        frames, with_mask: frames written, and those with a mask that is not empty.
+        clips, padded_clips: clips inferred, and those filled up because the source is shorter than a clip.
+        seconds: wall time without warming up.
+        fps: frames / seconds.
+        latency_ms: p50, p95 and max over the clips, from a clip being complete to its masks.
+        stages_ms: mean milliseconds a frame spent in each part of the work.
+        interrupted: whether the user stopped it.
+        notes: what the user should know about the source.
+    """
+
+    frames: int
+    with_mask: int
+    clips: int
+    padded_clips: int
+    seconds: float
+    fps: float
+    latency_ms: dict[str, float]
+    stages_ms: dict[str, float]
+    interrupted: bool
+    notes: tuple[str, ...]
+
+
+def run(
+    source: Source,
+    session: Session,
+    sinks: Sequence[Sink],
+    options: RunOptions,
+    on_frame: Callable[[Segmented], None] | None = None,
+) -> RunReport:
+    """Segment a source.
+
+    A KeyboardInterrupt ends the run in good order: what was inferred is complete in the sinks.
+
+    Args:
+        sinks: already open; they receive every frame once, in order.
+        on_frame: called after each frame, for progress.
+
+    Raises:
+        SourceError, SinkError, UsageError.
+    """
+    info, watch = session.info, Stopwatch()
+    hop = info.frames if options.hop is None else options.hop
+    frames = _watched(islice(source, options.max_frames), watch, "read")
+    latencies: list[float] = []
+    padded = written = with_mask = 0
+    interrupted = False
+    started = time.perf_counter()
+    try:
+        for group in _grouped(clips(frames, info.frames, hop, options.show), info.batch or 1):
+            begun = time.perf_counter()
+            with watch.measure("prepare"):
+                pixels = _stacked(group, info.size, info.batch or 1)
+            with watch.measure("infer"):
+                logits = session(pixels)
+            latency = (time.perf_counter() - begun) * 1000.0
+            latencies.extend([latency] * len(group))
+            padded += sum(clip.padded > 0 for clip in group)
+            for clip, clip_logits in zip(group, logits, strict=False):
+                for item in _segmented(clip, clip_logits, session, options, latency, watch):
+                    with watch.measure("write"):
+                        for sink in sinks:
+                            sink.write(item)
+                    written += 1
+                    with_mask += bool(item.masks.any())
+                    if on_frame:
+                        on_frame(item)
+    except KeyboardInterrupt:
+        interrupted = True
+    seconds = time.perf_counter() - started
+    return RunReport(
+        frames=written,
+        with_mask=with_mask,
+        clips=len(latencies),
+        padded_clips=padded,
+        seconds=seconds,
+        fps=written / seconds,
+        latency_ms=_percentiles(latencies),
+        stages_ms={part: 1000.0 * value / max(written, 1) for part, value in watch.seconds.items()},
+        interrupted=interrupted,
+        notes=tuple(source.notes),
+    )
+
+
+def _watched(items: Iterable[_Item], watch: Stopwatch, part: str) -> Iterator[_Item]:
+    """The items, the time that each takes to come added to `part`."""
+    iterator = iter(items)
+    while True:
+        with watch.measure(part):
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+        yield item
+
+
+def _grouped(items: Iterable[Clip], size: int) -> Iterator[list[Clip]]:
+    iterator = iter(items)
+    while group := list(islice(iterator, size)):
+        yield group
+
+
+def _stacked(group: list[Clip], size: tuple[int, int], batch: int) -> np.ndarray:
+    """uint8 (batch, T, H, W, 3); a group that is too small for the model's batch is filled with its last clip."""
+    pixels = [np.stack([resized(frame.image, size) for frame in clip.frames]) for clip in group]
+    return np.stack([*pixels, *[pixels[-1]] * (batch - len(group))])
+
+
+def _segmented(
+    clip: Clip, logits: np.ndarray, session: Session, options: RunOptions, latency: float, watch: Stopwatch
+) -> Iterator[Segmented]:
+    """The frames that this clip serves, with masks at their own resolution."""
+    level = threshold_logit(options.threshold)
+    for position in range(clip.used.start, clip.used.stop):
+        frame = clip.frames[position]
+        with watch.measure("mask"):
+            at_size = logits_at(logits[position], frame.image.shape[:2])
+            masks = at_size > level
+        with watch.measure("draw"):
+            picture = drawn(frame.image, masks, session.info.classes, options.layers, options.alpha)
+        yield Segmented(frame, clip.number, position, clip.padded > 0, at_size, masks, picture, latency)
+
+
+def _percentiles(latencies: list[float]) -> dict[str, float]:
+    if not latencies:
+        return {}
+    p50, p95, most = np.percentile(latencies, (50, 95, 100)).tolist()
+    return {"p50": p50, "p95": p95, "max": most}

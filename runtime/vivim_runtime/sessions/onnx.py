@@ -1,0 +1,158 @@
+"""Models in ONNX Runtime, which is silenced: its official Linux builds from 1.29 on report sessions to their maker."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from vivim_runtime.errors import MissingExtraError, ModelError, UsageError
+from vivim_runtime.sessions.base import Clips, Logits, ModelInfo, model_input
+
+__all__ = ["OnnxSession", "node_times", "onnx_runtime"]
+
+
+def onnx_runtime(what: str) -> Any:
+    """The module, without telemetry: nothing about models or patients' machines leaves them.
+
+    Args:
+        what: what needs it, for the message.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # is read when it is imported, so it comes before that
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ModuleNotFoundError:
+        raise MissingExtraError(what, "cpu") from None
+    runtime.disable_telemetry_events()  # of a program that had imported it before us
+    return runtime
+
+
+class OnnxSession:
+    """A model in ONNX Runtime. Calls may come from one thread at a time."""
+
+    def __init__(
+        self, path: Path, device: str = "auto", threads: int = 0, profile: Path | None = None, fused: bool = True
+    ) -> None:
+        """Open a file; see vivim_runtime.open_session for `device`, `threads` and what is raised.
+
+        Args:
+            profile: start of the name of the file that `end_profiling` writes; see `node_times`.
+            fused: False computes what an int8 file says, rounding where it has Q/DQ and float32 in between, and
+                nothing that a CPU's fused int8 kernels, which add in another order, make of it; it takes less memory.
+        """
+        onnxruntime = onnx_runtime("running an ONNX model")
+        self.backend = "ONNX Runtime" if fused else "ONNX Runtime, not fused"
+        if threads < 0:
+            raise UsageError(f"--threads is {threads}; expected 0 (automatic) or more")
+        providers = _providers(device, onnxruntime.get_available_providers())
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors; its warnings are about graph rewrites
+        options.intra_op_num_threads = threads
+        # The int8 kernels of x86 without VNNI add pairs of products in 16 bits, which overflow and give wrong masks.
+        # With this, exact ones run there; results elsewhere, and of files without int8, are the same bit by bit.
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        if not fused:
+            options.enable_cpu_mem_arena = False
+            # Quantised kernels come with the extended optimisations.
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        if profile:
+            options.enable_profiling, options.profile_file_prefix = True, str(profile)
+        try:
+            self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            if "NOT_IMPLEMENTED" in str(error):
+                raise ModelError(
+                    f"{path} does not run here, since ONNX Runtime has no bf16 convolutions; "
+                    f"build an engine from it: vivim-export trt {path}"
+                ) from None
+            raise ModelError(f"{path} is no ONNX model that ONNX Runtime can load: {_first_line(error)}") from None
+        self.info = ModelInfo.from_metadata(path, dict(self._session.get_modelmeta().custom_metadata_map))
+        self.device = "cuda" if "CUDAExecutionProvider" in self._session.get_providers() else "cpu"
+        self._input = self._session.get_inputs()[0].name
+        self._opened_with = (path, device, threads)
+
+    def __call__(self, clips: Clips) -> Logits:
+        """uint8 RGB (B, T, H, W, 3) at the model's size -> float32 logits (B, T, K, H, W)."""
+        logits: Logits = self._session.run(["logits"], {self._input: model_input(self.info, clips)})[0]
+        return logits
+
+    def warm_up(self) -> None:
+        """Run once on black pixels, so that the first real clip is not the slow one."""
+        self(np.zeros((self.info.batch or 1, self.info.frames, *self.info.size, 3), np.uint8))
+
+    def end_profiling(self) -> Path:
+        """The file of a session that profiles, complete."""
+        return Path(self._session.end_profiling())
+
+    def layer_times(self, clips: Clips, runs: int) -> list[dict[str, float]]:
+        """Milliseconds of every node, in order of execution, in each of some runs; opens the file once more."""
+        with TemporaryDirectory() as folder:
+            with OnnxSession(*self._opened_with, profile=Path(folder) / "profile") as session:
+                for _ in range(1 + runs):  # the first is a warm-up
+                    session(clips)
+                file = session.end_profiling()
+            return node_times(json.loads(file.read_text(encoding="utf-8")))[1:]
+
+    def __enter__(self) -> OnnxSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._session = None
+
+
+def _providers(device: str, available: list[str]) -> list[Any]:
+    """ONNX Runtime's providers for a device name."""
+    kind, _, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (index and not index.isdigit()) or (index and kind != "cuda"):
+        raise UsageError(f"--device is {device}; expected auto, cpu, cuda or cuda:<index>")
+    if kind == "cuda" and "CUDAExecutionProvider" not in available:
+        raise UsageError(
+            f"--device is {device}, but this ONNX Runtime has {', '.join(available)} only; "
+            "pip uninstall onnxruntime and pip install 'vivim-edge[gpu]', or use --device cpu"
+        )
+    cpu: list[Any] = ["CPUExecutionProvider"]
+    if kind == "cpu" or "CUDAExecutionProvider" not in available:
+        return cpu
+    return [("CUDAExecutionProvider", {"device_id": int(index or 0)}), *cpu]
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__
+
+
+def node_times(events: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """Milliseconds of the nodes of every run, in order of execution, from what ONNX Runtime writes when it profiles.
+
+    What runs within another node (the body of a Scan, of an If) is part of that node and not listed by itself: it
+    starts before the other ends, since ONNX Runtime executes one node after the other.
+
+    Args:
+        events: content of the file; `ts` and `dur` are in microseconds.
+    """
+    runs = sorted((e for e in events if e.get("name") == "model_run"), key=lambda e: e["ts"])
+    nodes = sorted(
+        (e for e in events if e.get("name", "").endswith("_kernel_time")), key=lambda e: (e["ts"], -e["dur"])
+    )
+    times: list[dict[str, float]] = [{} for _ in runs]
+    current, end = 0, 0.0
+    for event in nodes:
+        while current + 1 < len(runs) and event["ts"] >= runs[current + 1]["ts"]:
+            current += 1
+        if event["ts"] < end or not runs:
+            continue
+        end = event["ts"] + event["dur"]
+        name = event["name"].removesuffix("_kernel_time")
+        times[current][name] = times[current].get(name, 0.0) + event["dur"] / 1e3
+    return times

@@ -1,0 +1,304 @@
+"""An engine of TensorRT or TensorRT for RTX as a session: checked before it is loaded, replayed as a CUDA graph.
+
+What a call does, all of it on one stream of the session's own:
+
+    clips -> page-locked buffer -> GPU      (clips that are on the GPU: GPU -> GPU, and never through the host)
+    execute                                 1st call of a batch size as it is, 2nd captured as CUDA graph, then replayed
+    GPU -> page-locked buffer -> a copy     which the caller may keep
+
+The buffers hold the largest batch of the engine's profile, are taken once, and keep their addresses, as a graph needs.
+A graph belongs to the batch size that it was captured with; another size drops it. TensorRT for RTX captures by itself,
+since it replaces kernels while it runs, and keeps what it compiled in a file of the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from vivim_runtime.errors import CudaError, ModelError, PluginError, UsageError, VivimError
+from vivim_runtime.sessions.backends import BACKENDS
+from vivim_runtime.sessions.base import Clips, Logits, ModelInfo, model_input
+from vivim_runtime.sessions.cuda import Cuda, host_array
+from vivim_runtime.sessions.engine import Engine
+from vivim_runtime.sessions.machine import Machine
+from vivim_runtime.sessions.plugin import Plugin
+from vivim_runtime.sessions.sidecar import EngineRecord, check_engine
+
+__all__ = ["DeviceArray", "TensorRTSession"]
+
+
+class DeviceArray(Protocol):
+    """An array on the GPU, of CuPy, PyTorch, Numba or PyCUDA."""
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class _Buffer:
+    """An input or output of the engine, for its largest batch.
+
+    Attributes:
+        name: of the tensor.
+        device: address on the GPU.
+        host: address in page-locked host memory.
+        array: the host memory as an array, the batch first.
+    """
+
+    name: str
+    device: int
+    host: int
+    array: npt.NDArray[Any]
+
+    def size(self, batch: int) -> int:
+        """Bytes that a batch takes."""
+        return int(self.array[0].nbytes) * batch
+
+
+class TensorRTSession:
+    """An engine of vivim-export on a GPU. One call at a time; more threads wait for each other.
+
+    Args:
+        path: the .engine file, with its record beside it.
+        device: "auto", "cuda" or "cuda:<index>".
+        graphs: replay CUDA graphs; without, every call launches every kernel anew.
+
+    Raises:
+        IncompatibleEngineError: the engine is not for this machine; found out before anything of it is loaded.
+        ModelError: TensorRT cannot load it all the same.
+        MissingExtraError: TensorRT or cuda-python is not installed.
+        CudaError: the GPU has too little memory, or fails.
+    """
+
+    device = "cuda"
+
+    def __init__(self, path: Path, device: str = "auto", graphs: bool = True) -> None:
+        index = _gpu_index(device, path)
+        self._opened_with = (path, device)
+        self.record = record = EngineRecord.read(path)
+        self.info = _info(path, record)
+        backend = BACKENDS[record.backend]
+        self.backend = backend.title
+        plugin = _plugin() if record.plugin else None
+        content = check_engine(record, path, Machine.here(index, (record.backend,)), plugin)
+        self._lock = threading.Lock()
+        self._graphs = graphs and not backend.compiles
+        self._graph: int | None = None
+        self._batch = 0  # that the context is set to
+        with ExitStack() as stack:
+            self._cuda = Cuda(index, backend.extra)
+            self._stream = self._cuda.create_stream()
+            stack.callback(self._cuda.destroy_stream, self._stream)
+            if isinstance(plugin, Plugin):
+                plugin.load(backend.load())
+            self._engine = Engine(path, record, content, graphs)
+            stack.callback(self._engine.release)
+            self._input = self._take(stack, *self._engine.tensor("INPUT"))
+            self._output = self._take(stack, *self._engine.tensor("OUTPUT"))
+            self._check_tensors()
+            for buffer in (self._input, self._output):
+                self._engine.place(buffer.name, buffer.device)
+            stack.callback(self._drop_graph)
+            stack.callback(self._wait)
+            self._resources = stack.pop_all()
+        self._closed = False
+
+    def _take(self, stack: ExitStack, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> _Buffer:
+        """Buffers of a tensor's largest shape, which `stack` gives back."""
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        device = self._cuda.allocate(size)
+        stack.callback(self._cuda.free, device)
+        host = self._cuda.allocate_host(size)
+        stack.callback(self._cuda.free_host, host)
+        return _Buffer(name, device, host, host_array(host, shape, dtype))
+
+    def _check_tensors(self) -> None:
+        """The engine takes and gives what its description says: sizes of copies rest on it."""
+        info, most = self.info, self.record.profile.max_batch
+        pixels = (most, info.frames, *info.size, 3), np.dtype(np.uint8)
+        raw = (most, info.frames, 3, *info.size), np.dtype(np.float32)
+        logits = (most, info.frames, len(info.classes), *info.size), np.dtype(np.float32)
+        expected = (raw if info.input == "float32" else pixels, logits)
+        for buffer, (shape, dtype) in zip((self._input, self._output), expected, strict=True):
+            if (buffer.array.shape, buffer.array.dtype) != (shape, dtype):
+                raise ModelError(
+                    f"{info.path} has {buffer.name} as {buffer.array.dtype} {buffer.array.shape}, its description "
+                    f"says {dtype} {shape}; build it again: {self.record.build_command}"
+                )
+
+    def __call__(self, clips: Clips | DeviceArray) -> Logits:
+        """uint8 RGB (B, T, H, W, 3) at the model's size -> float32 logits (B, T, K, H, W).
+
+        Clips on the GPU have the shape and type of the engine's own input, and lie in one piece. B is within the
+        engine's profile.
+
+        Raises:
+            ModelError: clips of another shape or type.
+            CudaError: the GPU fails.
+        """
+        with self._lock:
+            self._begin()
+            batch = self._feed(clips)
+            self._execute(batch)
+            output = self._output
+            self._cuda.download(output.host, output.device, output.size(batch), self._stream)
+            self._cuda.synchronize(self._stream)
+            return output.array[:batch].copy()
+
+    def warm_up(self) -> None:
+        """Run twice on black pixels: the first call prepares the shapes, the second captures the graph."""
+        black = np.zeros((self.record.profile.min_batch, self.info.frames, *self.info.size, 3), np.uint8)
+        for _ in range(2):
+            self(black)
+        self._engine.keep_kernels()
+
+    def layer_times(self, clips: Clips, runs: int) -> list[dict[str, float]]:
+        """Milliseconds of every layer in each of some runs, in order of execution.
+
+        The engine is opened once more for it: layers have times only where no graph is replayed.
+        """
+        with TensorRTSession(*self._opened_with, graphs=False) as session:
+            session(clips)
+            return session._profiled(clips, runs)
+
+    def _profiled(self, clips: Clips, runs: int) -> list[dict[str, float]]:
+        times: list[dict[str, float]] = []
+        with self._lock:
+            self._begin()
+            batch = self._feed(clips)
+            with self._engine.profiled() as profile:
+                for _ in range(runs):
+                    profile.clear()
+                    self._execute(batch)
+                    self._cuda.synchronize(self._stream)
+                    times.append(dict(profile))
+        return times
+
+    def __enter__(self) -> TensorRTSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._closed = True
+            self._cuda.use()
+            self._resources.close()
+
+    def _begin(self) -> None:
+        if self._closed:
+            raise VivimError(f"{self.info.path} was closed; open it again")
+        self._cuda.use()
+
+    def _feed(self, clips: Clips | DeviceArray) -> int:
+        """Put clips into the input buffer on the GPU; how many they are."""
+        interface = getattr(clips, "__cuda_array_interface__", None)
+        if interface is None:
+            assert isinstance(clips, np.ndarray)
+            array = model_input(self.info, clips)
+            batch = self._allowed(len(array))
+            np.copyto(self._input.array[:batch], array)
+            self._cuda.upload(self._input.device, self._input.host, self._input.size(batch), self._stream)
+        else:
+            batch = self._allowed(interface["shape"][0] if interface["shape"] else 0)
+            address = self._device_address(interface, batch)
+            # None: nothing to wait for. Arrays that say nothing were made on the default stream, which has number 1.
+            if (producer := interface.get("stream", 1)) is not None:
+                self._cuda.synchronize(producer)
+            self._cuda.copy(self._input.device, address, self._input.size(batch), self._stream)
+        return batch
+
+    def _allowed(self, batch: int) -> int:
+        least, most = self.record.profile.min_batch, self.record.profile.max_batch
+        if not least <= batch <= most:
+            raise ModelError(
+                f"{batch} clips at once; {self.info.path} was built for {least} to {most}; "
+                f"build it with --max-batch: {self.record.build_command}"
+            )
+        return batch
+
+    def _device_address(self, interface: dict[str, Any], batch: int) -> int:
+        """Where an array on the GPU lies, once it is what the engine takes."""
+        shape, dtype, strides = tuple(interface["shape"]), np.dtype(interface["typestr"]), interface.get("strides")
+        expected = self._input.array[:batch]
+        if (shape, dtype) != (expected.shape, expected.dtype):
+            raise ModelError(
+                f"clips on the GPU of {dtype} {shape}; {self.info.path} takes {expected.dtype} {expected.shape}"
+            )
+        if strides is not None and tuple(strides) != expected.strides:
+            raise ModelError(
+                f"clips on the GPU with strides {tuple(strides)}; expected them in one piece, {expected.strides}"
+            )
+        if interface.get("mask") is not None:
+            raise ModelError("clips on the GPU with a mask; expected every pixel")
+        return int(interface["data"][0])
+
+    def _execute(self, batch: int) -> None:
+        """Let the stream compute the output buffer from the input buffer."""
+        if batch != self._batch:
+            self._drop_graph()
+            self._batch = 0  # neither the old nor the new, should this fail
+            self._engine.set_shape(self._input.name, (batch, *self._input.array.shape[1:]))
+            self._engine.execute(self._stream)
+            self._batch = batch
+            return
+        if self._graphs and self._graph is None:
+            self._capture()
+        if self._graph is None:
+            self._engine.execute(self._stream)
+        else:
+            self._cuda.launch(self._graph, self._stream)
+
+    def _capture(self) -> None:
+        """Make the execution a CUDA graph. An engine that cannot be captured is executed as it is, from now on."""
+        try:
+            self._cuda.begin_capture(self._stream)
+            try:
+                self._engine.execute(self._stream)
+            finally:
+                self._graph = self._cuda.end_capture(self._stream)
+        except CudaError:
+            self._graphs = False
+            self._drop_graph()
+
+    def _drop_graph(self) -> None:
+        graph, self._graph = self._graph, None
+        if graph is not None:
+            self._cuda.destroy_graph(graph)
+
+    def _wait(self) -> None:
+        """Let the GPU come to rest before its memory is given back; what failed was reported where it failed."""
+        with suppress(CudaError):
+            self._cuda.synchronize(self._stream)
+
+
+def _info(path: Path, record: EngineRecord) -> ModelInfo:
+    """The description of the ONNX file, with what the engine decided."""
+    info = ModelInfo.from_metadata(path, record.description)
+    fixed = record.profile.min_batch == record.profile.max_batch
+    return replace(info, precision=record.precision, batch=record.profile.max_batch if fixed else None)
+
+
+def _plugin() -> Plugin | PluginError:
+    try:
+        return Plugin.find()
+    except PluginError as error:
+        return error
+
+
+def _gpu_index(device: str, path: Path) -> int:
+    """The number of the GPU that --device names."""
+    kind, _, index = device.partition(":")
+    if kind == "cpu" and not index:
+        raise UsageError(f"--device is cpu, but {path} is an engine, which runs on a GPU; run the ONNX file instead")
+    if kind not in ("auto", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
+        raise UsageError(f"--device is {device}; expected auto, cuda or cuda:<index>")
+    return int(index or 0)

@@ -1,0 +1,533 @@
+"""The session of an engine, on a GPU of host memory (tests/runtime/fake_gpu.py): what it does, in which order, and that
+it gives everything back. With a real GPU: tests/runtime/sessions/test_engine_gpu.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.runtime.engines import ADA, COMMAND, CONTENT, RECORD, RTX, description, engine_file
+from tests.runtime.fake_gpu import FakeCuda, FakeTensorRT
+from vivim_runtime.errors import (
+    CudaError,
+    IncompatibleEngineError,
+    MissingExtraError,
+    ModelError,
+    PluginError,
+    UsageError,
+    VivimError,
+)
+from vivim_runtime.sessions import open_session
+from vivim_runtime.sessions.machine import Machine
+from vivim_runtime.sessions.plugin import Plugin
+from vivim_runtime.sessions.sidecar import EngineRecord, Profile
+from vivim_runtime.sessions.tensorrt import TensorRTSession
+
+# Engines that call no plugin: loading one is tests/runtime/sessions/test_plugin.py's matter.
+PLAIN = replace(RECORD, plugin=None)
+RECORDS = {"tensorrt": PLAIN, "rtx": RTX}
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCuda:
+    """A machine like ADA; the cache folder is empty."""
+    fake = FakeCuda()
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake)
+    monkeypatch.setattr(Machine, "here", lambda device, backends: ADA)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return fake
+
+
+@pytest.fixture
+def tensorrt(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
+    module = FakeTensorRT(cuda, "10.13.3.9")
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    return module
+
+
+@pytest.fixture
+def rtx(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
+    module = FakeTensorRT(cuda, "1.7.1.116", compiles=True)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", module)
+    return module
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    return engine_file(tmp_path / "tiny.engine", PLAIN)
+
+
+@pytest.fixture
+def rtx_engine(tmp_path: Path) -> Path:
+    return engine_file(tmp_path / "tiny.engine", RTX)
+
+
+def clips(batch: int = 1, seed: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.random.default_rng(seed).integers(0, 256, (batch, 2, 4, 6, 3), dtype=np.uint8)
+
+
+def expected(of: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return of.mean(-1, dtype=np.float32)[:, :, None] - 128
+
+
+def nothing_is_held(cuda: FakeCuda, module: FakeTensorRT) -> bool:
+    gc.collect()
+    return cuda.live == {} and module.alive == 0
+
+
+@pytest.mark.parametrize("backend", RECORDS)
+def test_logits_of_every_call_are_those_of_its_clips(
+    backend: str, tmp_path: Path, tensorrt: FakeTensorRT, rtx: FakeTensorRT
+) -> None:
+    path = engine_file(tmp_path / "tiny.engine", RECORDS[backend])
+    with open_session(path) as session:
+        assert (session.device, session.info.preset, session.info.precision) == ("cuda", "tiny", "fp16")
+        assert session.backend == {"tensorrt": "TensorRT", "rtx": "TensorRT for RTX"}[backend]
+        session.warm_up()
+        results = []
+        # A size that stays (captured, replayed), one that comes and goes, and the largest.
+        for seed, batch in enumerate((1, 1, 1, 1, 3, 1, 1, 1, 4, 4, 4)):
+            given = clips(batch, seed)
+            results.append((given, session(given)))
+    for given, logits in results:  # after the end: results are copies, not the buffers
+        assert logits.dtype == np.float32
+        np.testing.assert_array_equal(logits, expected(given))  # a mean of three bytes, as the engine computes it
+    assert nothing_is_held(tensorrt.cuda, {"tensorrt": tensorrt, "rtx": rtx}[backend])
+
+
+def test_graph_is_captured_once_for_a_batch_size_and_then_replayed(engine: Path, tensorrt: FakeTensorRT) -> None:
+    cuda = tensorrt.cuda
+    with open_session(engine) as session:
+        for batch in (1, 1, 1, 1, 2, 2, 2, 1):
+            session(clips(batch))
+        # batch 1: plain, capture + launch, launch, launch; batch 2: plain, capture + launch, launch; batch 1: plain
+        assert cuda.calls.count("cudaStreamBeginCapture") == 2
+        assert cuda.calls.count("cudaGraphLaunch") == 5
+        assert tensorrt.log.count("execute") == 3 + 2
+        assert tensorrt.log.count("shape") == 3
+        assert cuda.calls.count("cudaGraphExecDestroy") == 2  # another size drops the graph: it is bound to the context
+        assert "executable" not in cuda.live.values()
+
+
+def test_buffers_are_taken_once_for_the_largest_batch(engine: Path, tensorrt: FakeTensorRT) -> None:
+    cuda = tensorrt.cuda
+    with open_session(engine) as session:
+        free, total = cuda.cudaMemGetInfo()[1:]
+        # 4 clips of 2 frames of 4x6: uint8 RGB and float32 logits, each on the GPU and in the host.
+        assert total - free == 2 * (4 * 2 * 4 * 6 * 3 + 4 * 2 * 4 * 6 * 4)
+        taken = cuda.calls.count("cudaMalloc"), cuda.calls.count("cudaHostAlloc")
+        for batch in (4, 1, 2):
+            session(clips(batch))
+        assert (cuda.calls.count("cudaMalloc"), cuda.calls.count("cudaHostAlloc")) == taken == (2, 2)
+        # Only what the batch needs is copied.
+        assert cuda.copies[-2:] == [("upload", 2 * 2 * 4 * 6 * 3), ("download", 2 * 2 * 4 * 6 * 4)]
+
+
+def test_session_without_graphs_captures_nothing(engine: Path, tensorrt: FakeTensorRT) -> None:
+    with TensorRTSession(engine, graphs=False) as session:
+        for _ in range(3):
+            np.testing.assert_array_equal(session(clips()), expected(clips()))
+    assert "cudaStreamBeginCapture" not in tensorrt.cuda.calls and tensorrt.log.count("execute") == 3
+
+
+@pytest.mark.parametrize(
+    "refuse", ["execute in capture", "cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate"]
+)
+def test_engine_that_cannot_be_captured_is_executed_as_it_is(refuse: str, engine: Path, tensorrt: FakeTensorRT) -> None:
+    with open_session(engine) as session:
+        session(clips())
+        if refuse.startswith("cuda"):
+            tensorrt.cuda.fail = refuse
+        else:
+            tensorrt.refuse = "capture"
+        for seed in range(3):
+            np.testing.assert_array_equal(session(clips(seed=seed)), expected(clips(seed=seed)))
+        assert tensorrt.cuda.calls.count("cudaStreamBeginCapture") == 1  # tried once, not at every call
+        tensorrt.cuda.fail = None
+    assert nothing_is_held(tensorrt.cuda, tensorrt)
+
+
+def test_library_that_compiles_captures_by_itself(rtx_engine: Path, rtx: FakeTensorRT) -> None:
+    with open_session(rtx_engine) as session:
+        for _ in range(3):
+            session(clips())
+    assert "graphs whole" in rtx.log and "cudaStreamBeginCapture" not in rtx.cuda.calls
+    with TensorRTSession(rtx_engine, graphs=False):
+        assert rtx.log.count("graphs whole") == 1 and "graphs None" in rtx.log
+
+
+def test_compiled_kernels_are_kept_in_the_cache_folder_for_the_next_time(
+    tmp_path: Path, rtx_engine: Path, rtx: FakeTensorRT
+) -> None:
+    kept = tmp_path / "cache/vivim-edge" / f"{RTX.engine_sha256[:16]}.rtx-kernels"
+    with open_session(rtx_engine) as session:
+        session.warm_up()
+        assert kept.read_bytes() == b"+compiled"  # at once, since a live run may be ended by its power switch
+    rtx.kernels = b""
+    with open_session(rtx_engine):
+        assert rtx.kernels == b"+compiled"
+    assert kept.read_bytes() == b"+compiled+compiled"
+
+
+def test_cache_folder_that_cannot_be_written_costs_nothing_else(
+    tmp_path: Path, rtx_engine: Path, rtx: FakeTensorRT
+) -> None:
+    (tmp_path / "cache").write_text("a file in the place of the folder")
+    with open_session(rtx_engine) as session:
+        session.warm_up()
+    assert nothing_is_held(rtx.cuda, rtx)
+
+
+class OnDevice:
+    """An array of another library in memory of the fake GPU."""
+
+    def __init__(self, cuda: FakeCuda, content: np.ndarray[Any, Any], **interface: Any) -> None:
+        _, address = cuda.cudaMalloc(content.nbytes)
+        assert address is not None
+        self.address = address
+        ctypes.memmove(address, content.ctypes.data, content.nbytes)
+        self.__cuda_array_interface__ = {
+            "shape": content.shape,
+            "typestr": content.dtype.str,
+            "data": (address, False),
+            "version": 3,
+            **interface,
+        }
+
+
+@pytest.mark.parametrize(
+    ("interface", "waits"),
+    [
+        pytest.param({}, 1, id="no stream named: the default stream"),
+        pytest.param({"stream": 77}, 77, id="a stream"),
+        pytest.param({"stream": None}, None, id="nothing to wait for"),
+        pytest.param({"strides": (144, 72, 18, 3, 1)}, 1, id="strides of one piece"),
+        pytest.param({"strides": None}, 1, id="no strides"),
+    ],
+)
+def test_clips_on_the_gpu_stay_there(
+    engine: Path, tensorrt: FakeTensorRT, interface: dict[str, Any], waits: int | None
+) -> None:
+    cuda = tensorrt.cuda
+    with TensorRTSession(engine) as session:
+        there = OnDevice(cuda, clips(2, seed=5), **interface)
+        cuda.waited.clear()
+        logits = session(there)
+        np.testing.assert_array_equal(logits, expected(clips(2, seed=5)))
+        assert [kind for kind, _ in cuda.copies] == ["copy", "download"]
+        assert cuda.waited[:-1] == ([] if waits is None else [waits])  # the last is the session's own
+        cuda.cudaFree(there.address)
+
+
+@pytest.mark.parametrize(
+    ("content", "interface", "message"),
+    [
+        pytest.param(np.zeros((1, 2, 6, 4, 3), np.uint8), {}, r"takes uint8 \(1, 2, 4, 6, 3\)", id="turned"),
+        pytest.param(np.zeros((1, 2, 4, 6, 3), np.int8), {}, "clips on the GPU of int8", id="another type"),
+        pytest.param(np.zeros((5, 2, 4, 6, 3), np.uint8), {}, "built for 1 to 4", id="too many"),
+        pytest.param(np.zeros((), np.uint8), {}, "0 clips at once", id="no dimensions"),
+        pytest.param(np.zeros((1, 2, 4, 6, 3), np.uint8), {"strides": (144, 72, 3, 12, 1)}, "one piece", id="strided"),
+        pytest.param(np.zeros((1, 2, 4, 6, 3), np.uint8), {"mask": object()}, "with a mask", id="masked"),
+    ],
+)
+def test_other_arrays_on_the_gpu_are_refused(
+    engine: Path, tensorrt: FakeTensorRT, content: np.ndarray[Any, Any], interface: dict[str, Any], message: str
+) -> None:
+    with TensorRTSession(engine) as session, pytest.raises(ModelError, match=message):
+        session(OnDevice(tensorrt.cuda, content, **interface))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        pytest.param(np.zeros((5, 2, 4, 6, 3), np.uint8), "5 clips at once.*built for 1 to 4", id="too many"),
+        pytest.param(np.zeros((0, 2, 4, 6, 3), np.uint8), "0 clips at once", id="none"),
+        pytest.param(np.zeros((1, 2, 6, 4, 3), np.uint8), r"takes uint8 \(B, 2, 4, 6, 3\)", id="turned"),
+    ],
+)
+def test_clips_that_the_engine_cannot_take_are_refused_and_the_next_ones_run(
+    engine: Path, tensorrt: FakeTensorRT, given: np.ndarray[Any, Any], message: str
+) -> None:
+    with open_session(engine) as session:
+        with pytest.raises(ModelError, match=message):
+            session(given)
+        np.testing.assert_array_equal(session(clips()), expected(clips()))
+
+
+def test_raw_input_is_normalised_before_it_is_uploaded(tmp_path: Path, tensorrt: FakeTensorRT) -> None:
+    raw = replace(PLAIN, description={**description(), "vivim.input": "float32"})
+    tensorrt.tensors["frames"] = ("input", (-1, 2, 3, 4, 6), np.float32)
+    with TensorRTSession(engine_file(tmp_path / "tiny.engine", raw)) as session:
+        session._engine.execute = lambda stream: None  # type: ignore[method-assign]  # the fake engine reads bytes
+        session(np.full((1, 2, 4, 6, 3), 255, np.uint8))
+        assert session._input.array.dtype == np.float32 and (session._input.array[0] == 1).all()  # (1 - 0.5) / 0.5
+        assert tensorrt.cuda.copies[0] == ("upload", 4 * 2 * 3 * 4 * 6)
+
+
+def test_fixed_batch_is_told_and_kept(tmp_path: Path, tensorrt: FakeTensorRT) -> None:
+    fixed = replace(PLAIN, profile=Profile(2, 2, 2))
+    with open_session(engine_file(tmp_path / "tiny.engine", fixed)) as session:
+        session.warm_up()
+        assert session.info.batch == 2
+        with pytest.raises(ModelError, match=r"takes uint8 \(2, 2, 4, 6, 3\)"):
+            session(clips(1))
+
+
+@pytest.mark.parametrize("record", RECORDS.values(), ids=RECORDS)
+def test_whatever_fails_while_opening_nothing_stays_behind(
+    record: EngineRecord, tmp_path: Path, cuda: FakeCuda, tensorrt: FakeTensorRT, rtx: FakeTensorRT
+) -> None:
+    path = engine_file(tmp_path / "tiny.engine", record)
+    module = rtx if record is RTX else tensorrt
+    with TensorRTSession(path):
+        opening = len(cuda.calls)
+    assert opening == 6  # the device, the stream, four buffers
+    failures: list[Callable[[], None]] = [
+        lambda n=n: setattr(cuda, "fail", len(cuda.calls) + n) for n in range(opening)
+    ]
+    failures += [lambda what=what: setattr(module, "refuse", what) for what in ("deserialize", "context", "place")]
+    for fail in failures:
+        fail()
+        with pytest.raises((CudaError, ModelError)) as caught:
+            TensorRTSession(path)
+        assert "\n" not in str(caught.value)
+        del caught
+        assert nothing_is_held(cuda, module)
+        cuda.fail = module.refuse = None
+
+
+@pytest.mark.parametrize("name", ["cudaMemcpyAsync", "cudaStreamSynchronize", "cudaGraphLaunch"])
+def test_failure_of_a_call_is_told_and_everything_given_back(name: str, engine: Path, tensorrt: FakeTensorRT) -> None:
+    cuda = tensorrt.cuda
+    cuda.error = 719
+    message = rf"{name} failed on GPU 0: cudaErrorLaunchFailure \(launch failure\)"
+    with pytest.raises(CudaError, match=message) as caught, open_session(engine) as session:
+        session.warm_up()
+        cuda.fail = name
+        session(clips())
+    assert caught.value.exit_code == 1
+    del caught, session
+    assert nothing_is_held(cuda, tensorrt)
+
+
+def test_failure_while_closing_does_not_keep_the_rest(engine: Path, tensorrt: FakeTensorRT) -> None:
+    session = open_session(engine)
+    tensorrt.cuda.fail = "cudaFree"
+    with pytest.raises(CudaError, match="cudaFree"):
+        session.__exit__(None, None, None)
+    del session
+    assert nothing_is_held(tensorrt.cuda, tensorrt)
+
+
+@pytest.mark.parametrize("refuse", ["shape", "execute"])
+def test_first_error_of_the_library_is_the_message(refuse: str, engine: Path, tensorrt: FakeTensorRT) -> None:
+    with open_session(engine) as session:
+        tensorrt.refuse = refuse
+        with pytest.raises(CudaError, match=r"TensorRT could not .*: Error Code 1: first$"):
+            session(clips())
+        tensorrt.reported = ["Error Code 3: another"]
+        with pytest.raises(CudaError, match=r": Error Code 3: another$"):
+            session(clips())
+
+
+@pytest.mark.parametrize("refuse", ["shape", "execute"])
+def test_session_goes_on_after_a_change_of_batch_that_failed(refuse: str, engine: Path, tensorrt: FakeTensorRT) -> None:
+    with open_session(engine) as session:
+        session.warm_up()
+        tensorrt.refuse = refuse
+        with pytest.raises(CudaError):
+            session(clips(2))
+        tensorrt.refuse = None
+        shapes = tensorrt.log.count("shape")
+        for batch in (1, 1, 1, 2):
+            np.testing.assert_array_equal(session(clips(batch)), expected(clips(batch)))
+        assert tensorrt.log.count("shape") - shapes == 2  # for 1 as well: who knows what the context has now
+
+
+def test_library_that_fails_without_a_word_gets_a_message_all_the_same(engine: Path, tensorrt: FakeTensorRT) -> None:
+    tensorrt.refuse, tensorrt.reported = "deserialize", []
+    with pytest.raises(ModelError, match=r"TensorRT 10\.13\.3\.9 could not load the engine: no reason given"):
+        open_session(engine)
+
+
+def test_order_of_release_is_the_reverse_of_the_order_of_taking(engine: Path, tensorrt: FakeTensorRT) -> None:
+    cuda = tensorrt.cuda
+    with open_session(engine) as session:
+        session.warm_up()
+        before = len(cuda.calls)
+    assert cuda.calls[before:] == [
+        "cudaSetDevice",
+        "cudaStreamSynchronize",
+        "cudaGraphExecDestroy",
+        *["cudaFreeHost", "cudaFree"] * 2,
+        "cudaStreamDestroy",
+    ]
+    gone = [line for line in tensorrt.log if line.endswith("gone")]
+    assert gone == ["_Context gone", "_Engine gone", "_Runtime gone"]
+
+
+def test_closing_twice_gives_back_once_and_a_closed_session_does_not_run(engine: Path, tensorrt: FakeTensorRT) -> None:
+    session = open_session(engine)
+    for _ in range(2):
+        session.__exit__(None, None, None)
+    assert tensorrt.cuda.calls.count("cudaStreamDestroy") == 1
+    with pytest.raises(VivimError, match="was closed"):
+        session(clips())
+
+
+def test_threads_take_turns_and_each_chooses_the_gpu(engine: Path, tensorrt: FakeTensorRT) -> None:
+    wrong: list[int] = []
+    with open_session(engine) as session:
+        session.warm_up()
+        before = tensorrt.cuda.calls.count("cudaSetDevice")
+
+        def work(seed: int) -> None:
+            given = clips(1 + seed % 2, seed)
+            wrong.extend(seed for _ in range(20) if not np.array_equal(session(given), expected(given)))
+
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert tensorrt.cuda.calls.count("cudaSetDevice") - before == 4 * 20
+    assert wrong == []
+
+
+def test_layer_times_are_those_of_each_run(engine: Path, tensorrt: FakeTensorRT) -> None:
+    with TensorRTSession(engine) as session:
+        assert session.layer_times(clips(), 3) == [{"conv": 1.0, "norm": 0.25}] * 3  # two layers of one name: together
+        assert [line for line in tensorrt.log if "profiler" in line] == ["profiler on", "profiler off"]
+        session.warm_up()
+        assert tensorrt.cuda.calls.count("cudaGraphLaunch") == 1  # layers were timed without graphs, and not here
+    assert nothing_is_held(tensorrt.cuda, tensorrt)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"frames": ("input", (-1, 2, 6, 4, 3), np.uint8)}, r"frames as uint8 \(4, 2, 6, 4, 3\), its description says"),
+        ({"frames": ("input", (-1, 2, 4, 6, 3), np.float32)}, "frames as float32"),
+        ({"logits": ("output", (-1, 2, 1, 4, 6), np.float16)}, "logits as float16"),
+        ({"frames": ("input", (-1, -1, 4, 6, 3), np.uint8)}, "expected only the batch to vary"),
+        ({"edges": ("output", (-1, 2, 1, 4, 6), np.float32)}, "has 2 outputs; expected one"),
+    ],
+)
+def test_engine_that_is_not_as_its_record_says_is_refused(
+    engine: Path, tensorrt: FakeTensorRT, tensors: dict[str, Any], message: str
+) -> None:
+    tensorrt.tensors.update(tensors)
+    with pytest.raises(ModelError, match=message):
+        open_session(engine)
+    assert nothing_is_held(tensorrt.cuda, tensorrt)
+
+
+@pytest.mark.parametrize("compatible", [False, True])
+def test_code_within_an_engine_is_trusted_only_where_the_record_says_so(
+    compatible: bool, tmp_path: Path, tensorrt: FakeTensorRT
+) -> None:
+    with open_session(engine_file(tmp_path / "tiny.engine", PLAIN, version_compatible=compatible)):
+        assert f"host code {compatible}" in tensorrt.log
+
+
+def test_library_that_says_no_to_an_engine_is_believed_before_loading(rtx_engine: Path, rtx: FakeTensorRT) -> None:
+    rtx.validity = 2, 4
+    with pytest.raises(IncompatibleEngineError, match="says TensorRT for RTX 1.7.1.116: old cuda driver") as caught:
+        open_session(rtx_engine)
+    assert COMMAND in str(caught.value)
+    assert "deserialize" not in rtx.log
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda path, patch: path.write_bytes(CONTENT[:-1]), id="cut off"),
+        pytest.param(lambda path, patch: path.with_name("tiny.engine.json").unlink(), id="no record"),
+        pytest.param(
+            lambda path, patch: patch.setattr(Machine, "here", lambda device, backends: Machine(no_gpu="none")),
+            id="no GPU",
+        ),
+        pytest.param(
+            lambda path, patch: patch.setattr(
+                Machine, "here", lambda device, backends: replace(ADA, versions={"tensorrt": "10.3.0"})
+            ),
+            id="another TensorRT",
+        ),
+        pytest.param(lambda path, patch: RECORD.write(path), id="no plugin"),
+    ],
+)
+def test_mismatch_is_found_before_anything_is_loaded(
+    change: Callable[[Path, pytest.MonkeyPatch], Any],
+    engine: Path,
+    tensorrt: FakeTensorRT,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_plugin() -> Plugin:
+        raise PluginError("it was not found")
+
+    monkeypatch.setattr(Plugin, "find", no_plugin)
+    change(engine, monkeypatch)
+    with pytest.raises(IncompatibleEngineError) as caught:
+        open_session(engine)
+    assert caught.value.exit_code == 4 and "vivim-export trt" in str(caught.value)
+    assert tensorrt.cuda.calls == [] and tensorrt.log == []
+
+
+def test_plugin_of_the_record_is_loaded_before_the_engine(
+    tmp_path: Path, tensorrt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert RECORD.plugin is not None
+    found = Plugin(tmp_path / "libvivim_trt.so", **vars(RECORD.plugin))
+    monkeypatch.setattr(Plugin, "find", lambda: found)
+    monkeypatch.setattr(Plugin, "load", lambda self, module: module.log.append(f"plugin {self.path.name}"))
+    with open_session(engine_file(tmp_path / "tiny.engine", RECORD)):
+        assert tensorrt.log.index("plugin libvivim_trt.so") < tensorrt.log.index("deserialize")
+
+
+def test_missing_cuda_python_names_the_extra(
+    engine: Path, tensorrt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("cuda.bindings.runtime", "cuda.cudart"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingExtraError, match=r"cuda-python is missing.*vivim-edge\[trt\]"):
+        open_session(engine)
+
+
+def test_older_cuda_python_is_taken(engine: Path, tensorrt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.cudart", tensorrt.cuda)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    with open_session(engine) as session:
+        np.testing.assert_array_equal(session(clips()), expected(clips()))
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cpu", "tiny.engine is an engine, which runs on a GPU; run the ONNX file instead"),
+        ("gpu", "expected auto, cuda or cuda:<index>"),
+        ("cuda:x", "expected auto, cuda or cuda:<index>"),
+        ("auto:1", "expected auto, cuda or cuda:<index>"),
+    ],
+)
+def test_devices_that_are_no_gpu_are_refused(engine: Path, device: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        open_session(engine, device)
+
+
+def test_second_gpu_is_asked_and_used(engine: Path, tensorrt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, used = [], []
+    monkeypatch.setattr(Machine, "here", lambda device, backends: asked.append((device, backends)) or ADA)
+    monkeypatch.setattr(tensorrt.cuda, "cudaSetDevice", lambda device: used.append(device) or (0,))
+    with open_session(engine, "cuda:1") as session:
+        session(clips())
+    assert asked == [(1, ("tensorrt",))] and set(used) == {1}

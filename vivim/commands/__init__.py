@@ -1,0 +1,1 @@
+"""The commands of `vivim-train`, and the only modules of this package that import typer."""

@@ -1,0 +1,79 @@
+"""`vivim-train check-data`, and the same check before training: everything that is wrong with a data set, at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import typer
+from rich.console import Console
+
+from vivim_runtime.datasets import Dataset, open_dataset
+from vivim_runtime.datasets.check import CheckReport, check
+from vivim_runtime.datasets.report import problem_lines, summary, videos_table
+from vivim_runtime.datasets.sheet import contact_sheet
+from vivim_runtime.errors import DataError
+from vivim_runtime.files import atomic_path, writable_file, write_text
+
+__all__ = ["check_command", "checked"]
+
+_console = Console(markup=False, highlight=False)
+_progress = Console(stderr=True, markup=False, highlight=False)
+
+
+def check_command(
+    data: Annotated[str, typer.Argument(help="The folder of a data set, or phantom.")],
+    layout: Annotated[str, typer.Option(help="How the data set lies; docs/data.md.")] = "auto",
+    split: Annotated[str, typer.Option(help="Videos of one split; default all.")] = "",
+    split_file: Annotated[Path | None, typer.Option(help="Which videos are in a split; docs/data.md.")] = None,
+    frames: Annotated[int, typer.Option(help="Frames of a clip, T.")] = 5,
+    stride: Annotated[int, typer.Option(help="Frames from one frame of a clip to the next.")] = 1,
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet (PNG) with the outlines of masks.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures and problems here.")] = None,
+) -> None:
+    """Count a data set, list all that is wrong with it, and show it; exit code 2 where something must be mended."""
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise DataError(f"--sheet is {sheet}; expected a name ending in .png")
+    for file in (sheet, json_file):
+        if file is not None:
+            writable_file(file)
+    dataset = open_dataset(data, split, layout, split_file)
+    report = _read(dataset, frames, stride)
+    _console.print(videos_table(report))
+    for note in report.notes:
+        _console.print(f"note: {note}", soft_wrap=True)
+    for line in problem_lines(report.problems):
+        _console.print(line, soft_wrap=True)
+    _console.print(summary(report), soft_wrap=True)
+    if json_file is not None:
+        write_text(json_file, json.dumps(report.record(), indent=2) + "\n")
+    if sheet is not None:
+        with atomic_path(sheet) as temporary:
+            cv2.imwrite(str(temporary), cv2.cvtColor(contact_sheet(dataset), cv2.COLOR_RGB2BGR))
+    if report.errors:
+        raise DataError(f"{len(report.errors)} errors in {data} must be mended before training")
+
+
+def _read(dataset: Dataset, frames: int, stride: int) -> CheckReport:
+    with _progress.status(f"reading {dataset.name}") as status:
+        return check(dataset, frames, stride, lambda video: status.update(f"reading {dataset.name}: {video.name}"))
+
+
+def checked(datasets: list[Dataset], frames: int, stride: int) -> None:
+    """Refuse data sets that have errors, after listing all of them on standard error, where notes are told too.
+
+    Raises:
+        DataError: naming how many, and the command that shows more.
+    """
+    for note in dict.fromkeys(note for dataset in datasets for note in dataset.notes):
+        _progress.print(f"note: {note}", soft_wrap=True)
+    count = 0
+    for dataset in datasets:
+        report = _read(dataset, frames, stride)
+        for line in problem_lines(report.errors):
+            _progress.print(line, soft_wrap=True)
+        count += len(report.errors)
+    if count:
+        raise DataError(f"{count} errors in the data must be mended before training (vivim-train check-data shows all)")

@@ -1,0 +1,85 @@
+"""Which clips a command trains or evaluates on: phantoms, or an annotated data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vivim.training.batches import ClipSource, DatasetClips, PhantomClips
+from vivim_runtime.datasets import Dataset, held_out, open_dataset
+from vivim_runtime.errors import DataError
+
+__all__ = ["ClipOptions"]
+
+# Share of the videos to train on that validates, where the data have no split for it.
+_HELD_OUT = 0.1
+
+
+@dataclass(frozen=True)
+class ClipOptions:
+    """Where clips are from, and what they are like.
+
+    Attributes:
+        data: `phantom`, or a folder that vivim_runtime.datasets.open_dataset takes.
+        layout, split_file, seed: for `open_dataset`.
+        frames: T.
+        size: (H, W) in pixels.
+        stride: frames from one frame of a clip to the next.
+        hop: frames from the start of one clip to that of the next.
+        validation: the split that validates; nothing is held out of train where that is another one.
+    """
+
+    data: str = "phantom"
+    layout: str = "auto"
+    split_file: Path | None = None
+    seed: int = 0
+    frames: int = 5
+    size: tuple[int, int] = (256, 256)
+    stride: int = 1
+    hop: int = 1
+    validation: str = "validation"
+
+    @property
+    def is_phantom(self) -> bool:
+        """Whether the clips are synthetic."""
+        return self.data == "phantom"
+
+    def dataset(self, split: str) -> Dataset:
+        """The annotated videos of a split; of data without a validation split, a tenth of those to train on is one."""
+        if self.validation == "validation" and split in ("train", "validation") and not self._has_validation():
+            kept, apart = held_out(self._opened("train"), _HELD_OUT, self.seed)
+            note = f"there is no validation split: {', '.join(video.name for video in apart.videos)} held out of train"
+            return replace(kept if split == "train" else apart, notes=(*kept.notes, note))
+        return self._opened(split)
+
+    def _opened(self, split: str) -> Dataset:
+        return open_dataset(self.data, split, self.layout, self.split_file, self.seed)
+
+    def _has_validation(self) -> bool:
+        try:
+            self._opened("validation")
+        except DataError:  # whatever else is wrong, opening the split to train on says too
+            return False
+        return True
+
+    def clips(self, split: str, phantoms: int, fresh: bool = False) -> ClipSource:
+        """The clips of a split.
+
+        Args:
+            phantoms: how many, where they are synthetic.
+            fresh: whether every epoch gets other phantoms.
+
+        Raises:
+            DataError, UsageError: exit code 2.
+        """
+        if min(self.size) < 1 or self.frames < 1:
+            raise DataError(f"clips of {self.frames} frames of {self.size[0]}x{self.size[1]}; expected at least 1")
+        if self.is_phantom:
+            return PhantomClips(split, phantoms, self.frames, self.size, fresh)
+        return DatasetClips(self.dataset(split), self.frames, self.size, self.stride, self.hop)
+
+    def described(self, clips: ClipSource, split: str) -> str:
+        """For people and for the metadata of weights."""
+        height, width = self.size
+        name = "phantom" if self.is_phantom else self.dataset(split).name
+        return f"{name} {split}, {len(clips)} clips of {self.frames}x{height}x{width}"

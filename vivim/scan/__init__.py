@@ -1,0 +1,1 @@
+"""The selective scan and its causal convolution: reference, PyTorch operators, and compiled kernels."""

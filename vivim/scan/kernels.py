@@ -1,0 +1,176 @@
+"""The compiled kernels for PyTorch: `plugins/include/vivim_kernels.h` through ctypes, on torch's current stream.
+
+The library is found by the environment variable VIVIM_KERNELS (a path), or as `lib/libvivim_kernels.so` inside this
+package. Without it, CUDA tensors take the same vectorised PyTorch code as CPU tensors.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vivim_runtime.errors import KernelError
+
+__all__ = ["KernelLibrary", "library"]
+
+_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+_MAX_DIRECTIONS = 4
+_MAX_STATES, _MAX_RANK, _TAPS = 16, 64, 4
+
+
+class _ConvDesc(ctypes.Structure):
+    """vivim_conv_desc."""
+
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in ("batch", "length", "width", "rows", "x_width", "direction_count")),
+        ("directions", ctypes.c_int32 * _MAX_DIRECTIONS),
+        ("dtype", ctypes.c_int32),
+    ]
+
+
+class _ScanDesc(ctypes.Structure):
+    """vivim_scan_desc."""
+
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in ("batch", "length", "width", "rows", "rank", "states", "direction_count")),
+        ("directions", ctypes.c_int32 * _MAX_DIRECTIONS),
+        *((name, ctypes.c_int32) for name in ("shared_input", "mean", "gate_width", "dtype")),
+    ]
+
+
+@functools.cache
+def library() -> KernelLibrary | None:
+    """The library that is installed, loaded once; None where there is none.
+
+    Raises:
+        KernelError: VIVIM_KERNELS names a file that is missing or no such library.
+    """
+    given = os.environ.get("VIVIM_KERNELS")
+    path = Path(given) if given else Path(__file__).parents[1] / "lib" / "libvivim_kernels.so"
+    return KernelLibrary(path) if given or path.is_file() else None
+
+
+class KernelLibrary:
+    """A loaded `libvivim_kernels.so`. Tensors must lie where it computes: on a GPU, or on the CPU if it is emulated."""
+
+    def __init__(self, path: str | Path) -> None:
+        try:
+            self._library = ctypes.CDLL(str(path))
+            self._library.vivim_kernels_error.restype = ctypes.c_char_p
+            self._library.vivim_kernels_revision.restype = ctypes.c_char_p
+            self._library.vivim_scan_tactic_name.restype = ctypes.c_char_p
+            self._library.vivim_scan_workspace.restype = ctypes.c_size_t
+        except (OSError, AttributeError) as error:
+            raise KernelError(
+                f"{path} is no library of Vivim's kernels ({error}); build it with: make plugins"
+            ) from None
+        self.revision = self._library.vivim_kernels_revision().decode()
+        names = [self._library.vivim_scan_tactic_name(i) for i in range(self._library.vivim_scan_tactic_count())]
+        self.tactics = tuple(name.decode() for name in names)
+
+    @staticmethod
+    def takes_conv(x: Tensor, weight: Tensor) -> bool:
+        """Whether the kernels can compute a convolution with these tensors."""
+        return x.dtype in _DTYPES and weight.shape[1] % 8 == 0 and weight.shape[2] == _TAPS
+
+    @staticmethod
+    def takes_scan(xc: Tensor, A_log2e: Tensor, dt_weight: Tensor) -> bool:
+        """Whether the kernels can compute a scan with these tensors."""
+        fits = A_log2e.shape[2] <= _MAX_STATES and dt_weight.shape[2] <= _MAX_RANK
+        return xc.dtype in _DTYPES and xc.shape[3] % 8 == 0 and fits
+
+    def causal_conv1d(self, x: Tensor, weight: Tensor, bias: Tensor, rows: int, directions: Sequence[int]) -> Tensor:
+        """See `vivim.scan.operators.causal_conv1d`; x is float32, float16 or bfloat16, its rows contiguous."""
+        batch, length, x_width = x.shape
+        x, (weight, bias) = x.contiguous(), self._parameters(weight, bias)
+        if weight.shape[2] != _TAPS:
+            raise KernelError(f"the convolution has {weight.shape[2]} taps; the kernels take {_TAPS}")
+        width = weight.shape[1]
+        desc = _ConvDesc(batch, length, width, rows, x_width, len(directions), _codes(directions), _dtype(x))
+        xc = x.new_empty(len(directions), batch, length, width)
+        self._check(
+            self._library.vivim_causal_conv1d(ctypes.byref(desc), *map(_pointer, (x, weight, bias, xc)), _stream(x))
+        )
+        return xc
+
+    def selective_scan(
+        self,
+        xc: Tensor,
+        dbc: Tensor,
+        xz: Tensor | None,
+        A_log2e: Tensor,
+        dt_weight: Tensor,
+        dt_bias: Tensor,
+        d_skip: Tensor,
+        rows: int,
+        directions: Sequence[int],
+        mean: bool,
+        tactic: int | None = None,
+    ) -> Tensor:
+        """See `operators.selective_scan`; `tactic` indexes `tactics`, None takes the library's own choice."""
+        _, batch, length, width = xc.shape
+        xc, dbc, xz = xc.contiguous(), dbc.contiguous(), None if xz is None else xz.contiguous()
+        parameters = self._parameters(A_log2e, dt_weight, dt_bias, d_skip)
+        desc = _ScanDesc(
+            batch,
+            length,
+            width,
+            rows,
+            dt_weight.shape[2],
+            A_log2e.shape[2],
+            len(directions),
+            _codes(directions),
+            int(xc.shape[0] == 1 and len(directions) > 1),
+            int(mean),
+            0 if xz is None else xz.shape[-1],
+            _dtype(xc),
+        )
+        reference = ctypes.byref(desc)
+        default = self._library.vivim_scan_default_tactic(reference)
+        if default < 0:
+            self._check(default)
+        tactic = default if tactic is None else tactic
+        size = self._library.vivim_scan_workspace(reference, tactic)
+        workspace = torch.empty(size, dtype=torch.uint8, device=xc.device)
+        y = xc.new_empty(batch, length, width)
+        tensors = (xc, dbc, xz, *parameters, y, workspace)
+        self._check(
+            self._library.vivim_selective_scan(
+                reference, tactic, *map(_pointer, tensors), ctypes.c_size_t(size), _stream(xc)
+            )
+        )
+        return y
+
+    @staticmethod
+    def _parameters(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tensor.float().contiguous() for tensor in tensors)
+
+    def _check(self, status: int) -> None:
+        if status:
+            raise KernelError(self._library.vivim_kernels_error().decode())
+
+
+def _codes(directions: Sequence[int]) -> ctypes.Array[ctypes.c_int32]:
+    if len(directions) > _MAX_DIRECTIONS:
+        raise KernelError(f"there are {len(directions)} directions; the kernels take up to {_MAX_DIRECTIONS}")
+    return (ctypes.c_int32 * _MAX_DIRECTIONS)(*directions)
+
+
+def _dtype(x: Tensor) -> int:
+    if x.dtype not in _DTYPES:
+        raise KernelError(f"the data is {x.dtype}; the kernels take float32, float16 and bfloat16")
+    return _DTYPES[x.dtype]
+
+
+def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def _stream(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else None)

@@ -1,0 +1,77 @@
+"""The scan and the convolution as they are defined: one float64 loop over the steps, for tests to compare with.
+
+Numbered as in Mamba (arXiv 2312.00752, Algorithm 2); layouts as in `vivim.scan.operators`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["causal_conv1d_reference", "selective_scan_reference", "token_of_step"]
+
+
+def token_of_step(length: int, rows: int, direction: int) -> Tensor:
+    """int64 (L,): the token that step l of a direction visits, on a grid of `rows` rows, row-major.
+
+    0 rows forward, 1 rows backward, 2 columns forward, 3 columns backward.
+    """
+    step = torch.arange(length)
+    if direction % 2:
+        step = step.flip(0)
+    return step if direction < 2 else (step % rows) * (length // rows) + step // rows
+
+
+def causal_conv1d_reference(x: Tensor, weight: Tensor, bias: Tensor, rows: int, directions: list[int]) -> Tensor:
+    """Float64 twin of `vivim.scan.operators.causal_conv1d`; same arguments and result (K, B, L, D)."""
+    batch, length, _ = x.shape
+    width, taps = weight.shape[1:]
+    x, weight, bias = x[..., :width].double(), weight.double(), bias.double()
+    out = torch.empty(len(directions), batch, length, width, dtype=torch.float64)
+    for k, direction in enumerate(directions):
+        token = token_of_step(length, rows, direction)
+        for step in range(length):
+            total = bias[k].expand(batch, width).clone()
+            for tap in range(taps):
+                source = step - (taps - 1) + tap
+                if source >= 0:
+                    total += weight[k, :, tap] * x[:, token[source]]  # (B, D)
+            out[k, :, token[step]] = total * torch.sigmoid(total)
+    return out
+
+
+def selective_scan_reference(
+    xc: Tensor,
+    dbc: Tensor,
+    xz: Tensor | None,
+    A_log2e: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    d_skip: Tensor,
+    rows: int,
+    directions: list[int],
+    mean: bool,
+) -> Tensor:
+    """Float64 twin of `vivim.scan.operators.selective_scan`; same arguments and result (B, L, D)."""
+    xc, dbc, A_log2e = xc.double(), dbc.double(), A_log2e.double()
+    dt_weight, dt_bias, d_skip = dt_weight.double(), dt_bias.double(), d_skip.double()
+    _, batch, length, width = xc.shape
+    states, rank = A_log2e.shape[-1], dt_weight.shape[-1]
+    y = torch.zeros(batch, length, width, dtype=torch.float64)
+    for k, direction in enumerate(directions):
+        A = A_log2e[k] * math.log(2.0)  # (D, N)
+        h = torch.zeros(batch, width, states, dtype=torch.float64)
+        for token in token_of_step(length, rows, direction):
+            u = xc[min(k, xc.shape[0] - 1), :, token]  # (B, D)
+            low, b, c = dbc[k, :, token].split([rank, states, states], dim=-1)
+            dt = torch.nn.functional.softplus(low @ dt_weight[k].T + dt_bias[k])  # (B, D)
+            h = torch.exp(dt[..., None] * A) * h + (dt * u)[..., None] * b[:, None, :]  # (B, D, N)
+            y[:, token] += (h * c[:, None, :]).sum(-1) + d_skip[k] * u
+    if mean:
+        y = y / len(directions)
+    if xz is not None:
+        z = xz[..., -width:].double()
+        y = y * z * torch.sigmoid(z)
+    return y

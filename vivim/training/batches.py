@@ -1,0 +1,320 @@
+"""Clips to train and evaluate on: phantoms or a data set, augmented clip by clip, dealt in batches.
+
+Everything random about a clip follows from (seed, epoch, index) alone, and so does the order of an epoch. So it does
+not matter which process or worker makes a clip, or whether the run was interrupted before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from vivim.config import MEAN, STD
+from vivim_runtime.datasets import PHANTOM_SPLITS, Dataset, clip_indices, read_clip
+from vivim_runtime.errors import ConfigError, DataError
+from vivim_runtime.phantom import PhantomClip, PhantomSpec, phantom_clip
+
+__all__ = [
+    "NO_AUGMENTATION",
+    "Augmentation",
+    "Clip",
+    "ClipSource",
+    "DatasetClips",
+    "MemoryClips",
+    "PhantomClips",
+    "TrainingBatches",
+    "augmented",
+    "clip_source",
+    "micro_batches",
+    "normalised",
+    "phantom_clips",
+]
+
+
+_MOST_CLIPS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Clip:
+    """frames uint8 (T, H, W, 3) RGB and masks bool (T, H, W)."""
+
+    frames: npt.NDArray[np.uint8]
+    masks: npt.NDArray[np.bool_]
+
+
+class ClipSource(Protocol):
+    """The clips of an epoch. A list of `Clip` will do where all fit into memory."""
+
+    def __len__(self) -> int:
+        """Clips an epoch."""
+
+    def clip(self, index: int, epoch: int) -> Clip:
+        """One of them; the same every time."""
+
+
+@dataclass(frozen=True)
+class MemoryClips:
+    """Clips that are in memory."""
+
+    clips: Sequence[Clip]
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def clip(self, index: int, epoch: int) -> Clip:
+        return self.clips[index]
+
+
+def clip_source(clips: ClipSource | Sequence[Clip]) -> ClipSource:
+    """A source as it is, a list of clips as one."""
+    return MemoryClips(clips) if isinstance(clips, Sequence) else clips
+
+
+@dataclass(frozen=True)
+class PhantomClips:
+    """Phantoms, made when they are asked for: `count` new ones in every epoch, or the same ones again.
+
+    Attributes:
+        split: of `PHANTOM_SPLITS`.
+        count: clips an epoch.
+        frames, size: T and (H, W).
+        fresh: whether epoch e shows the clips e * count to (e + 1) * count - 1 of the split, so that none comes twice.
+    """
+
+    split: str
+    count: int
+    frames: int
+    size: tuple[int, int]
+    fresh: bool = True
+
+    def __post_init__(self) -> None:
+        _check_phantoms(self.split, self.count)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def clip(self, index: int, epoch: int) -> Clip:
+        number = index + (epoch * self.count if self.fresh else 0)
+        made = phantom_clip(_spec(self.split, number % _MOST_CLIPS, self.frames, self.size))
+        return Clip(made.frames, made.masks)
+
+
+class DatasetClips:
+    """The clips of annotated videos, read when they are asked for.
+
+    Attributes:
+        dataset: where they are from.
+        size: (H, W) of the frames.
+    """
+
+    def __init__(self, dataset: Dataset, frames: int, size: tuple[int, int], stride: int = 1, hop: int = 1) -> None:
+        """Clips of `frames` frames, `stride` apart, one every `hop` frames; DataError where no video has one."""
+        self.dataset, self.size = dataset, size
+        self._clips = [
+            (number, indices)
+            for number, video in enumerate(dataset.videos)
+            for indices in clip_indices(len(video), frames, stride, hop)
+        ]
+        if not self._clips:
+            raise DataError(
+                f"no video of {dataset.name} has the {(frames - 1) * stride + 1} frames of a clip; "
+                "take fewer --frames or a smaller --stride"
+            )
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def clip(self, index: int, epoch: int) -> Clip:
+        number, indices = self._clips[index]
+        read = read_clip(self.dataset.videos[number], indices, self.size)
+        return Clip(read.frames, read.masks)
+
+
+def _check_phantoms(split: str, count: int) -> None:
+    if split not in PHANTOM_SPLITS:
+        raise DataError(f"there is no split {split!r}; expected one of {', '.join(PHANTOM_SPLITS)}")
+    if not 0 < count <= _MOST_CLIPS:
+        raise DataError(f"{count} clips asked for; expected 1 to {_MOST_CLIPS}")
+
+
+def _spec(split: str, number: int, frames: int, size: tuple[int, int]) -> PhantomSpec:
+    return PhantomSpec(seed=PHANTOM_SPLITS[split] + number, frames=frames, size=size)
+
+
+def phantom_clips(split: str, count: int, frames: int, size: tuple[int, int], workers: int = 1) -> list[Clip]:
+    """The first `count` phantom clips of a split (`train`, `validation`, `test`), the same ones every time."""
+    _check_phantoms(split, count)
+    specs = [_spec(split, number, frames, size) for number in range(count)]
+    if workers < 2 or count < 16:
+        made: list[PhantomClip] = [phantom_clip(spec) for spec in specs]
+    else:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            made = list(pool.map(phantom_clip, specs, chunksize=8))
+    return [Clip(clip.frames, clip.masks) for clip in made]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to a training clip, to all its frames alike; `NO_AUGMENTATION` leaves it as it is.
+
+    Attributes:
+        flip, backwards: chances of a mirror image, and of being played backwards.
+        rotation: largest angle, degrees.
+        scale: largest factor in or out; the crop that 1.3 makes shows 1 / 1.69 of the frame.
+        shift: largest, share of height and width.
+        gamma, gain: largest factor of either; offset: largest addition (1 is white).
+        colour: largest factor between channels.
+        speckle: largest standard deviation of multiplicative noise, new in every frame.
+    """
+
+    flip: float = 0.5
+    backwards: float = 0.5
+    rotation: float = 10.0
+    scale: float = 1.3
+    shift: float = 0.1
+    gamma: float = 1.4
+    gain: float = 1.2
+    offset: float = 0.06
+    colour: float = 1.05
+    speckle: float = 0.08
+
+    def __post_init__(self) -> None:
+        for names, least, most, expected in (
+            (("flip", "backwards"), 0.0, 1.0, "a chance, 0 to 1"),
+            (("scale", "gamma", "gain", "colour"), 1.0, math.inf, "at least 1"),
+            (("rotation", "shift", "offset", "speckle"), 0.0, math.inf, "at least 0"),
+        ):
+            for name in names:
+                if not least <= getattr(self, name) <= most:
+                    raise ConfigError(f"augmentation: {name} is {getattr(self, name)}; expected {expected}")
+
+
+NO_AUGMENTATION = Augmentation(0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0)
+
+
+def augmented(clip: Clip, rng: np.random.Generator, options: Augmentation = Augmentation()) -> Clip:  # noqa: B008
+    """The clip mirrored, rotated, scaled, shifted, re-toned and made noisy at random; same shapes."""
+    frames, masks = clip.frames, clip.masks
+    if rng.random() < options.flip:
+        frames, masks = frames[:, :, ::-1], masks[:, :, ::-1]
+    if rng.random() < options.backwards:
+        frames, masks = frames[::-1], masks[::-1]
+    height, width = masks.shape[1:]
+    matrix = _random_map(rng, options, height, width)
+    tones = _random_tones(rng, options)
+    noise = options.speckle * rng.random()
+    moved = np.empty_like(frames)
+    moved_masks = np.empty_like(masks)
+    for index, (frame, mask) in enumerate(zip(frames, masks, strict=True)):
+        toned = cv2.LUT(np.ascontiguousarray(frame), tones)
+        warped = cv2.warpAffine(toned, matrix, (width, height))
+        if noise > 0:
+            grain = 1 + noise * rng.standard_normal((height, width, 1), np.float32)
+            warped = np.clip(np.rint(warped * grain), 0, 255).astype(np.uint8)
+        moved[index] = warped
+        moved_masks[index] = cv2.warpAffine(mask.astype(np.uint8), matrix, (width, height), flags=cv2.INTER_NEAREST)
+    return Clip(moved, moved_masks)
+
+
+def _factor(rng: np.random.Generator, largest: float) -> float:
+    """Between 1 / largest and largest, as often below 1 as above."""
+    return float(largest ** rng.uniform(-1, 1))
+
+
+def _random_map(rng: np.random.Generator, options: Augmentation, height: int, width: int) -> npt.NDArray[np.float64]:
+    """A rotation and scale about the centre, and a shift: (2, 3) as cv2.warpAffine takes it."""
+    angle, scale = options.rotation * rng.uniform(-1, 1), _factor(rng, options.scale)
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, scale)
+    matrix[:, 2] += options.shift * rng.uniform(-1, 1, 2) * (width, height)
+    return matrix
+
+
+def _random_tones(rng: np.random.Generator, options: Augmentation) -> npt.NDArray[np.uint8]:
+    """A table (1, 256, 3) of new values for the old ones, by channel, as cv2.LUT takes it."""
+    gamma, gain = _factor(rng, options.gamma), _factor(rng, options.gain)
+    offset = options.offset * rng.uniform(-1, 1)
+    colours = np.array([_factor(rng, options.colour) for _ in range(3)])
+    tones = np.linspace(0, 1, 256) ** gamma * gain + offset
+    return np.clip(np.rint(tones[:, None] * colours * 255), 0, 255).astype(np.uint8)[None]
+
+
+def normalised(frames: npt.NDArray[np.uint8]) -> Tensor:
+    """uint8 (..., H, W, 3) RGB -> float32 (..., 3, H, W) as the network takes it."""
+    x = torch.from_numpy(np.ascontiguousarray(frames)).float() / 255.0
+    return ((x - torch.tensor(MEAN)) / torch.tensor(STD)).movedim(-1, -3)
+
+
+def micro_batches(seed: int, epoch: int, clips: int, batch: int, a_step: int) -> list[list[int]]:
+    """The order of an epoch: lists of `batch` clip numbers, `a_step` lists a step; what makes no whole step is left.
+
+    The lists are the same however many processes share a step, and which of them takes which list.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(clips)
+    whole = len(order) // (batch * a_step) * a_step
+    return [order[batch * i : batch * (i + 1)].tolist() for i in range(whole)]
+
+
+class _TrainingClips(TorchDataset[tuple[Tensor, Tensor]]):
+    """Augmented clips by (epoch, index), as tensors (T, 3, H, W) and truth (T, 1, H, W), float32."""
+
+    def __init__(self, source: ClipSource, frames: int, seed: int, options: Augmentation) -> None:
+        self._source, self._frames, self._seed, self._options = source, frames, seed, options
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        epoch, index = key
+        clip = self._source.clip(index, epoch)
+        rng = np.random.default_rng([self._seed, epoch, index, 1])
+        first = int(rng.integers(0, len(clip.frames) - self._frames + 1))
+        cut = slice(first, first + self._frames)
+        changed = augmented(Clip(clip.frames[cut], clip.masks[cut]), rng, self._options)
+        return normalised(changed.frames), torch.from_numpy(changed.masks).float()[:, None]
+
+
+class TrainingBatches:
+    """Batches of augmented clips, for one epoch after the other.
+
+    Args:
+        clips: where they are from.
+        frames: T; of longer clips, that many consecutive frames are taken at random.
+        seed: of the augmentation.
+        workers: processes that make clips ahead, and stay from epoch to epoch; 0 makes them here.
+    """
+
+    def __init__(
+        self,
+        clips: ClipSource | Sequence[Clip],
+        frames: int,
+        seed: int,
+        options: Augmentation = Augmentation(),  # noqa: B008
+        workers: int = 0,
+    ) -> None:
+        self._keys: list[list[tuple[int, int]]] = []
+        # Workers are fresh interpreters: a forked one would inherit locks of threads that it does not have.
+        self._loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+            _TrainingClips(clip_source(clips), frames, seed, options),
+            batch_sampler=self._keys,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            multiprocessing_context="spawn" if workers else None,
+        )
+
+    def of(self, epoch: int, numbers: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of the clips `numbers` in an epoch.
+
+        Yields:
+            clip (B, T, 3, H, W) normalised and truth (B, T, 1, H, W), both float32.
+        """
+        self._keys[:] = [[(epoch, index) for index in batch] for batch in numbers]
+        yield from self._loader

@@ -1,0 +1,323 @@
+"""Training on clips: the paper's losses, exact resume, several processes, and the best weights kept as it goes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from vivim.checkpoint import from_segformer, load_checkpoint, resolve_weights, save_checkpoint
+from vivim.model import Vivim
+from vivim.training.batches import Clip, ClipSource, TrainingBatches, micro_batches
+from vivim.training.distributed import Group
+from vivim.training.objective import Objective
+from vivim.training.recipe import FitConfig, learning_rate
+from vivim.training.scores import Scores, evaluate
+from vivim_runtime.errors import CheckpointError, ConfigError
+from vivim_runtime.files import atomic_path, writable_folder, write_text
+
+__all__ = ["EpochReport", "FitConfig", "RunOptions", "check_run", "fit"]
+
+_STATE = "state.pt"
+_CPU = Group(0, 1, torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is carried out; none of it changes its numbers, but for the device and the number of processes.
+
+    Attributes:
+        resume: go on with the run in the folder.
+        workers: processes that make clips ahead.
+        save_every: seconds after which the state is saved within an epoch, too.
+        group: processes and device.
+        metadata: stored in the weights.
+    """
+
+    resume: bool = False
+    workers: int = 0
+    save_every: float = 300.0
+    group: Group = _CPU
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What one epoch gave: mean training losses by term, validation scores, rate at its end, seconds it took."""
+
+    epoch: int
+    loss: float
+    terms: dict[str, float]
+    scores: Scores
+    lr: float
+    seconds: float
+
+
+def check_run(config: FitConfig, folder: str | Path, options: RunOptions, clips: int) -> None:
+    """Refuse what can be refused about a run before its clips are made.
+
+    Raises:
+        CheckpointError: `resume` finds no run, or the weights to start from are missing.
+        ConfigError: the folder holds a run that would be lost, or the clips make no step.
+    """
+    state = Path(folder) / _STATE
+    if options.resume and not state.is_file():
+        raise CheckpointError(f"there is nothing to resume in {folder}; start without --resume")
+    if not options.resume and state.is_file():
+        raise ConfigError(f"{folder} holds a run; go on with it by --resume, or choose another folder")
+    needed = config.batch * config.accumulate * options.group.size
+    if clips < needed:
+        raise ConfigError(f"{clips} clips make no batch of {needed}; give more clips or a smaller --batch")
+    for weights in (config.init, config.encoder):
+        if weights:
+            resolve_weights(weights)
+    Objective(config, torch.device("cpu"))
+
+
+def fit(
+    config: FitConfig,
+    clips: ClipSource | Sequence[Clip],
+    validation: ClipSource | Sequence[Clip],
+    folder: str | Path,
+    options: RunOptions = RunOptions(),  # noqa: B008
+    on_step: Callable[[int, int, float], None] | None = None,
+) -> Iterator[EpochReport]:
+    """Train, yielding after every epoch; `folder` receives what is needed to go on, and the weights.
+
+    Files, each whole or absent: `best.safetensors` (highest validation Dice so far), `last.safetensors`, `log.jsonl`
+    (a line an epoch) and `state.pt` (to resume from). A resumed run continues with the very numbers of an uninterrupted
+    one: order, augmentation and dropout of a batch follow from the seed, the epoch and its number alone.
+
+    Args:
+        on_step: called with (step within the epoch, steps an epoch, loss).
+
+    Raises:
+        CheckpointError: when `resume` finds no state, or that of a run with another configuration or other clips.
+        ConfigError: see `check_run`; or the network has more classes than the clips.
+    """
+    check_run(config, folder, options, len(clips))
+    folder = writable_folder(Path(folder))
+    run = _Run(config, clips, options)
+    if options.resume:
+        run.restore(folder / _STATE)
+    while run.epoch < config.epochs and not run.is_stuck():
+        began = time.monotonic()
+        terms, rate = run.train_epoch(folder / _STATE, on_step)
+        scores = evaluate(run.network, validation, options.group)
+        report = EpochReport(run.epoch + 1, terms["total"], terms, scores, rate, time.monotonic() - began)
+        run.finish_epoch(report, folder)
+        options.group.gathered(None)  # nobody goes on before the files are there
+        yield report
+
+
+class _Run:
+    """A network in training, and everything that changes with it."""
+
+    def __init__(self, config: FitConfig, clips: ClipSource | Sequence[Clip], options: RunOptions) -> None:
+        self.config, self.group, self._options = config, options.group, options
+        device = options.group.device
+        torch.manual_seed(config.seed)
+        self.model = _network(config).to(device).train()
+        self._wrapped = options.group.wrapped(self.model)
+        self._objective = Objective(config, device)
+        adam = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+        decay = 0.0 if config.optimizer == "adam" else config.weight_decay
+        self.optimizer = adam(self.model.parameters(), lr=config.lr, weight_decay=decay)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
+        update = _moving_average(config.ema)
+        self.average = AveragedModel(self.model, multi_avg_fn=update, use_buffers=True) if config.ema else None
+        self._batches = TrainingBatches(clips, config.frames, config.seed, config.augmentation, options.workers)
+        self._clips = len(clips)
+        self.epoch = self._step = 0  # where the run is: both count from 0
+        self._sums: dict[str, float] = {}  # of the losses of the steps of this epoch so far
+        self._best, self._best_epoch = -1.0, 0
+        self._log: list[dict[str, Any]] = []
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same when a run is resumed."""
+        return {**asdict(self.config), "clips": self._clips, "processes": self.group.size}
+
+    def is_stuck(self) -> bool:
+        """Whether the last `patience` epochs brought nothing better."""
+        patience = self.config.patience
+        return bool(patience) and self.epoch - self._best_epoch >= patience
+
+    @property
+    def network(self) -> Vivim:
+        """The network to evaluate and to save: with averaged weights where they are kept."""
+        model = self.model if self.average is None else self.average.module
+        assert isinstance(model, Vivim)
+        return model
+
+    def train_epoch(
+        self, state: Path, on_step: Callable[[int, int, float], None] | None
+    ) -> tuple[dict[str, float], float]:
+        """The rest of this epoch; returns its mean losses and the last rate."""
+        config, group = self.config, self.group
+        a_step = config.accumulate * group.size
+        numbers = micro_batches(config.seed, self.epoch, self._clips, config.batch, a_step)
+        steps = len(numbers) // a_step
+        self.model.train()
+        mine = range(self._step * a_step + group.rank, len(numbers), group.size)
+        batches = self._batches.of(self.epoch, [numbers[i] for i in mine])
+        rate, saved = 0.0, time.monotonic()
+        while self._step < steps:
+            rate = learning_rate(config, self.epoch * steps + self._step, config.epochs * steps)
+            losses = self._update(rate, batches, self._step * a_step)
+            self._sums = {name: self._sums.get(name, 0.0) + loss for name, loss in losses.items()}
+            self._step += 1
+            if on_step:
+                on_step(self._step, steps, losses["total"])
+            if time.monotonic() - saved > self._options.save_every and self._step < steps:
+                self._save(state)
+                saved = time.monotonic()
+        return {name: total / steps for name, total in self._sums.items()}, rate
+
+    def _update(self, rate: float, batches: Iterator[tuple[Tensor, Tensor]], first: int) -> dict[str, float]:
+        """One step over `accumulate` batches; returns the losses before it, averaged over them and the processes."""
+        config, group = self.config, self.group
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        for index in range(config.accumulate):
+            number = first + index * group.size + group.rank  # of the batch within the epoch
+            pixels, truth = (tensor.to(group.device, non_blocking=True) for tensor in next(batches))
+            # Of dropout and stochastic depth; not before `next`, which draws a number where it starts an epoch.
+            torch.manual_seed((config.seed * 100_003 + self.epoch) * 1_000_003 + number)
+            is_last = index == config.accumulate - 1
+            with contextlib.nullcontext() if is_last or group.size == 1 else self._wrapped.no_sync():  # type: ignore[operator]
+                with self._precision():
+                    output = self._wrapped(pixels)
+                losses = self._objective(output, truth)
+                self.scaler.scale(losses["total"] / config.accumulate).backward()
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, torch.zeros_like(loss)) + loss.detach()
+        self.scaler.unscale_(self.optimizer)
+        if config.max_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), config.max_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        group.average_buffers(self.model)  # in every step: so a state that one process saves is that of all
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        means = {name: (total / config.accumulate).item() for name, total in sums.items()}
+        everyone = group.gathered(means)
+        return {name: sum(losses[name] for losses in everyone) / len(everyone) for name in means}
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        if self.config.amp == "off":
+            return contextlib.nullcontext()
+        kind = torch.bfloat16 if self.config.amp == "bf16" else torch.float16
+        return torch.autocast(self.group.device.type, kind)
+
+    def finish_epoch(self, report: EpochReport, folder: Path) -> None:
+        """Write down what an epoch gave."""
+        self._log.append(asdict(report))
+        self.epoch, self._step, self._sums = report.epoch, 0, {}
+        is_best = report.scores.dice > self._best
+        if is_best:
+            self._best, self._best_epoch = report.scores.dice, report.epoch
+        if not self.group.leads:
+            return
+        notes = {
+            **self._options.metadata,
+            "epoch": str(report.epoch),
+            "validation_dice": f"{report.scores.dice:.4f}",
+        }
+        if is_best:
+            save_checkpoint(folder / "best.safetensors", self.network, notes)
+        save_checkpoint(folder / "last.safetensors", self.network, notes)
+        write_text(folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in self._log))
+        self._save(folder / _STATE)  # last: an epoch that the state knows is written down
+
+    def _save(self, path: Path) -> None:
+        if not self.group.leads:
+            return
+        state = {
+            "run": json.dumps(self._identity, sort_keys=True),
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "progress": json.dumps(
+                {
+                    "epoch": self.epoch,
+                    "step": self._step,
+                    "sums": self._sums,
+                    "best": self._best,
+                    "best_epoch": self._best_epoch,
+                    "log": self._log,
+                }
+            ),
+        }
+        with atomic_path(path) as temporary:
+            torch.save(state, temporary)
+
+    def restore(self, path: Path) -> None:
+        """Go on where the state in a file stands; CheckpointError where it is that of another run, or damaged."""
+        identity: dict[str, Any] = json.loads(json.dumps(self._identity))
+        try:
+            state = torch.load(path, map_location=self.group.device, weights_only=True)
+            before = json.loads(state["run"])
+            changed = [name for name in identity if before.get(name) != identity[name]]
+            if not changed:
+                self.model.load_state_dict(state["model"])
+                if self.average is not None:
+                    self.average.load_state_dict(state["average"])
+                self.optimizer.load_state_dict(state["optimizer"])
+                self.scaler.load_state_dict(state["scaler"])
+                progress = json.loads(state["progress"])
+                self.epoch, self._step, self._sums = progress["epoch"], progress["step"], progress["sums"]
+                self._best, self._best_epoch = progress["best"], progress["best_epoch"]
+                self._log = progress["log"]
+                return
+        except Exception as error:  # whatever torch's reader meets in a damaged file
+            raise CheckpointError(f"{path} is damaged ({error!r}); start again in another folder") from None
+        differences = ", ".join(f"{name} was {before.get(name)} and is {identity[name]}" for name in changed)
+        raise CheckpointError(f"{path.parent} holds a run with other options ({differences}); use those to resume it")
+
+
+def _network(config: FitConfig) -> Vivim:
+    """The network at the start: from scratch, or with the weights of `init` or `encoder` for all that they have."""
+    if config.encoder:
+        return from_segformer(config.encoder, config.network())
+    if not config.init:
+        return Vivim(config.network())
+    start = load_checkpoint(config.init)
+    if len(start.config.classes) != 1:
+        raise ConfigError(
+            f"{config.init} has the classes {', '.join(start.config.classes)}; the clips know one, lesion"
+        )
+    model = Vivim(replace(start.config, **config.changes()))
+    ours, theirs = ({key: value.shape for key, value in m.state_dict().items()} for m in (model, start))
+    # An edge head may come or go; a network with other directions or layers than its weights is a mistake.
+    strange = [key for key, _ in ours.items() ^ theirs.items() if not key.startswith("edge_head.")]
+    if strange:
+        raise ConfigError(f"{config.init} does not fit the network that is asked for ({min(strange)} differs)")
+    model.load_state_dict(start.state_dict(), strict=False)
+    return model
+
+
+def _moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
+    """Exponential, and shorter at the start, where there is little to average."""
+
+    @torch.no_grad()
+    def update(averages: Sequence[Tensor], values: Sequence[Tensor], count: Tensor | int) -> None:
+        share = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
+        for average, value in zip(averages, values, strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, share)
+            else:
+                average.copy_(value)
+
+    return update

@@ -1,0 +1,67 @@
+"""What training reports of a network: the paper's figures (Table I) and the distance of outlines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from vivim.training.batches import Clip, ClipSource, clip_source, normalised
+from vivim.training.distributed import Group
+from vivim_runtime.errors import DataError
+from vivim_runtime.judging import metrics
+
+__all__ = ["Scores", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Means over frames at threshold 0.5.
+
+    Attributes:
+        dice, iou, precision, recall: Table I of the paper; conventions for empty masks in judging.metrics.
+        hd95: pixels, over the frames in which both masks mark something; None where there is none.
+        frames: how many.
+    """
+
+    dice: float
+    iou: float
+    precision: float
+    recall: float
+    hd95: float | None
+    frames: int
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    clips: ClipSource | Sequence[Clip],
+    group: Group = Group(0, 1, torch.device("cpu")),  # noqa: B008
+) -> Scores:
+    """Scores of a network on clips, each given whole (T frames at once) and shared out over the processes.
+
+    Raises:
+        DataError: no clips, or a network of several classes.
+    """
+    source = clip_source(clips)
+    if not len(source):
+        raise DataError("there are no clips to evaluate on; give at least one")
+    model.eval()
+    tables = []
+    for index in range(group.rank, len(source), group.size):
+        clip = source.clip(index, 0)
+        logits = model(normalised(clip.frames)[None].to(group.device)).logits[0]  # (T, K, H, W)
+        if logits.shape[1] != 1:
+            raise DataError(f"the network has {logits.shape[1]} classes; the clips know one, lesion")
+        predicted = (logits[:, 0] > 0).cpu().numpy()  # sigmoid > 0.5
+        functions = (metrics.dice, metrics.iou, metrics.precision, metrics.recall, metrics.hd95)
+        figures = [function(predicted, clip.masks) for function in functions]
+        both = predicted.any(axis=(1, 2)) & clip.masks.any(axis=(1, 2))
+        tables.append(np.stack([*figures, both]))
+    table = np.concatenate([table for tables in group.gathered(tables) for table in tables], axis=1)  # (6, frames)
+    dice, iou, precision, recall = table[:4].mean(1).tolist()
+    distances = table[4, table[5] > 0]
+    return Scores(dice, iou, precision, recall, float(distances.mean()) if distances.size else None, table.shape[1])
