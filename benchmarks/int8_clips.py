@@ -37,9 +37,7 @@ def main() -> None:
         whole = whole_clips(names, frames, size)
         return ClipSet(tuple(whole.chosen[number] for number in numbers), whole.videos, frames, size)
 
-    phantoms = [
-        f"phantom:?seed={seed}&frames={frames}&size={size[0]}x{size[1]}" for seed in range(1_000_000, 1_000_008)
-    ]
+    phantoms = [f"phantom:seed={seed},frames={frames},size={size[0]}x{size[1]}" for seed in range(1_000_000, 1_000_008)]
     cine = str(pydicom.examples.get_path("ybr_color"))
     judged = {"phantoms": clips(phantoms[6:], [0, 1]), "cine loop": clips([cine], [3, 5])}
     learnt = {"4 phantoms": clips(phantoms[:4], [0, 1, 2, 3])}

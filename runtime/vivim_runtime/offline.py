@@ -11,11 +11,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from vivim_runtime.clips import Clip, Show, clips, logits_at, resized, threshold_logit
+from vivim_runtime.clips import Clip, Show, clips, resized, threshold_logit
 from vivim_runtime.errors import UsageError
 from vivim_runtime.overlay import Layer, drawn
 from vivim_runtime.sessions.base import Session
-from vivim_runtime.sinks.base import Segmented, Sink
+from vivim_runtime.sinks.base import MaskedFrame, Segmented, Sink
 from vivim_runtime.sources.base import Source
 
 __all__ = ["RunOptions", "RunReport", "Stopwatch", "run"]
@@ -183,15 +183,21 @@ def _segmented(
     clip: Clip, logits: np.ndarray, session: Session, options: RunOptions, latency: float, watch: Stopwatch
 ) -> Iterator[Segmented]:
     """The frames that this clip serves, with masks at their own resolution."""
-    level = threshold_logit(options.threshold)
     for position in range(clip.used.start, clip.used.stop):
         frame = clip.frames[position]
         with watch.measure("mask"):
-            at_size = logits_at(logits[position], frame.image.shape[:2])
-            masks = at_size > level
+            masked = MaskedFrame.of(
+                frame,
+                logits[position],
+                options.threshold,
+                clip=clip.number,
+                position=position,
+                latency_ms=latency,
+                padded=clip.padded > 0,
+            )
         with watch.measure("draw"):
-            picture = drawn(frame.image, masks, session.info.classes, options.layers, options.alpha)
-        yield Segmented(frame, clip.number, position, clip.padded > 0, at_size, masks, picture, latency)
+            picture = drawn(frame.image, masked.masks, session.info.classes, options.layers, options.alpha)
+        yield Segmented.of(masked, picture)
 
 
 def _percentiles(latencies: list[float]) -> dict[str, float]:

@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 from tests.calibration.conftest import FRAMES, SIZE, clips_of
-from vivim_calibration import command
+from vivim_calibration import procedure
 from vivim_calibration.calibration import Calibration
 from vivim_calibration.clips import DrawOptions, whole_clips
 from vivim_calibration.procedure import Options, Outcome, calibrate
@@ -80,7 +80,7 @@ def test_budgets_are_those_of_parity() -> None:
 def test_a_cache_gives_the_same_file_without_calibrating(
     made: tuple[Path, Outcome, Path], exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "calibrated", None)  # whoever calls it fails
+    monkeypatch.setattr(procedure, "calibrated", None)  # whoever calls it fails
     calibrate(exported, tmp_path / "again.onnx", CALIBRATION, EVALUATION, replace(OPTIONS, cache=made[2]))
     calibrate(exported, tmp_path / "bare.onnx", [], EVALUATION, replace(OPTIONS, cache=made[2]))
     for name in ("again.onnx", "bare.onnx"):
@@ -213,13 +213,13 @@ def test_the_model_itself_is_never_overwritten(exported: Path) -> None:
 def test_over_budget_nothing_is_written_and_an_earlier_file_stays(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = command.calibrated
+    real = procedure.calibrated
 
     def narrow(*arguments: object) -> Calibration:
         found = real(*arguments)  # type: ignore[arg-type]
         return replace(found, ranges={name: reach / 20 for name, reach in found.ranges.items()})
 
-    monkeypatch.setattr(command, "calibrated", narrow)
+    monkeypatch.setattr(procedure, "calibrated", narrow)
     output = tmp_path / "net.int8.onnx"
     output.write_text("earlier")
     with pytest.raises(VerdictError, match=r"mask Dice 0\.\d+ is under 0\.99.*nothing was written") as caught:
@@ -232,7 +232,7 @@ def test_over_budget_nothing_is_written_and_an_earlier_file_stays(
 def test_int8_has_to_be_faster_here_unless_it_is_for_another_device(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, int8: float, refused: bool
 ) -> None:
-    monkeypatch.setattr(command, "latencies", lambda *arguments: [10.0, int8])
+    monkeypatch.setattr(procedure, "latencies", lambda *arguments: [10.0, int8])
     here = replace(OPTIONS, target="")
     if refused:
         with pytest.raises(VerdictError, match=r"int8 takes 11\.0 ms and fp32 10\.0 ms .* --target"):

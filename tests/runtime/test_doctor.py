@@ -18,10 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from vivim_runtime import doctor, plugin
+from vivim_runtime import doctor
+from vivim_runtime.commands import doctor as command
 from vivim_runtime.commands.entry import main
-from vivim_runtime.doctor import Finding, State, asking, cli, diagnose, engines, hardware, media
+from vivim_runtime.doctor import Finding, State, asking, diagnose, engines, hardware, media
 from vivim_runtime.doctor.asking import ask
+from vivim_runtime.sessions import plugin
 
 ROOT = Path(__file__).parents[2]
 
@@ -543,7 +545,7 @@ FINDINGS = [
 def test_exit_code_is_1_only_where_something_is_broken(
     count: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "diagnose", lambda: FINDINGS[:count])
+    monkeypatch.setattr(command, "diagnose", lambda: FINDINGS[:count])
     assert call(monkeypatch) == code
     assert call(monkeypatch, "--json") == code
     assert capsys.readouterr().err == ""
@@ -552,7 +554,7 @@ def test_exit_code_is_1_only_where_something_is_broken(
 def test_a_finding_is_a_line_and_a_fix_a_whole_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "diagnose", lambda: FINDINGS)
+    monkeypatch.setattr(command, "diagnose", lambda: FINDINGS)
     call(monkeypatch)
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert lines == [
@@ -566,7 +568,7 @@ def test_a_finding_is_a_line_and_a_fix_a_whole_one(
 
 
 def test_json_holds_the_same(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(cli, "diagnose", lambda: FINDINGS)
+    monkeypatch.setattr(command, "diagnose", lambda: FINDINGS)
     call(monkeypatch, "--json")
     record = json.loads(capsys.readouterr().out)
     assert record["counts"] == {"ok": 1, "missing": 1, "broken": 1}

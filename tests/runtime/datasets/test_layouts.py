@@ -274,7 +274,7 @@ def test_phantoms_have_three_splits_and_defaults() -> None:
         ("phantom:clip=2", "unknown clip; expected something like phantom:clips=40"),
         ("phantom:clips=two", "has a value that is no number"),
         ("phantom:clips=0", "asks for 0 clips"),
-        ("phantom:size=1x2x3", "phantom of 0x0"),
+        ("phantom:size=1x2x3", "size of phantom:size=1x2x3 is 1x2x3; expected one number, or height x width"),
     ],
 )
 def test_wrong_phantoms_are_refused(name: str, problem: str) -> None:
