@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 NVCC   ?= $(or $(shell command -v nvcc),$(firstword $(wildcard $(VENV)/lib/python3*/site-packages/nvidia/cu13/bin/nvcc)))
 CMAKE  ?= $(or $(shell command -v cmake),$(BIN)/cmake)
 
-.PHONY: help dev format lint types test test-all plugins gpu-check demo bench clean
+.PHONY: help dev format lint types test test-all native wheels plugins gpu-check demo bench clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
@@ -39,6 +39,9 @@ test: dev  ## the fast tests (under 10 minutes on 2 cores)
 test-all: dev  ## every test that this machine can run
 	$(BIN)/python -m pytest
 
+native:  ## the operators for ONNX Runtime and PyTorch on this CPU, in plugins/build/native (a C++ compiler is enough)
+	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) plugins/ort/build.py
+
 plugins:  ## the CUDA kernels and the TensorRT plugin, in plugins/build/gpu (ARCH=87: for one GPU architecture)
 	$(CMAKE) -S plugins --preset gpu $(if $(NVCC),-DVIVIM_NVCC=$(NVCC)) $(if $(ARCH),-D,-U)VIVIM_ARCHITECTURES$(if $(ARCH),=$(ARCH))
 	$(CMAKE) --build plugins/build/gpu --parallel
@@ -46,7 +49,11 @@ plugins:  ## the CUDA kernels and the TensorRT plugin, in plugins/build/gpu (ARC
 gpu-check:  ## on a machine with an NVIDIA GPU: build, test, benchmark and sanitise the kernels in 8 minutes (OUT=folder)
 	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) plugins/tools/gpu_check.py $(if $(OUT),--out "$(OUT)")
 
+wheels:  ## vivim-edge and vivim-edge-native for x86-64 and aarch64, in dist/ (needs: pip install ziglang)
+	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) plugins/ort/wheels.py
+
 demo: dev  ## export, check and run the shipped weights; results in demo/
+	@$(BIN)/python plugins/ort/build.py || echo "The demo runs without it, slower."
 	$(BIN)/python examples/demo.py --out demo
 
 bench: dev  ## the CPU benchmarks: the scan, and whole clips end to end

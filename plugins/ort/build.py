@@ -101,7 +101,7 @@ def build(output: Path, toolchain: Toolchain, options: Sequence[str] = (), extra
     Args:
         output: the file to write.
         toolchain: what compiles it.
-        options: more options of every compilation and of the link.
+        options: more options of every compilation, which outdo ours, and of the link.
         extra: more sources, with which the result is a program instead of a library.
 
     Raises:
@@ -110,14 +110,14 @@ def build(output: Path, toolchain: Toolchain, options: Sequence[str] = (), extra
     if output.exists() and output.stat().st_mtime > max(file.stat().st_mtime for file in _inputs(extra)):
         return output
     output.parent.mkdir(parents=True, exist_ok=True)
-    common = ["-std=c++17", *_WARNINGS, "-fPIC", "-fvisibility=hidden", "-pthread", *options]
+    common = ["-std=c++17", *_WARNINGS, "-fPIC", "-fvisibility=hidden", "-pthread"]
     common += ["-I", str(HERE.parent / "include"), f'-DVIVIM_VERSION="{version()}"']
     sources = {HERE / name: flags for name, flags in _KERNELS[toolchain.machine].items()}
     sources |= {HERE / name: ["-O2"] for name in _OTHERS} | {path: ["-O2"] for path in extra}
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         objects = [Path(folder) / f"{i}.o" for i in range(len(sources))]
         jobs = [
-            [*toolchain.command, *common, *flags, "-c", str(source), "-o", str(made)]
+            [*toolchain.command, *common, *flags, *options, "-c", str(source), "-o", str(made)]
             for (source, flags), made in zip(sources.items(), objects, strict=True)
         ]
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:

@@ -8,22 +8,47 @@
 
 #include "kernels.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace vivim::cpu
 {
 namespace
 {
+#if defined(__x86_64__)
+enum class Level
+{
+    none,
+    avx2,
+    avx512
+};
+
+// What processor and system have, asked of them: __builtin_cpu_supports says nothing where compiler-rt of zig is linked.
+Level levelOfThisCpu()
+{
+    unsigned a, b, c, d, features;
+    if (!__get_cpuid(1, &a, &b, &features, &d)) return Level::none;
+    constexpr unsigned kFma = 1u << 12, kSavesState = 1u << 27, kAvx = 1u << 28, kF16c = 1u << 29;
+    constexpr unsigned kFirst = kFma | kSavesState | kAvx | kF16c;
+    if ((features & kFirst) != kFirst || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return Level::none;
+    unsigned low, high;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0)); // the registers that the system saves
+    constexpr unsigned kYmm = 0x6, kZmm = 0xe6;
+    constexpr unsigned kAvx2 = 1u << 5, kAvx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; // F, DQ, BW, VL
+    if ((low & kYmm) != kYmm || !(b & kAvx2)) return Level::none;
+    return (low & kZmm) == kZmm && (b & kAvx512) == kAvx512 ? Level::avx512 : Level::avx2;
+}
+#endif
+
 Kernels const& best()
 {
     char const* const wanted = std::getenv("VIVIM_CPU_ISA");
     auto const allowed = [&](char const* name) { return !wanted || !*wanted || !std::strcmp(wanted, name); };
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (allowed("avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")
-        && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
-        return avx512::kKernels;
-    if (allowed("avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
-        && __builtin_cpu_supports("f16c"))
-        return avx2::kKernels;
+    Level const level = levelOfThisCpu();
+    if (allowed("avx512") && level == Level::avx512) return avx512::kKernels;
+    if (allowed("avx2") && level >= Level::avx2) return avx2::kKernels;
 #endif
     (void) allowed;
     return baseline::kKernels;
