@@ -21,9 +21,9 @@ from typing import Any
 
 import onnx
 
+from vivim_export.emulation import open_artefact
 from vivim_export.engine_graph import EngineGraph, engine_graph
 from vivim_export.precision_check import check_layers, layers_of_engine, layers_of_network
-from vivim_export.runners import open_artefact
 from vivim_runtime.errors import MissingExtraError, ModelError, ParityError, UsageError, VivimError
 from vivim_runtime.files import atomic_path, sha256_file, writable_file
 from vivim_runtime.judging.parity import Comparison, compare
