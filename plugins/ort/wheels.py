@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,17 +22,18 @@ from build import HERE, TARGETS, version
 __all__ = ["main", "released"]
 
 ROOT = HERE.parents[1]
-_CHECKOUT_LINE = 'cpu = ["onnxruntime>=1.18,<2"]'
+# The extra of a checkout, which a release extends.
+_CPU = re.compile(r'^cpu = \["(onnxruntime[^"]*)"\]$', re.M)
 
 
 def released(pyproject: str, native_version: str) -> str:
     """The project's description with the extra `cpu` of a release; ValueError where the checkout's is not in it."""
-    if pyproject.count(_CHECKOUT_LINE) != 1:
-        raise ValueError(f"pyproject.toml does not hold the line {_CHECKOUT_LINE}, which a release extends")
     # Elsewhere there is no wheel of it, and the bodies run.
     marker = "sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'"
-    requirement = f"vivim-edge-native=={native_version}; {marker}"
-    return pyproject.replace(_CHECKOUT_LINE, f'cpu = ["onnxruntime>=1.18,<2", "{requirement}"]')
+    extended, count = _CPU.subn(rf'cpu = ["\1", "vivim-edge-native=={native_version}; {marker}"]', pyproject)
+    if count != 1:
+        raise ValueError("pyproject.toml has no extra cpu with onnxruntime alone, which a release extends")
+    return extended
 
 
 def _wheel(source: Path, out: Path, **environment: str) -> None:

@@ -59,6 +59,17 @@ struct Scan
     bool split;
 };
 
+// Depthwise convolution of channels-last images over (frames, rows, columns), zeros outside, then GELU (with erf).
+struct Depthwise
+{
+    float const* x;      // (B, T, H, W, C)
+    float const* weight; // (kernelFrames, 3, 3, C)
+    float const* bias;   // (C)
+    float* y;            // as x
+    int64_t batch, frames, height, width, channels;
+    int kernelFrames; // 1 or 3
+};
+
 // One instruction set's implementation. `combine` follows a scan that is split.
 struct Kernels
 {
@@ -66,6 +77,7 @@ struct Kernels
     void (*conv)(Conv const& conv, int64_t task);
     void (*scan)(Scan const& scan, int64_t task);
     void (*combine)(Scan const& scan, int64_t task);
+    void (*depthwise)(Depthwise const& depthwise, int64_t task);
 };
 
 namespace baseline { extern Kernels const kKernels; } // SSE2, or NEON on aarch64
@@ -95,4 +107,5 @@ int64_t processors();
 // Throw std::invalid_argument, which says what was received and expected, for what the kernels cannot take.
 void convolve(Conv const& conv, Workers& workers);
 void scan(Scan scan, Workers& workers);
+void convolveDepthwise(Depthwise const& depthwise, Workers& workers);
 } // namespace vivim::cpu

@@ -4,6 +4,7 @@
 //   conv   xc = silu(bias + sum_j weight_j x(j steps back)), tokens outside, channels inside
 //   scan   16 channels of one clip are a task, which walks its directions one after the other: the state (N x 16) stays
 //          in registers, kSteps steps are made at a time: time steps (projection, softplus), recurrence, output
+//   depthwise   gelu(bias + sum of 3 x 3 (x 3) neighbours), channels last: one row of pixels is a task
 //
 // Numerics. All arithmetic is float32. 2^x has a relative error of 1e-7 and is exactly 1 at 0, so that a state that does
 // not decay stays what it is however many steps there are. The sum over the directions is taken in their order, skip
@@ -110,6 +111,20 @@ inline Vector softplus(Vector x)
     p = p * q + 0.66666315f;
     p = p * q + 2.f;
     return larger(all(0.f), x) + s * p;
+}
+
+// x times the normal distribution's integral. erf by Abramowitz and Stegun 7.1.26, absolute error 1.5e-7.
+inline Vector gelu(Vector x)
+{
+    Vector const z = larger(-x, x) * 0.70710678f;
+    Vector const t = 1.f / (z * 0.3275911f + 1.f);
+    Vector p = all(1.061405429f);
+    p = p * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    Vector const tail = p * t * exp2(z * z * -kLog2e); // 1 - erf(|x| / sqrt(2))
+    return larger(all(0.f), x) - 0.5f * larger(-x, x) * tail;
 }
 
 // ---- memory ----
@@ -548,9 +563,86 @@ void combine(Scan const& a, int64_t task)
     case VIVIM_BFLOAT16: return combineOf<Bfloat>(a, task);
     }
 }
+// ---- depthwise convolution ----
+
+// The rows of x that one row of y is made of, and where their weights are.
+struct DepthwiseRows
+{
+    float const* x[9];
+    float const* weight[9];
+    int count = 0;
+};
+
+template <bool Whole>
+void depthwiseChannels(Depthwise const& a, DepthwiseRows const& rows, float* y, int64_t c, int count)
+{
+    constexpr int kBlock = 4; // columns at once, which share the loads
+    Channels<Whole> const channels{count};
+    for (int v = 0; v < kVectors; ++v)
+    {
+        Vector const bias = channels.load(a.bias + c, v);
+        int64_t w = 0;
+        while (w < a.width)
+        {
+            if (w >= 1 && w + kBlock < a.width)
+            {
+                Vector total[kBlock] = {bias, bias, bias, bias};
+                for (int r = 0; r < rows.count; ++r)
+                {
+                    float const* const from = rows.x[r] + (w - 1) * a.channels + c;
+                    Vector x[kBlock + 2];
+                    for (int i = 0; i < kBlock + 2; ++i) x[i] = channels.load(from + i * a.channels, v);
+                    for (int tap = 0; tap < 3; ++tap)
+                    {
+                        Vector const weight = channels.load(rows.weight[r] + tap * a.channels + c, v);
+                        for (int i = 0; i < kBlock; ++i) total[i] += weight * x[i + tap];
+                    }
+                }
+                for (int i = 0; i < kBlock; ++i) channels.store(y + (w + i) * a.channels + c, v, gelu(total[i]));
+                w += kBlock;
+                continue;
+            }
+            Vector total = bias;
+            for (int r = 0; r < rows.count; ++r)
+            {
+                for (int tap = 0; tap < 3; ++tap)
+                {
+                    int64_t const source = w + tap - 1;
+                    if (source < 0 || source >= a.width) continue;
+                    total += channels.load(rows.weight[r] + tap * a.channels + c, v)
+                        * channels.load(rows.x[r] + source * a.channels + c, v);
+                }
+            }
+            channels.store(y + w * a.channels + c, v, gelu(total));
+            ++w;
+        }
+    }
+}
+
+void depthwise(Depthwise const& a, int64_t task)
+{
+    int64_t const h = task % a.height, t = task / a.height % a.frames, b = task / a.height / a.frames;
+    DepthwiseRows rows;
+    for (int kt = 0; kt < a.kernelFrames; ++kt)
+    {
+        int64_t const frame = t + kt - a.kernelFrames / 2;
+        if (frame < 0 || frame >= a.frames) continue;
+        for (int kh = 0; kh < 3; ++kh)
+        {
+            int64_t const row = h + kh - 1;
+            if (row < 0 || row >= a.height) continue;
+            rows.x[rows.count] = a.x + ((b * a.frames + frame) * a.height + row) * a.width * a.channels;
+            rows.weight[rows.count++] = a.weight + (kt * 3 + kh) * 3 * a.channels;
+        }
+    }
+    float* const y = a.y + task * a.width * a.channels;
+    int64_t c = 0;
+    for (; c + kScanChannels <= a.channels; c += kScanChannels) depthwiseChannels<true>(a, rows, y, c, kScanChannels);
+    if (c < a.channels) depthwiseChannels<false>(a, rows, y, c, int(a.channels - c));
+}
 } // namespace
 
 #define VIVIM_TEXT_(name) #name
 #define VIVIM_TEXT(name) VIVIM_TEXT_(name)
-extern Kernels const kKernels = {VIVIM_TEXT(VIVIM_ISA), conv, scan, combine};
+extern Kernels const kKernels = {VIVIM_TEXT(VIVIM_ISA), conv, scan, combine, depthwise};
 } // namespace vivim::cpu::VIVIM_ISA

@@ -142,4 +142,16 @@ void scan(Scan scan, Workers& workers)
         [](void const* operation, int64_t task) { kernels().combine(*static_cast<Scan const*>(operation), task); },
         &scan);
 }
+
+void convolveDepthwise(Depthwise const& depthwise, Workers& workers)
+{
+    expect(depthwise.kernelFrames == 1 || depthwise.kernelFrames == 3, "the number of frames of the weight",
+        depthwise.kernelFrames, "1 or 3");
+    expectPointers({depthwise.x, depthwise.weight, depthwise.bias, depthwise.y});
+    workers.run(depthwise.batch * depthwise.frames * depthwise.height,
+        [](void const* operation, int64_t task) {
+            kernels().depthwise(*static_cast<Depthwise const*>(operation), task);
+        },
+        &depthwise);
+}
 } // namespace vivim::cpu

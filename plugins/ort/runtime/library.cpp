@@ -65,8 +65,9 @@ private:
         check(api, getTensorElementType(api, data, &type));
         Shape dims;
         std::vector<char const*> names;
-        for (Axis const from : Operator::kOutput)
+        for (size_t i = 0; i < Operator::kOutputRank; ++i)
         {
+            Axis const from = Operator::kOutput[i];
             OrtTensorTypeAndShapeInfo* info = nullptr;
             check(api, shapeInferInput(api, context, from.input, &info));
             Shape const shape = shapeOf(api, info);
@@ -122,6 +123,8 @@ extern "C" VIVIM_API OrtStatus* RegisterCustomOps(OrtSessionOptions* options, Or
         OrtCustomOpDomain* domain = nullptr;
         check(api, createCustomOpDomain(api, "vivim", &domain));
         addTypes<Cpu>(api, domain);
+        add<DepthwiseConvGelu<2>, Cpu, VIVIM_FLOAT32>(api, domain);
+        add<DepthwiseConvGelu<3>, Cpu, VIVIM_FLOAT32>(api, domain);
         if (vivim::cuda::library()) addTypes<Cuda>(api, domain);
         check(api, addCustomOpDomain(api, options, domain));
     });

@@ -50,6 +50,7 @@ public:
     enum { kXz, kWeight, kBias, kInputs };
     static constexpr bool kIsParameter[kInputs] = {false, true, true};
     static constexpr Axis kOutput[] = {{kWeight, 0}, {kXz, 0}, {kXz, 1}, {kWeight, 1}}; // (K, B, L, D)
+    static constexpr size_t kOutputRank = 4;
 
     CausalConv1d(OrtApi const* api, OrtKernelInfo const* info) : m_attributes(api, info) {}
 
@@ -84,6 +85,7 @@ public:
     enum { kXc, kDbc, kXz, kALog2e, kDtWeight, kDtBias, kDSkip, kInputs };
     static constexpr bool kIsParameter[kInputs] = {false, false, false, true, true, true, true};
     static constexpr Axis kOutput[] = {{kXc, 1}, {kXc, 2}, {kXc, 3}}; // (B, L, D)
+    static constexpr size_t kOutputRank = 3;
 
     SelectiveScan(OrtApi const* api, OrtKernelInfo const* info) : m_attributes(api, info)
     {
@@ -124,5 +126,35 @@ public:
 private:
     Attributes const m_attributes;
     int64_t m_mean = 1;
+};
+
+// vivim::DepthwiseConvGelu2d over (F, H, W, C) and vivim::DepthwiseConvGelu3d over (B, T, H, W, C), channels last. Of the
+// CPU alone: a file has them where it was exported for one.
+template <int Dimensions> class DepthwiseConvGelu
+{
+public:
+    static constexpr char const* kName = Dimensions == 2 ? "DepthwiseConvGelu2d" : "DepthwiseConvGelu3d";
+    enum { kX, kWeight, kBias, kInputs };
+    static constexpr bool kIsParameter[kInputs] = {false, true, true};
+    static constexpr Axis kOutput[] = {{kX, 0}, {kX, 1}, {kX, 2}, {kX, 3}, {kX, 4}};
+    static constexpr size_t kOutputRank = Dimensions + 2;
+
+    DepthwiseConvGelu(OrtApi const*, OrtKernelInfo const*) {}
+
+    void compute(Context const& context, vivim_dtype) const
+    {
+        auto const in = inputsOf<kInputs>(context);
+        Shape const& x = in[kX].shape;
+        expectRank("x", x, Dimensions + 2);
+        int64_t const frames = Dimensions == 2 ? 1 : x[1], channels = x.back();
+        expectShape("weight", in[kWeight].shape, Dimensions == 2 ? Shape{3, 3, channels} : Shape{3, 3, 3, channels});
+        expectShape("bias", in[kBias].shape, {channels});
+        auto const numbers = [&](size_t i) { return static_cast<float const*>(in[i].data); };
+        cpu::Depthwise const depthwise{numbers(kX), numbers(kWeight), numbers(kBias),
+            static_cast<float*>(context.output(0, x)), x[0], frames, x[Dimensions - 1], x[Dimensions], channels,
+            Dimensions == 2 ? 1 : 3};
+        SessionThreads threads(context, in[kX].memory);
+        cpu::convolveDepthwise(depthwise, threads);
+    }
 };
 } // namespace vivim::ort

@@ -285,6 +285,34 @@ void testConv(Case const& some, int32_t taps, vivim_dtype type)
     if (again != xc) report(false, "threads", name, 3);
 }
 
+void testDepthwise(int64_t batch, int64_t frames, int64_t height, int64_t width, int64_t channels, int kernelFrames)
+{
+    Numbers const x = randoms(size_t(batch * frames * height * width * channels), 2.f);
+    Numbers const weight = randoms(size_t(kernelFrames * 9 * channels), 0.6f), bias = randoms(size_t(channels), 1.f);
+    std::vector<double> expected(x.size());
+    for (int64_t i = 0; i < int64_t(x.size()); ++i)
+    {
+        int64_t const c = i % channels, w = i / channels % width, h = i / channels / width % height;
+        int64_t const t = i / channels / width / height % frames, b = i / channels / width / height / frames;
+        double total = bias[size_t(c)];
+        for (int64_t k = 0; k < kernelFrames * 9; ++k)
+        {
+            int64_t const tt = t + k / 9 - kernelFrames / 2, hh = h + k / 3 % 3 - 1, ww = w + k % 3 - 1;
+            if (tt < 0 || tt >= frames || hh < 0 || hh >= height || ww < 0 || ww >= width) continue;
+            total += double(weight[size_t(k * channels + c)])
+                * x[size_t((((b * frames + tt) * height + hh) * width + ww) * channels + c)];
+        }
+        expected[size_t(i)] = 0.5 * total * (1 + std::erf(total / std::sqrt(2.0)));
+    }
+    Numbers y(x.size(), NAN);
+    Backwards workers(1);
+    convolveDepthwise(
+        {x.data(), weight.data(), bias.data(), y.data(), batch, frames, height, width, channels, kernelFrames}, workers);
+    double const error = relativeL2(y, expected);
+    std::string const name = std::to_string(height) + " x " + std::to_string(width) + " x " + std::to_string(channels);
+    report(error <= 2e-7, kernelFrames == 3 ? "3x3x3" : "3x3", name, error);
+}
+
 // A state that does not decay (A = 0) and takes in nothing must stay what it is: 2^0 is exactly 1.
 void testMemory()
 {
@@ -363,6 +391,15 @@ int main(int count, char** words)
                 testConv(some, 4, type);
                 if (!some.isLong) testConv(some, 3, type);
             }
+        }
+        for (int const kernelFrames : {1, 3})
+        {
+            int64_t const frames = kernelFrames == 1 ? 1 : 5;
+            testDepthwise(2, frames, 16, 16, 64, kernelFrames);
+            testDepthwise(1, frames, 7, 11, 37, kernelFrames);
+            testDepthwise(1, frames, 1, 1, 16, kernelFrames);
+            testDepthwise(3, frames, 2, 5, 3, kernelFrames);
+            testDepthwise(1, 2, 3, 6, 17, kernelFrames);
         }
         testMemory();
         testRefusals();

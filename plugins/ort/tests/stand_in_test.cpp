@@ -273,8 +273,8 @@ int main()
     for (OrtCustomOp const* const op : options.domain->operators)
         byProvider[op->executionProvider(op) ? op->executionProvider(op) : "CPU"].push_back(op);
     std::vector<OrtCustomOp const*> const &cpu = byProvider["CPU"], &cuda = byProvider["CUDAExecutionProvider"];
-    report(cpu.size() == 6, "two operators for three types on the CPU");
-    report(cuda.size() == cpu.size(), "as many for CUDA, whose kernels are " + std::string(vivim_ort_cuda_kernels() ? vivim_ort_cuda_kernels() : "missing"));
+    report(cpu.size() == 8, "two operators for three types on the CPU, and two for float32");
+    report(cuda.size() == 6, "as many for CUDA, whose kernels are " + std::string(vivim_ort_cuda_kernels() ? vivim_ort_cuda_kernels() : "missing"));
     for (size_t i = 0; i < cuda.size() && i < cpu.size(); ++i)
     {
         std::string const name = cpu[i]->name(cpu[i]);
