@@ -19,15 +19,8 @@ from rich.table import Table
 
 from vivim_export.precision_check import PRODUCTS
 from vivim_export.runners import open_runner
-from vivim_runtime.commands.check import (
-    ClipsCommand,
-    HtmlFile,
-    JsonFile,
-    check_command,
-    check_reports,
-    parsed_size,
-    publish,
-)
+from vivim_runtime.commands.check import ClipsCommand, check_command, publish
+from vivim_runtime.commands.options import HtmlFile, JsonFile, check_outputs, parse_size
 from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.sessions.sidecar import EngineRecord, sidecar_path
 
@@ -40,6 +33,12 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Export Vivim
 # File names are printed as they are: no markup.
 _console = Console(markup=False, highlight=False)
 _progress = Console(stderr=True, markup=False, highlight=False)
+
+
+ComparedOn = Annotated[
+    list[str] | None,
+    typer.Option("--clips", metavar="SRC", help="Clips that the result is compared on; default two phantoms."),
+]
 
 
 @app.command("onnx", cls=ClipsCommand)
@@ -62,21 +61,20 @@ def onnx_command(
     cpu: Annotated[
         bool, typer.Option("--cpu", help="Fuse what ONNX Runtime on a CPU has compiled (make native); fp32.")
     ] = False,
+    clips: ComparedOn = None,
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
 ) -> None:
     """Export to one ONNX file, and compare it with PyTorch: over budget nothing is written (exit code 3)."""
     from vivim_export.onnx_export import OnnxOptions, export_onnx
 
-    check_reports(json_file, html_file)
+    check_outputs((output, json_file, html_file), (weights,))
     if dynamic_batch and batch is not None:
         raise UsageError(f"--batch {batch} and --dynamic-batch contradict each other; give one of them")
     if fp16 and bf16:
         raise UsageError("--fp16 and --bf16 contradict each other; give one of them")
-    size = parsed_size(imgsz)
-    assert size is not None
     options = OnnxOptions(
-        size,
+        parse_size(imgsz),
         None if dynamic_batch else 1 if batch is None else batch,
         raw_input,
         opset,
@@ -86,7 +84,7 @@ def onnx_command(
     )
     try:
         with _progress.status("reading the checkpoint") as status:
-            comparison = export_onnx(weights, output, options, frames, status.update)
+            comparison = export_onnx(weights, output, options, frames, status.update, clips)
     except ParityError as error:
         publish(error.comparison, json_file, html_file)
         raise
@@ -126,6 +124,7 @@ def trt_command(
         Path | None, typer.Option(help="Write the graph that TensorRT parses; without -o, only that.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built, and build nothing.")] = False,
+    clips: ComparedOn = None,
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
 ) -> None:
@@ -133,7 +132,7 @@ def trt_command(
     from vivim_export.engine import EngineOptions, build_engine, emit_graph, plan_engine
     from vivim_export.engine_graph import default_precision
 
-    check_reports(json_file, html_file)
+    check_outputs((output, emit_onnx, json_file, html_file), (model,))
     asked = [name for name, given in (("fp32", fp32), ("fp16", fp16), ("bf16", bf16), ("int8", int8)) if given]
     if len(asked) > 1:
         raise UsageError(f"--{' and --'.join(asked)} contradict each other; give one of them")
@@ -151,6 +150,7 @@ def trt_command(
         compute_capabilities=tuple(part.strip() for part in (compute_capability or "").split(",") if part.strip()),
         verbosity=profiling_verbosity,
         plugin=plugin,
+        clips=tuple(clips or ()),
         command=shlex.join(["vivim-export", *sys.argv[1:]]),
     )
     if emit_onnx:
@@ -214,7 +214,7 @@ def _engine_table(record: EngineRecord, output: Path, compared: bool) -> Table:
             "note", "TensorRT for RTX has int8 kernels for the weights of products only: time it against fp16"
         )
     if not compared:
-        table.add_row("parity", "not checked: there is no GPU here; run vivim-export check where there is one")
+        table.add_row("parity", "not checked: there is no GPU here; run vivim-check where there is one")
     table.add_row("sidecar", f"{sidecar_path(output)}")
     return table
 

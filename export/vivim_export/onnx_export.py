@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -117,6 +117,7 @@ def export_onnx(
     options: OnnxOptions,
     frames: int | None = None,
     on_stage: Callable[[str], None] = lambda _: None,
+    clips: Sequence[str] | None = None,
 ) -> Comparison:
     """Export a checkpoint to `output` and compare the file with PyTorch; it appears whole and proven, or not at all.
 
@@ -127,6 +128,7 @@ def export_onnx(
         output: the .onnx file.
         frames: T of the clip; default what the checkpoint says.
         on_stage: told what is being done.
+        clips: what the two are compared on; see vivim_runtime.judging.parity.compare.
 
     Raises:
         CheckpointError, InputError, UsageError: exit code 2.
@@ -146,11 +148,11 @@ def export_onnx(
         reference = TorchSession(model, options.size, path, digest)
         # All of the file is proven, the bodies that other runtimes take too; the reference may take compiled operators.
         with open_artefact(temporary, "cpu", bodies=True) as session:
-            comparison = compare(reference, session, on_clip=lambda n: on_stage(f"comparing with PyTorch, clip {n}"))
+            comparison = compare(reference, session, clips, lambda n: on_stage(f"comparing with PyTorch, clip {n}"))
         comparison = replace(comparison, b=replace(comparison.b, name=output.name))
         if not comparison.passed:
             raise ParityError(
-                f"{output} is not the network of {weights}: {'; '.join(comparison.failures)}; nothing was written",
+                f"{output} does not stand for {weights}: {'; '.join(comparison.failures)}; nothing was written",
                 comparison,
             )
         entry = proto.metadata_props.add()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vivim_export.emulation import open_artefact
 from vivim_runtime.sessions import runner_of
 from vivim_runtime.sessions.base import Session
 
@@ -20,6 +19,8 @@ def open_runner(
 ) -> Session:
     """A checkpoint as vivim.session.open_runner opens it, or a model file as `open_artefact` does."""
     if Path(name).suffix.lower() == ".onnx":
+        from vivim_export.emulation import open_artefact  # needs onnx, which `vivim-export --help` does without
+
         return open_artefact(Path(name), device, threads)
     runner = runner_of(name)
     if runner is open_runner:  # in installations of before, whose metadata name this function for checkpoints

@@ -10,12 +10,15 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from typer.testing import CliRunner
 
 from tests.plugins.native_library import library
+from vivim.checkpoint import load_checkpoint, resolve_weights
 from vivim_export.channels_last import fuse_depthwise, inlined
-from vivim_export.onnx_export import OnnxOptions
+from vivim_export.engine_graph import engine_graph
+from vivim_export.onnx_export import OnnxOptions, onnx_from_model, save_onnx
 from vivim_runtime.errors import UsageError
+from vivim_runtime.sessions.backends import BACKENDS
+from vivim_runtime.sessions.onnx import OnnxSession
 
 CHANNELS = 24
 SHAPES = {2: (3, 9, 7, CHANNELS), 3: (2, 5, 6, 7, CHANNELS)}
@@ -115,17 +118,15 @@ def test_half_precision_is_refused() -> None:
         OnnxOptions(precision="fp16", cpu=True)
 
 
-def test_a_file_for_the_cpu_is_proven_and_becomes_the_same_engine_graph(tmp_path: Path) -> None:
-    from vivim_export.commands import app
-    from vivim_export.engine_graph import engine_graph
-    from vivim_runtime.sessions.backends import BACKENDS
-
+def test_a_file_for_the_cpu_has_no_gelu_left_and_becomes_the_usual_engine_graph(tmp_path: Path) -> None:
     output = tmp_path / "model.onnx"
-    arguments = ["onnx", "--weights", "tiny", "--cpu", "--imgsz", "64", "--frames", "2", "-o", str(output)]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
+    network = load_checkpoint(resolve_weights("tiny"), frames=2)
+    save_onnx(onnx_from_model(network, OnnxOptions((64, 64), cpu=True)), output)
     exported = onnx.load(output)
     assert kinds(exported).count("DepthwiseConvGelu2d") == 5 and kinds(exported).count("DepthwiseConvGelu3d") == 4
     assert "Gelu" not in kinds(exported)
+    clips = np.random.default_rng(2).integers(0, 256, (1, 2, 64, 64, 3), np.uint8)
+    bodies = OnnxSession(output, "cpu", 1, bodies=True)(clips)
+    assert np.linalg.norm(OnnxSession(output, "cpu", 1)(clips) - bodies) <= 1e-5 * np.linalg.norm(bodies)
     graph = engine_graph(output, "fp16", BACKENDS["tensorrt"]).parsed
     assert kinds(graph).count("Gelu") == 9 and not any("Depthwise" in kind for kind in kinds(graph))

@@ -333,7 +333,7 @@ def test_a_conversion_that_changes_the_masks_is_refused(
         return result
 
     monkeypatch.setattr("vivim_export.engine_graph.half_from_float", wrong)
-    with pytest.raises(ParityError, match="in fp16 is not the same network"):
+    with pytest.raises(ParityError, match="in fp16 does not stand for the file"):
         build_engine(exported, tmp_path / "m.engine", RTX)
     assert list(tmp_path.iterdir()) == []
 

@@ -64,7 +64,6 @@ def test_the_graph_for_trtexec_is_written_without_torch(exported: Path, tmp_path
     [
         pytest.param((*TRAINING, "onnx"), ["trt", "m.onnx"], "engine", id="an engine needs onnx alone"),
         pytest.param(TRAINING, ["onnx", "--weights", "tiny"], "export", id="an export needs torch"),
-        pytest.param(TRAINING, ["check", "tiny", "m.onnx"], "export", id="a checkpoint needs torch"),
     ],
 )
 def test_what_is_missing_is_asked_for_by_the_extra_of_the_command(
