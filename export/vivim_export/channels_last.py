@@ -12,6 +12,7 @@ that were replaced. Engines and precisions are made from the standard nodes, whi
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import onnx
@@ -135,7 +136,7 @@ def _to_channels_last(spatial: int) -> list[int]:
     return [0, *range(2, spatial + 2), 1]
 
 
-def _attribute(node: onnx.NodeProto, name: str, default: object = None) -> object:
+def _attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
     for attribute in node.attribute:
         if attribute.name == name:
             return helper.get_attribute_value(attribute)
