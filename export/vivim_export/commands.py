@@ -60,6 +60,9 @@ def onnx_command(
         int | None, typer.Option(help="Opset of the standard operators, 20 to 23; default 20, for bf16 22.")
     ] = None,
     no_fold: Annotated[bool, typer.Option("--no-fold", help="Leave the decoder as it was trained.")] = False,
+    cpu: Annotated[
+        bool, typer.Option("--cpu", help="Fuse what ONNX Runtime on a CPU has compiled (make native); fp32.")
+    ] = False,
     clips: ComparedOn = None,
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
@@ -84,6 +87,7 @@ def onnx_command(
         opset,
         fold=not no_fold,
         precision="fp16" if fp16 else "bf16" if bf16 else "fp32",
+        cpu=cpu,
     )
     try:
         with _progress.status("reading the checkpoint") as status:
