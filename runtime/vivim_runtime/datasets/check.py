@@ -190,6 +190,8 @@ class _Reading:
         length = self._length()
         for index in range(length):
             self._frame(index)
+        if length:
+            self.notes = video.notes  # some are known once frames have been read
         clips = len(clip_indices(length, frames, stride, (frames - 1) * stride + 1))
         filled = [area for area in self._areas if area > 0]
         self.figures = VideoFigures(

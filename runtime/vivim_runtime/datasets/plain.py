@@ -14,10 +14,10 @@ from pathlib import Path
 from vivim_runtime.datasets.dicom import list_dicom
 from vivim_runtime.datasets.folder import FolderVideo, image_names
 from vivim_runtime.datasets.listing import Listing, folders_in, split_name, unique
-from vivim_runtime.datasets.recorded import VIDEO_SUFFIXES, RecordedVideo
+from vivim_runtime.datasets.recorded import RecordedVideo
 from vivim_runtime.datasets.videos import TitledVideo
 from vivim_runtime.sources.dicom import is_dicom
-from vivim_runtime.sources.images import IMAGE_SUFFIXES, natural_key
+from vivim_runtime.sources.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_foreign, natural_key
 
 __all__ = ["is_plain", "list_plain"]
 
@@ -48,7 +48,7 @@ def _dicom_files(folder: Path) -> list[Path]:
 def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted((p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")), key=natural_key)
+    return sorted((p for p in folder.iterdir() if p.is_file() and not is_foreign(p)), key=natural_key)
 
 
 def _may_be(path: Path) -> bool:

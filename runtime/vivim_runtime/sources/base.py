@@ -48,6 +48,7 @@ class Source(Protocol):
         fps: frames per second, as far as the source tells.
         frame_count: how many frames, where it is known in advance.
         notes: what a user should know about how the source was read.
+        lost: frames that the source should have and that could not be read, as far as it has been read.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Source(Protocol):
     fps: float
     frame_count: int | None
     notes: list[str]
+    lost: int
 
     def __iter__(self) -> Iterator[Frame]: ...
 
@@ -86,6 +88,7 @@ class LiveSource(ABC):
         self.size: tuple[int, int] = (0, 0)
         self.frame_count: int | None = None
         self.notes: list[str] = []
+        self.lost = 0  # what a live source loses is counted where it is shown
 
     @abstractmethod
     def __iter__(self) -> Iterator[Frame]: ...
