@@ -75,6 +75,8 @@ class PictureFile:
                 raise
             except Exception:  # Pillow raises whatever damaged bytes lead it to; OpenCV knows some more formats
                 self.kind, self._pages, self.times = "", (0,), None
+                if not self._data:
+                    self._check_end()
                 self.size = self._checked_size(self._decoded(0, colour=True).shape)
                 return
         self.size = self._turn.shown_size(self.size)
@@ -166,7 +168,7 @@ class PictureFile:
             warnings.simplefilter("ignore")
             try:
                 stored = decode(self._pages[index], colour)
-            except MemoryError:
+            except (SourceError, MemoryError):
                 raise
             except Exception:  # of a size that OpenCV refuses, and whatever damaged bytes lead Pillow to
                 stored = None
