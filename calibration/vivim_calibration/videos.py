@@ -12,14 +12,12 @@ from vivim_runtime.errors import DataError, UsageError
 from vivim_runtime.sources import LiveSource, Source, open_source
 from vivim_runtime.sources.base import DEFAULT_FPS, Frame
 from vivim_runtime.sources.dicom import is_dicom
-from vivim_runtime.sources.images import IMAGE_SUFFIXES
+from vivim_runtime.sources.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_foreign, natural_key
 
 __all__ = ["DatasetSource", "Opener", "videos_of"]
 
 # Opens a video anew, from its first frame on.
 Opener = Callable[[], Source]
-
-_VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts"})
 
 
 class DatasetSource:
@@ -30,6 +28,7 @@ class DatasetSource:
     def __init__(self, name: str, video: AnnotatedVideo) -> None:
         self.name = name
         self.notes = list(video.notes)
+        self.lost = 0
         self._video = video
         self._annotated = _is_annotated(video)
         height, width = video.frame(0).shape[:2] if len(video) else (0, 0)
@@ -77,10 +76,13 @@ def videos_of(names: Sequence[str], split: str) -> Mapping[str, Opener]:
         folder = Path(name)
         if name == "phantom" or (name.startswith("phantom:") and "clips=" in name):
             result |= _of_dataset(name, split)
-        elif name.isdigit() or not folder.is_dir():
+        elif not folder.is_dir():
             result[name] = partial(_opened, name)
         else:
-            result |= _annotated(folder, split) or {path: partial(_opened, path) for path in _within(folder)}
+            found = _annotated(folder, split) or {path: partial(_opened, path) for path in _within(folder)}
+            if not found:
+                raise DataError(f"the folder {folder} holds no image, video or DICOM file; give another one")
+            result |= found
     return result
 
 
@@ -102,17 +104,16 @@ def _of_dataset(name: str, split: str) -> Mapping[str, Opener]:
 
 
 def _within(folder: Path) -> list[str]:
-    children = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    """The videos in a folder, at any depth; folders without any, and those of other programs, are left out."""
+    children = sorted((path for path in folder.iterdir() if not is_foreign(path)), key=natural_key)
     if any(path.suffix.lower() in IMAGE_SUFFIXES for path in children if path.is_file()):
         return [str(folder)]
     found: list[str] = []
     for path in children:
         if path.is_dir():
             found += _within(path)
-        elif path.suffix.lower() in _VIDEO_SUFFIXES or is_dicom(path):
+        elif path.suffix.lower() in VIDEO_SUFFIXES or is_dicom(path):
             found.append(str(path))
-    if not found:
-        raise DataError(f"the folder {folder} holds no image, video or DICOM file; give another one")
     return found
 
 

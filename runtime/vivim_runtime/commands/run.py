@@ -198,6 +198,8 @@ def _run_offline(
         write_text(json_file, json.dumps(summary, indent=2) + "\n")
     if not quiet:
         _print_summary(report, written)
+    elif report.lost:  # never silently
+        _console.print(f"warning: {source.name}: {_lost_line(report)}", soft_wrap=True)
     return report.interrupted
 
 
@@ -223,6 +225,10 @@ def _heading(source: str, size: tuple[int, int], model: ModelInfo, device: str) 
     )
 
 
+def _lost_line(report: RunReport) -> str:
+    return f"{report.lost} of {report.frames + report.lost} frames could not be read, and have no mask"
+
+
 def _print_summary(report: RunReport, written: list[str]) -> None:
     for note in report.notes:
         _console.print(f"note: {note}")
@@ -233,6 +239,8 @@ def _print_summary(report: RunReport, written: list[str]) -> None:
         p50, p95, most = (report.latency_ms[key] for key in ("p50", "p95", "max"))
         table.add_row("a clip takes", f"p50 {p50:.1f} ms, p95 {p95:.1f} ms, max {most:.1f} ms ({report.clips} clips)")
     table.add_row("ms a frame", ", ".join(f"{part} {value:.1f}" for part, value in report.stages_ms.items()))
+    if report.lost:
+        table.add_row("lost", _lost_line(report))
     if report.padded_clips:
         table.add_row("padded", "the source is shorter than a clip; its last frame was repeated")
     for path in written:

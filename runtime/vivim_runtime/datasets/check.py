@@ -236,7 +236,7 @@ class _Reading:
         try:
             values = self._video.mask(index)
             if values is None:
-                self._error("frame without mask", label)
+                self._error("frame without mask", label, self._video.about_missing)
         except DataError as error:
             self._error("unreadable mask", label, str(error))
         if image is not None:

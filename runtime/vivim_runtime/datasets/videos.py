@@ -90,10 +90,15 @@ class AnnotatedVideo(ABC):
         """What a user should know about how the video is read."""
         return ()
 
+    @property
+    def about_missing(self) -> str:
+        """What to do about frames without mask."""
+        return "add it, or remove the frame"
+
     def read(self, index: int) -> tuple[Image, Mask]:
         image, values = self.frame(index), self.mask(index)
         if values is None:
-            raise DataError(f"{self.label(index)} has no mask; add it, or remove the frame (vivim-train check-data)")
+            raise DataError(f"{self.label(index)} has no mask; {self.about_missing} (vivim-train check-data)")
         if values.shape != image.shape[:2]:
             raise DataError(
                 f"{self.label(index)} is {image.shape[1]}x{image.shape[0]} and its mask "
@@ -172,6 +177,10 @@ class Part(AnnotatedVideo):
     @property
     def notes(self) -> tuple[str, ...]:
         return self.whole.notes
+
+    @property
+    def about_missing(self) -> str:
+        return self.whole.about_missing
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def open_sink(
     if suffix == ".mp4":
         return VideoWriter(path, source.size, source.fps, encoder)
     if suffix == ".jsonl":
-        return Ledger(path, model.classes, run)
+        return Ledger(path, model.classes, run, lambda: source.lost)
     if suffix == ".dcm":
         return DicomSegmentation(path, source, model)
     if name.endswith("/") or path.is_dir() or not suffix:

@@ -24,11 +24,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from vivim_runtime.errors import MissingExtraError, SinkError
+from vivim_runtime.errors import SinkError
 from vivim_runtime.files import part_name, writable_file
 from vivim_runtime.sessions.base import ClassInfo, ModelInfo
 from vivim_runtime.sinks.base import Segmented
 from vivim_runtime.sources.dicom import DicomFile
+from vivim_runtime.sources.dicom.files import read_header
 
 __all__ = ["DicomSegmentation"]
 
@@ -137,7 +138,9 @@ class DicomSegmentation:
                 "none; write masks/ (PNG), X.mp4 or X.jsonl instead"
             )
         self._target, self._part = writable_file(path), part_name(path)
-        self._source, self._model = _header(source.path), model
+        self._source, self._model = read_header(source.path)[0], model
+        self._frame_count = source.frame_count or 1
+        self._geometry, self._size = source.geometry, source.stored_size
         self._check(source)
         self._spool_path = self._part.with_suffix(".bits")
         try:
@@ -154,7 +157,7 @@ class DicomSegmentation:
             raise SinkError(
                 f"cannot write {self._target}: {source.name} lacks {', '.join(missing)}, which a segmentation refers to"
             )
-        size = (source.frame_count or 1) * len(self._model.classes) * source.size[0] * source.size[1] // 8
+        size = (source.frame_count or 1) * len(self._model.classes) * source.stored_size[0] * source.stored_size[1] // 8
         if size > _MOST_BYTES:
             raise SinkError(
                 f"cannot write {self._target}: {source.frame_count} frames are {size >> 20} MB of masks, more than the "
@@ -168,7 +171,7 @@ class DicomSegmentation:
     def write(self, item: Segmented) -> None:
         try:
             for segment, mask in enumerate(item.masks, 1):
-                self._bits.add(mask)
+                self._bits.add(self._geometry.store(mask, self._size))
                 self._groups += _encoded_item(self._frame_groups(item.frame.index + 1, segment))
         except OSError as error:
             raise SinkError(f"cannot go on writing {self._spool_path}: {error.strerror}") from None
@@ -181,7 +184,7 @@ class DicomSegmentation:
         image = pydicom.Dataset()
         image.ReferencedSOPClassUID = self._source.SOPClassUID
         image.ReferencedSOPInstanceUID = self._source.SOPInstanceUID
-        if "NumberOfFrames" in self._source:
+        if self._frame_count > 1 or "NumberOfFrames" in self._source:
             image.ReferencedFrameNumber = source_frame
         image.PurposeOfReferenceCodeSequence = [_coded(_SOURCE_IMAGE)]
         image.SpatialLocationsPreserved = "YES"
@@ -264,7 +267,10 @@ class DicomSegmentation:
         data.PatientOrientation = source.get("PatientOrientation") or ""
         data.ContentDate, data.ContentTime = date, time
         data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-        data.Rows, data.Columns, data.NumberOfFrames = source.Rows, source.Columns, self._frames
+        data.Rows, data.Columns = self._size
+        data.NumberOfFrames = self._frames
+        if self._geometry.aspect != 1 and source.get("PixelAspectRatio"):
+            data.PixelAspectRatio = source.PixelAspectRatio
         data.BitsAllocated = data.BitsStored = 1
         data.HighBit = data.PixelRepresentation = 0
         _say_whether_lossy(data, source)
@@ -312,21 +318,6 @@ class _BitPacker:
     def finish(self) -> None:
         self._file.write(np.packbits(self._rest, bitorder="little").tobytes())
         self._rest = self._rest[:0]
-
-
-def _header(path: Path) -> Any:
-    """The data set of the source without its pixels, which DicomFile has found to be readable."""
-    try:
-        import pydicom
-    except ModuleNotFoundError:
-        raise MissingExtraError("writing DICOM", "dicom") from None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return pydicom.dcmread(path, stop_before_pixels=True)
-        except (OSError, EOFError, ValueError, AttributeError) as error:
-            # Not the error's text: it may quote a value.
-            raise SinkError(f"cannot read {path} again ({type(error).__name__}); has it changed meanwhile?") from None
 
 
 def _encoded_item(item: Any) -> bytes:

@@ -40,7 +40,9 @@ class VideoFile:
         content: what is read in place of the file, where the film lies within another one.
 
     Attributes:
-        geometry: how the stored pictures are shown.
+        stored_size: (H, W) of the stored pictures.
+        geometry: how these are shown.
+        codec: as FFmpeg calls it.
     """
 
     def __init__(self, path: Path, content: BinaryIO | None = None) -> None:
@@ -50,7 +52,7 @@ class VideoFile:
         self.lost = 0
         with self._opened() as (container, stream):
             codec = stream.codec_context
-            size = (int(codec.height), int(codec.width))
+            size, self.codec = (int(codec.height), int(codec.width)), str(codec.name)
             if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
                 raise SourceError(
                     f"{path} tells a frame size of {size[1]}x{size[0]}, which cannot be read; is it complete?"
@@ -62,10 +64,10 @@ class VideoFile:
             if first is None:
                 why = f"no frame that can be decoded ({decoding.reason})" if decoding.reason else "no frames"
                 raise SourceError(f"{path} has {why}; is it complete?")
-            self._stored = (int(first.height), int(first.width))
+            self.stored_size = (int(first.height), int(first.width))
             self.geometry: Geometry = geometry_of(first, stream)
             deep = has_loose_bits(first)
-        self.size = self.geometry.shown_size(self._stored)
+        self.size = self.geometry.shown_size(self.stored_size)
         if self.size[0] * self.size[1] > MAX_PIXELS:
             raise SourceError(f"{path} is shown as {self.size[1]}x{self.size[0]}, which is too large")
         if self.geometry.describe():
@@ -96,13 +98,17 @@ class VideoFile:
         finally:
             container.close()
 
+    def show_as(self, geometry: Geometry) -> None:
+        """Take another geometry than the film's own, of the file that it lies in."""
+        self.geometry, self.size = geometry, geometry.shown_size(self.stored_size)
+
     def _largest(self) -> int:
         """The largest value in the whole film."""
         with self._opened() as (container, stream):
             return max((largest_value(picture) for _, picture in Decoding(container, stream)), default=0)
 
     def __iter__(self) -> Iterator[Frame]:
-        converter = FilmConverter(self._stored, self._white)
+        converter = FilmConverter(self.stored_size, self._white)
         last = -1.0
         with self._opened() as (container, stream):
             decoding = Decoding(container, stream)
