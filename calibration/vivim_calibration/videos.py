@@ -28,7 +28,6 @@ class DatasetSource:
     def __init__(self, name: str, video: AnnotatedVideo) -> None:
         self.name = name
         self.notes = list(video.notes)
-        self.lost = 0
         self._video = video
         self._annotated = _is_annotated(video)
         height, width = video.frame(0).shape[:2] if len(video) else (0, 0)

@@ -16,7 +16,7 @@ from vivim_runtime.errors import UsageError
 from vivim_runtime.overlay import Layer, drawn
 from vivim_runtime.sessions.base import Session
 from vivim_runtime.sinks.base import Segmented, Sink
-from vivim_runtime.sources.base import Source
+from vivim_runtime.sources.base import Source, lost_frames
 
 __all__ = ["RunOptions", "RunReport", "Stopwatch", "run"]
 
@@ -154,7 +154,7 @@ def run(
         stages_ms={part: 1000.0 * value / max(written, 1) for part, value in watch.seconds.items()},
         interrupted=interrupted,
         notes=tuple(source.notes),
-        lost=source.lost,
+        lost=lost_frames(source),
     )
 
 

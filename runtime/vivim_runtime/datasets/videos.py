@@ -92,13 +92,14 @@ class AnnotatedVideo(ABC):
 
     @property
     def about_missing(self) -> str:
-        """What to do about frames without mask."""
-        return "add it, or remove the frame"
+        """What to do about frames without mask, where it is something of this kind of video."""
+        return ""
 
     def read(self, index: int) -> tuple[Image, Mask]:
         image, values = self.frame(index), self.mask(index)
         if values is None:
-            raise DataError(f"{self.label(index)} has no mask; {self.about_missing} (vivim-train check-data)")
+            advice = self.about_missing or "add it, or remove the frame"
+            raise DataError(f"{self.label(index)} has no mask; {advice} (vivim-train check-data)")
         if values.shape != image.shape[:2]:
             raise DataError(
                 f"{self.label(index)} is {image.shape[1]}x{image.shape[0]} and its mask "

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DEFAULT_FPS", "MAX_PIXELS", "Frame", "Image", "LiveSource", "Source"]
+__all__ = ["DEFAULT_FPS", "MAX_PIXELS", "Frame", "Image", "LiveSource", "Source", "lost_frames"]
 
 Image = npt.NDArray[np.uint8]
 
@@ -48,7 +48,6 @@ class Source(Protocol):
         fps: frames per second, as far as the source tells.
         frame_count: how many frames, where it is known in advance.
         notes: what a user should know about how the source was read.
-        lost: frames that the source should have and that could not be read, as far as it has been read.
     """
 
     name: str
@@ -56,7 +55,6 @@ class Source(Protocol):
     fps: float
     frame_count: int | None
     notes: list[str]
-    lost: int
 
     def __iter__(self) -> Iterator[Frame]: ...
 
@@ -65,6 +63,11 @@ class Source(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+def lost_frames(source: Source) -> int:
+    """Frames that a source should have and that could not be read (`lost`), as far as it has been read."""
+    return int(getattr(source, "lost", 0))  # only files can lose some
 
 
 class LiveSource(ABC):
@@ -88,7 +91,6 @@ class LiveSource(ABC):
         self.size: tuple[int, int] = (0, 0)
         self.frame_count: int | None = None
         self.notes: list[str] = []
-        self.lost = 0  # what a live source loses is counted where it is shown
 
     @abstractmethod
     def __iter__(self) -> Iterator[Frame]: ...

@@ -47,7 +47,6 @@ class PhantomSource:
         self.fps = self.spec.fps
         self.frame_count: int | None = self.spec.frames
         self.notes: list[str] = []
-        self.lost = 0
 
     def __iter__(self) -> Iterator[Frame]:
         for index, (image, truth) in enumerate(phantom_frames(self.spec)):
