@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import statistics
 import sys
@@ -27,16 +26,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from measuring import in_fresh_process, machine, peak_mb, relative_l2, resident_mb
 
-# Nothing else at the top: every side's process imports this file, and its memory should be its own.
+from vivim_runtime.bench.process import MeasuringProcess
+
+# Nothing heavier at the top: every side's process imports this file, and its memory should be its own.
 
 FRAMES, SIZE = 5, (256, 256)
 SIDES = {"authors": "authors' arithmetic, PyTorch", "torch": "Vivim, PyTorch", "onnx": "ONNX file, ONNX Runtime"}
@@ -188,21 +187,27 @@ def _costs_of_events(events: list[dict[str, Any]]) -> list[Cost]:
     return [Cost(operator, ms, int(calls), inside) for (operator, inside), (ms, calls) in totals.items()]
 
 
-def _serve(pipe: Connection, name: str, preset: str, threads: int, path: Path) -> None:
-    """Load a side, then answer "clip" with (seconds, logits), "memory" with Memory, "costs" with a list of Cost."""
-    side: Side = OnnxSide(path, threads) if name == "onnx" else TorchSide(preset, threads, name == "authors")
-    loaded = resident_mb()
-    clip = np.random.default_rng(0).integers(0, 256, (1, FRAMES, *SIZE, 3), np.uint8)
-    pipe.send("ready")
-    while (request := pipe.recv()) != "stop":
-        if request == "clip":
-            start = time.perf_counter()
-            logits = side(clip)
-            pipe.send((time.perf_counter() - start, logits))
-        elif request == "memory":
-            pipe.send(Memory(side.imported_mb, loaded, peak_mb()))
-        else:
-            pipe.send(side.costs(clip))
+class Measured:
+    """A side on one clip of noise, in a process of its own."""
+
+    def __init__(self, name: str, preset: str, threads: int, path: Path) -> None:
+        self._side: Side = OnnxSide(path, threads) if name == "onnx" else TorchSide(preset, threads, name == "authors")
+        self._loaded = resident_mb()
+        self._clip = np.random.default_rng(0).integers(0, 256, (1, FRAMES, *SIZE, 3), np.uint8)
+
+    def run(self) -> tuple[float, Logits]:
+        """Seconds of a clip, and its logits."""
+        start = time.perf_counter()
+        logits = self._side(self._clip)
+        return time.perf_counter() - start, logits
+
+    def memory(self) -> Memory:
+        """After the imports, loaded, and at most, MiB."""
+        return Memory(self._side.imported_mb, self._loaded, peak_mb())
+
+    def costs(self) -> list[Cost]:
+        """Where the time of a clip goes."""
+        return self._side.costs(self._clip)
 
 
 def export(preset: str, path: Path) -> tuple[float, float]:
@@ -215,34 +220,6 @@ def export(preset: str, path: Path) -> tuple[float, float]:
 
 
 # --- the comparison -------------------------------------------------------------------------------------------------
-
-
-class Worker:
-    """A side in a fresh process of its own; a context manager."""
-
-    def __init__(self, name: str, preset: str, threads: int, path: Path) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, name, preset, threads, path), daemon=True)
-        self._process.start()
-        theirs.close()  # so that its end is seen here as an EOFError
-        self._pipe.recv()
-
-    def ask(self, request: str) -> Any:
-        self._pipe.send(request)
-        return self._pipe.recv()
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self._pipe.send("stop")
-        else:
-            self._process.terminate()
-        self._process.join()
 
 
 @dataclass(frozen=True)
@@ -268,11 +245,13 @@ def compare(preset: str, threads: int, rounds: int, path: Path) -> dict[str, Res
     seconds: dict[str, list[float]] = {name: [] for name in SIDES}
     logits: dict[str, Logits] = {}
     with ExitStack() as stack:
-        workers = {name: stack.enter_context(Worker(name, preset, threads, path)) for name in SIDES}
+        workers = {
+            name: stack.enter_context(MeasuringProcess(name, Measured, name, preset, threads, path)) for name in SIDES
+        }
         for _ in range(rounds):
             for name, worker in workers.items():
                 if sum(seconds[name]) < PATIENCE:
-                    took, logits[name] = worker.ask("clip")
+                    took, logits[name] = worker.ask("run")
                     seconds[name].append(took)
         memory = {name: worker.ask("memory") for name, worker in workers.items()}
         # The loop's hundreds of thousands of calls would measure the profiler.

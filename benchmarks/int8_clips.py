@@ -37,9 +37,7 @@ def main() -> None:
         whole = whole_clips(names, frames, size)
         return ClipSet(tuple(whole.chosen[number] for number in numbers), whole.videos, frames, size)
 
-    phantoms = [
-        f"phantom:?seed={seed}&frames={frames}&size={size[0]}x{size[1]}" for seed in range(1_000_000, 1_000_008)
-    ]
+    phantoms = [f"phantom:seed={seed},frames={frames},size={size[0]}x{size[1]}" for seed in range(1_000_000, 1_000_008)]
     cine = str(pydicom.examples.get_path("ybr_color"))
     judged = {"phantoms": clips(phantoms[6:], [0, 1]), "cine loop": clips([cine], [3, 5])}
     learnt = {"4 phantoms": clips(phantoms[:4], [0, 1, 2, 3])}
@@ -60,7 +58,8 @@ def main() -> None:
                 with OnnxSession(path, "cpu", 1, fused=False) as session:
                     found = [agreement_of(session, judged[of], reference[of]) for of in judged]
             cells = [
-                f"{a.relative_l2:.3f}, " + ("no mask" if a.mask_dice is None else f"{a.mask_dice:.3f}") for a in found
+                f"{a.tensor.relative_l2:.3f}, " + ("no mask" if a.masks.dice is None else f"{a.masks.dice:.3f}")
+                for a in found
             ]
             print(f"| {name} | {method} | {' | '.join(cells)} |", flush=True)
 

@@ -1,37 +1,42 @@
-"""What the benchmarks measure with: fresh processes, peak memory, and a line about the machine. Linux only.
-
-Peak memory is VmHWM of /proc/self/status and not ru_maxrss: the latter starts at the size of the process that started
-this one, the former counts from the start of the interpreter and can be reset.
-"""
+"""What the benchmarks measure with: fresh processes, peak memory, and a line about the machine. Linux only."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import platform
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
+
+from vivim_runtime.bench.process import MeasuringProcess, proc_bytes
 
 __all__ = ["in_fresh_process", "machine", "peak_mb", "relative_l2", "reset_peak", "resident_mb"]
 
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True)
+class _Call:
+    function: Callable[..., object]
+
+    def result(self, *arguments: object) -> object:
+        return self.function(*arguments)
+
+
 def in_fresh_process(function: Callable[..., Result], *arguments: object) -> Result:
     """Call a module's function in a new interpreter, which ends afterwards."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
+    with MeasuringProcess(function.__name__, _Call, function) as process:
+        return cast(Result, process.ask("result", *arguments))
 
 
 def _status_mb(name: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) / 1024
-    raise OSError(f"/proc/self/status has no {name}; these benchmarks measure memory on Linux only")
+    found = proc_bytes("self/status", name)
+    if found is None:
+        raise OSError(f"/proc/self/status has no {name}; these benchmarks measure memory on Linux only")
+    return found / 2**20
 
 
 def resident_mb() -> float:

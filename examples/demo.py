@@ -28,7 +28,7 @@ from vivim_runtime.judging import metrics
 from vivim_runtime.sources import Frame, open_source
 
 # A seed that training never saw (vivim.training.batches.SPLITS), at a size that is not the network's own.
-PHANTOM = "phantom:?seed=34&frames=75&size=360x480"
+PHANTOM = "phantom:seed=34,frames=75,size=360x480"
 COLUMNS = 5
 GREEN, WHITE = (0, 230, 118), (255, 255, 255)
 

@@ -38,6 +38,23 @@ FORBIDDEN = {
 # Extras of the runtime: imported only within the function that needs them.
 LATE = {"vivim_runtime": {"onnxruntime", "pydicom", "PIL", "pygame", "tensorrt", "tensorrt_rtx", "cuda"}}
 
+# The floors of a package, from the ground up: a room may use the rooms before it and none behind it. Rooms on one line
+# of the issue's drawing stand in the order in which they need each other.
+FLOORS = {
+    "vivim_runtime": (
+        "errors sizes files svg phantom sessions sources overlay clips sinks offline datasets bench judging live "
+        "doctor commands entry"
+    ),
+    "vivim": "config scan segformer rivals mamba model checkpoint preprocessing session training efficiency commands cli",
+    "vivim_export": (
+        "functions lowering halving engine_graph folding precision precision_check emulation runners "
+        "onnx_export engine commands"
+    ),
+    "vivim_calibration": (
+        "clips histogram layers float_model quantise calibration verdict sensitivity plot procedure report commands"
+    ),
+}
+
 
 @dataclass(frozen=True)
 class Import:
@@ -163,6 +180,89 @@ def test_runtime_imports_none_of_its_extras_until_they_are_needed() -> None:
         "print(json.dumps([name for name in heavy if name in sys.modules]))"
     )
     assert json.loads(in_another_process(code, json.dumps(names), json.dumps(heavy))) == []
+
+
+def imported_modules() -> dict[str, set[str]]:
+    """Every module of ours, and those of ours that it imports, late imports and names of modules included."""
+    files = {dotted(package, path): path for package in PACKAGES for path in modules(package)}
+    graph: dict[str, set[str]] = {}
+    for name, path in files.items():
+        found: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                # `from package import module` means the module, `from package import name` the package.
+                found |= {
+                    inner if (inner := f"{node.module}.{alias.name}") in files else node.module for alias in node.names
+                }
+        graph[name] = found & files.keys()
+    return graph
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that reach each other."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        waiting = [start]
+        while waiting:
+            for module in graph[waiting.pop()] - seen:
+                seen.add(module)
+                waiting.append(module)
+        return seen
+
+    reach = {module: reached(module) for module in graph}
+    groups = {frozenset(other for other in reach[m] if m in reach[other]) for m in graph if m in reach[m]}
+    return sorted(sorted(group) for group in groups)
+
+
+def test_a_circle_is_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"d"}}) == [["b", "c"], ["d"]]
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circles(imported_modules()) == []
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_rooms_stand_on_those_below_them(package: str) -> None:
+    floor = {room: number for number, room in enumerate(FLOORS[package].split())}
+
+    def room(module: str) -> str:
+        return module.split(".")[1] if "." in module else ""
+
+    graph = {module: found for module, found in imported_modules().items() if module.split(".")[0] == package}
+    rooms = {room(module) for module in graph} - {""}
+    assert rooms == set(floor), "a room is not on the list of floors, or is gone"
+    above = [
+        f"{module} imports {other}"
+        for module, found in sorted(graph.items())
+        for other in sorted(found)
+        if other.split(".")[0] == package and room(module) and room(other)
+        if floor[room(other)] > floor[room(module)]
+    ]
+    assert above == []
+
+
+@pytest.mark.parametrize(("package", "path"), ALL_MODULES)
+def test_only_commands_import_typer(package: str, path: Path) -> None:
+    is_command = "commands" in path.relative_to(PACKAGES[package]).with_suffix("").parts
+    found = [i.where for i in imports_of(path) if i.root in ("typer", "click")]
+    assert is_command or found == []
+
+
+def test_only_one_file_draws_the_tree_of_errors() -> None:
+    """One root and one `UsageError`: a class of exceptions of another module belongs to the tree, or is private."""
+    defined = {
+        (node.name, relative(path))
+        for package in PACKAGES
+        for path in modules(package)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Error") and not node.name.startswith("_")
+    }
+    elsewhere = {name for name, path in defined if path != "runtime/vivim_runtime/errors.py"}
+    assert elsewhere <= {"EndedError"}  # of a process that is being measured; under the same root
 
 
 @pytest.mark.parametrize(("package", "path"), ALL_MODULES)

@@ -18,8 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 __all__ = [
     "DOMAIN",
@@ -61,25 +62,35 @@ class Nodes:
 
     def append(self, op_type: str, inputs: tuple[str, ...], outputs: int, **attributes: Any) -> list[str]:
         """Append one node and return the names of its outputs."""
-        names = [f"{self.prefix}{len(self.nodes)}" + (f"_{i}" if outputs > 1 else "") for i in range(outputs)]
-        self.nodes.append(helper.make_node(op_type, list(inputs), names, **attributes))
+        name = f"{self.prefix}{len(self.nodes)}"
+        names = [name + (f"_{i}" if outputs > 1 else "") for i in range(outputs)]
+        # ONNX Runtime up to 1.21 refuses a function with two nodes that have the same name, the empty one included.
+        self.nodes.append(helper.make_node(op_type, list(inputs), names, name=name, **attributes))
         return names
+
+    def constant(self, value: np.ndarray) -> str:
+        """A constant tensor.
+
+        Always as `value`: ONNX Runtime before 1.25 loses the shape of `value_ints` where it inlines a function.
+        """
+        return self.Constant(value=numpy_helper.from_array(np.asarray(value, order="C")))
 
     def ints(self, *values: int) -> str:
         """A constant int64 vector."""
-        return self.Constant(value_ints=list(values))
+        return self.constant(np.array(values, np.int64))
 
     def scalar(self, value: int) -> str:
         """A constant int64 scalar."""
-        return self.Constant(value_int=value)
+        return self.constant(np.array(value, np.int64))
 
     def number(self, value: float) -> str:
         """A constant float scalar."""
-        return self.Constant(value_float=value)
+        return self.constant(np.array(value, np.float32))
 
     def attribute(self, name: str) -> str:
         """The function's integer attribute `name`, as an int64 vector of one."""
-        node = helper.make_node("Constant", [], [f"{self.prefix}{len(self.nodes)}"])
+        output = f"{self.prefix}{len(self.nodes)}"
+        node = helper.make_node("Constant", [], [output], name=output)
         scalar = onnx.AttributeProto(name="value_int", type=onnx.AttributeProto.INT, ref_attr_name=name)
         node.attribute.append(scalar)
         self.nodes.append(node)

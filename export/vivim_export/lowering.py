@@ -110,9 +110,6 @@ class _Site:
 class _Emitter(Nodes):
     """Nodes with shapes known when they are made."""
 
-    def constant(self, value: np.ndarray) -> str:
-        return self.Constant(value=numpy_helper.from_array(np.ascontiguousarray(value)))
-
     def part(self, x: str, axis: int, start: int, end: int) -> str:
         return self.Slice(x, self.ints(start), self.ints(end), self.ints(axis))
 

@@ -27,11 +27,11 @@ import vivim.scan.operators  # noqa: F401  (registers torch.ops.vivim)
 from vivim.checkpoint import load_checkpoint, resolve_weights
 from vivim.config import MEAN, STD
 from vivim.model import Vivim, stage_sizes
-from vivim_export.description import PARITY_KEY, describe, weights_digest
+from vivim.session import TorchSession, describe, weights_digest
 from vivim_export.folding import fold_for_export
 from vivim_export.functions import DOMAIN, DOMAIN_VERSION, causal_conv1d_function, selective_scan_function
 from vivim_export.precision import DTYPES, typed_for_export
-from vivim_export.runners import TorchSession, open_artefact
+from vivim_export.runners import open_artefact
 from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.files import atomic_path, sha256_file
 from vivim_runtime.judging.parity import Comparison, compare
@@ -41,6 +41,8 @@ __all__ = ["OPSETS", "OnnxOptions", "export_onnx", "onnx_from_model", "save_onnx
 # GELU became an operator in 20, and convolution takes bfloat16 from 22 on; nothing else that the network uses changes.
 OPSETS = range(20, 24)
 _BF16_OPSET = 22
+# Where a file says how the comparison with PyTorch went.
+_PARITY_KEY = "vivim.parity"
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def export_onnx(
                 comparison,
             )
         entry = proto.metadata_props.add()
-        entry.key, entry.value = PARITY_KEY, json.dumps(comparison.record())
+        entry.key, entry.value = _PARITY_KEY, json.dumps(comparison.record())
         save_onnx(proto, temporary)
     return comparison
 
@@ -179,6 +181,7 @@ def onnx_from_model(model: Vivim, options: OnnxOptions, weights_sha256: str | No
         batch=options.batch,
         raw_input=options.raw_input,
         precision=options.precision,
+        tools={"onnx": onnx.__version__, "onnxscript": onnxscript.__version__},
     )
     helper.set_model_props(proto, description)
     proto.producer_name, proto.producer_version = "vivim-edge", importlib.metadata.version("vivim-edge")

@@ -12,7 +12,8 @@ Everything is a function of `PhantomSpec`; the draws of different seeds are inde
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -20,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vivim_runtime.errors import UsageError
+from vivim_runtime.sizes import parse_size
 
-__all__ = ["PhantomClip", "PhantomSpec", "phantom_clip", "phantom_frames"]
+__all__ = ["PhantomName", "PhantomSpec", "phantom_frames"]
 
 Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -60,17 +62,59 @@ class PhantomSpec:
 
 
 @dataclass(frozen=True)
-class PhantomClip:
-    """frames uint8 (T, H, W, 3) RGB; masks bool (T, H, W), true on the lesion."""
+class PhantomName:
+    """What a name of phantoms asks for: `phantom`, or `phantom:seed=1,frames=90,size=480x640,fps=25`.
 
-    frames: Image
-    masks: Mask
+    One grammar for sources and data sets: keys and values, commas between them, each key at most once, sizes as height
+    x width. The form of a web address, `phantom:?seed=1&frames=90`, says the same.
 
+    Attributes:
+        text: the name.
+        values: what it says, key by key.
+        example: what to expect, for messages.
+    """
 
-def phantom_clip(spec: PhantomSpec) -> PhantomClip:
-    """The whole video of `spec` in memory."""
-    pairs = list(phantom_frames(spec))
-    return PhantomClip(np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs]))
+    text: str
+    values: Mapping[str, str]
+    example: str
+
+    @classmethod
+    def parse(cls, text: str, keys: Iterable[str], example: str) -> PhantomName:
+        """UsageError where a key is not one of `keys`, comes twice, or has no value."""
+        values: dict[str, str] = {}
+        asked = text.partition(":")[2].removeprefix("?")
+        for part in filter(None, re.split("[,&]", asked)):
+            key, equals, value = part.partition("=")
+            if key not in set(keys) or not equals:
+                raise UsageError(f"{text}: unknown {key or part}; expected something like {example}")
+            if key in values:
+                raise UsageError(f"{text}: {key} is there twice; expected something like {example}")
+            values[key] = value
+        return cls(text, values, example)
+
+    def number(self, key: str, default: float) -> float:
+        """A value as a number; UsageError where it is none."""
+        try:
+            return float(self.values.get(key, default))
+        except ValueError:
+            raise self._no_number(key) from None
+
+    def whole(self, key: str, default: int) -> int:
+        """A value as a whole number; UsageError where it is none."""
+        try:
+            return int(self.values.get(key, default))
+        except ValueError:
+            raise self._no_number(key) from None
+
+    def size(self, default: str) -> tuple[int, int]:
+        """The value of `size` as (H, W); UsageError where it is none."""
+        return parse_size(self.values.get("size", default), f"size of {self.text}")
+
+    def _no_number(self, key: str) -> UsageError:
+        return UsageError(
+            f"{self.text} has a value that is no number ({key}={self.values[key]}); "
+            f"expected something like {self.example}"
+        )
 
 
 def phantom_frames(spec: PhantomSpec) -> Iterator[tuple[Image, Mask]]:

@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto, helper
 
 import vivim
-from vivim_export.commands import _spread
+from vivim_runtime.commands.check import _spread
 from vivim_runtime.commands.entry import main
 
 
@@ -71,8 +71,8 @@ def test_check_of_another_network_exits_with_3_and_still_reports(
     assert call(monkeypatch, *args) == 3
     captured = capsys.readouterr()
     assert captured.err.count("error: ") == 1 and "relative L2" in captured.err
-    assert "OVER BUDGET" in captured.out and "other weights" in captured.out
-    assert "OVER BUDGET" in (tmp_path / "r.html").read_text()
+    assert "REFUSED" in captured.out and "other weights" in captured.out
+    assert "REFUSED" in (tmp_path / "r.html").read_text()
 
 
 @pytest.mark.parametrize(

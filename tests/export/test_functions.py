@@ -96,3 +96,17 @@ def test_loops_are_not_unrolled() -> None:
     function = selective_scan_function((0, 1, 2), True, OPSET)
     assert sum(node.op_type == "Scan" for node in function.node) == 3
     assert len(function.node) < 250
+
+
+@pytest.mark.parametrize("body", ["convolution", "scan"])
+def test_bodies_have_what_old_releases_of_onnx_runtime_ask_for(body: str) -> None:
+    """Up to 1.21 nodes must have names that differ, and up to 1.24 `value_ints` loses its shape when inlined."""
+    if body == "scan":
+        function = selective_scan_function((0, 1, 2), True, OPSET)
+    else:
+        function = causal_conv1d_function((0, 1, 2), 4, OPSET)
+    names = [node.name for node in function.node]
+    assert all(names) and len(set(names)) == len(names)
+    constants = [a for node in function.node if node.op_type == "Constant" for a in node.attribute]
+    assert {a.name for a in constants if not a.ref_attr_name} == {"value"}
+    assert [a.ref_attr_name for a in constants if a.ref_attr_name] == ["rows"]

@@ -12,14 +12,15 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.export.conftest import lively
 from tests.vivim.scan.test_operators import ALL_DIRECTIONS, GRIDS, scan_arguments
 from vivim import VivimConfig
+from vivim.preprocessing import normalised
 from vivim.scan.operators import selective_scan
 from vivim.scan.reference import causal_conv1d_reference, selective_scan_reference
-from vivim.training.batches import normalised
 from vivim_export.functions import DOMAIN
 from vivim_export.lowering import lowered
 from vivim_export.onnx_export import OnnxOptions, onnx_from_model
+from vivim_runtime.datasets.phantom import phantom_clip
 from vivim_runtime.errors import UsageError
-from vivim_runtime.phantom import PhantomSpec, phantom_clip
+from vivim_runtime.phantom import PhantomSpec
 
 OPSET = 20
 # Inputs that are data, by operator; the others are parameters and constants of the graph.
@@ -141,7 +142,7 @@ def test_lowered_scan_is_right_at_the_shapes_of_b3(length: int, width: int) -> N
 def test_lowered_network_computes_what_pytorch_does(frames: int) -> None:
     """The issue's bound, 1e-5, in float32; an odd size, so that no length divides."""
     model = lively(VivimConfig.preset("tiny", frames=frames))
-    pixels = phantom_clip(PhantomSpec(seed=5, frames=frames, size=(67, 45))).frames[None]
+    pixels = phantom_clip(PhantomSpec(seed=5, frames=frames, size=(67, 45))).pixels[None]
     proto = lowered(onnx_from_model(model, OnnxOptions(size=(67, 45))))
     assert not proto.functions and not any(node.domain == DOMAIN for node in proto.graph.node)
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -15,18 +15,19 @@ from pydicom.data import get_testdata_file
 
 from tests.export.conftest import lively
 from vivim import InputError, Vivim, VivimConfig, load_checkpoint, save_checkpoint
-from vivim.training.batches import normalised
+from vivim.preprocessing import normalised
 from vivim_export import onnx_export
 from vivim_export.onnx_export import OnnxOptions, export_onnx, onnx_from_model, save_onnx
 from vivim_export.runners import open_runner
+from vivim_runtime.datasets.phantom import phantom_clip
 from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.judging.parity import compare
-from vivim_runtime.phantom import PhantomSpec, phantom_clip
+from vivim_runtime.phantom import PhantomSpec
 from vivim_runtime.sessions import open_session
 
 
 def frames_of(frames: int, size: tuple[int, int], seed: int = 5) -> np.ndarray:
-    return phantom_clip(PhantomSpec(seed=seed, frames=frames, size=size)).frames[None]
+    return phantom_clip(PhantomSpec(seed=seed, frames=frames, size=size)).pixels[None]
 
 
 def relative_l2(value: np.ndarray, expected: np.ndarray) -> float:

@@ -14,15 +14,16 @@ from pydicom.data import get_testdata_file
 
 from tests.export.conftest import lively
 from vivim import Vivim, VivimConfig, load_checkpoint
-from vivim.training.batches import normalised
+from vivim.preprocessing import normalised
 from vivim_export.emulation import without_bfloat16
 from vivim_export.folding import fold_for_export
 from vivim_export.onnx_export import OnnxOptions, export_onnx, onnx_from_model, save_onnx
 from vivim_export.precision import KEPT_IN_FLOAT, typed_for_export
 from vivim_export.runners import open_artefact, open_runner
+from vivim_runtime.datasets.phantom import phantom_clip
 from vivim_runtime.errors import ModelError, UsageError
 from vivim_runtime.judging.parity import compare
-from vivim_runtime.phantom import PhantomSpec, phantom_clip
+from vivim_runtime.phantom import PhantomSpec
 from vivim_runtime.sessions import open_session
 
 HALF = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -146,7 +147,7 @@ def stressed(model: Vivim) -> Vivim:
 
 def test_no_value_overflows_float16_where_a_plain_half_network_would(tmp_path: Path) -> None:
     model = stressed(lively(VivimConfig.preset("tiny", frames=2)))
-    pixels = phantom_clip(PhantomSpec(seed=5, frames=2, size=(64, 64))).frames[None]
+    pixels = phantom_clip(PhantomSpec(seed=5, frames=2, size=(64, 64))).pixels[None]
     largest = 0.0
 
     def remember(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:

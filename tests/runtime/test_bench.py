@@ -223,7 +223,7 @@ def test_model_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
         if memory.host is not None:  # ONNX Runtime alone is tens of MB, this model nothing
             assert 5e6 < memory.host < 1e9
         assert len(worker.layer_times(2)) == 2
-        process = worker._process
+        process = worker._process._process
         assert process.pid != os.getpid()
     assert process.exitcode == 0
 
@@ -250,15 +250,15 @@ def test_error_of_a_model_is_raised_where_it_was_asked_for(
 def test_defect_keeps_its_traceback(tmp_path: Path) -> None:
     message = "(?s)m.onnx.*Traceback.*AttributeError.*no_such_method"
     with Worker(request(brightness_model(tmp_path / "m.onnx"))) as worker, pytest.raises(RuntimeError, match=message):
-        worker._ask("no_such_method")
+        worker._process.ask("no_such_method")
 
 
 def test_process_that_is_killed_is_told(tmp_path: Path) -> None:
     message = r"m\.onnx: its process ended with code -9"
     path = brightness_model(tmp_path / "m.onnx")
     with pytest.raises(VivimError, match=message) as caught, Worker(request(path)) as worker:
-        os.kill(worker._process.pid or 0, signal.SIGKILL)
-        worker._process.join()
+        os.kill(worker._process._process.pid or 0, signal.SIGKILL)
+        worker._process._process.join()
         worker.run(0.0, 1)
     assert caught.value.exit_code == 1
 
@@ -266,13 +266,13 @@ def test_process_that_is_killed_is_told(tmp_path: Path) -> None:
 def test_process_ends_with_an_error_beside_it(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), Worker(request(brightness_model(tmp_path / "m.onnx"))) as worker:
         raise ZeroDivisionError
-    assert worker._process.exitcode is not None
+    assert worker._process._process.exitcode is not None
 
 
 @pytest.mark.parametrize("name", ["tiny", "w.safetensors", "w.pth", "w.PT", "w.ckpt", "w.bin"])
 def test_checkpoints_are_opened_by_what_is_registered_for_their_suffix(name: str) -> None:
     runner = runner_of(name)
-    assert (runner.__module__, runner.__name__) == ("vivim_export.runners", "open_runner")
+    assert (runner.__module__, runner.__name__) == ("vivim.session", "open_runner")
 
 
 def test_checkpoint_without_torch_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +282,7 @@ def test_checkpoint_without_torch_names_the_extra(monkeypatch: pytest.MonkeyPatc
     entries = SimpleNamespace(select=lambda group, name: [SimpleNamespace(load=load)])
     installed = [SimpleNamespace(entry_points=entries)]
     monkeypatch.setattr("vivim_runtime.sessions.distributions", lambda: installed)
-    with pytest.raises(MissingExtraError, match=r"running the checkpoint tiny .*vivim-edge\[export\]"):
+    with pytest.raises(MissingExtraError, match=r"running the checkpoint tiny .*vivim-edge\[train\]"):
         runner_of("tiny")
 
 

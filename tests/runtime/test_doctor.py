@@ -18,10 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from vivim_runtime import doctor, plugin
+from vivim_runtime import doctor
+from vivim_runtime.commands import doctor as command
 from vivim_runtime.commands.entry import main
-from vivim_runtime.doctor import Finding, State, asking, cli, diagnose, engines, hardware, media
+from vivim_runtime.doctor import Finding, State, asking, diagnose, engines, hardware, media
 from vivim_runtime.doctor.asking import ask
+from vivim_runtime.sessions import plugin
 
 ROOT = Path(__file__).parents[2]
 
@@ -360,6 +362,28 @@ def test_onnx_runtime_of_a_gpu_has_the_cuda_provider(
     assert finding.fix is None or finding.fix.endswith("pip install 'vivim-edge[gpu]'")
 
 
+@pytest.mark.parametrize(("version", "state"), [("1.18.0", State.broken), ("1.18.1", State.ok), ("1.100.0", State.ok)])
+def test_onnx_runtime_older_than_we_ask_for_is_broken(
+    module: Write, system: Write, monkeypatch: pytest.MonkeyPatch, version: str, state: State
+) -> None:
+    monkeypatch.setattr(metadata, "requires", lambda name: ["numpy<3,>=1.24", 'onnxruntime<2,>=1.18.1; extra == "cpu"'])
+    module("onnxruntime", ONNXRUNTIME.format(["CPUExecutionProvider"]).replace("1.20.0", version))
+    finding = engines.onnxruntime()
+    assert finding.state is state
+    assert state is State.ok or finding.fix == "pip install 'onnxruntime>=1.18.1'"
+
+
+@pytest.mark.parametrize(("there", "state"), [("0.12.5", State.broken), ("0.17", State.ok), ("0.20.1", State.ok)])
+def test_a_base_dependency_older_than_we_ask_for_is_broken(
+    monkeypatch: pytest.MonkeyPatch, there: str, state: State
+) -> None:
+    monkeypatch.setattr(metadata, "requires", lambda name: ["typer<1,>=0.17.0", 'onnx<2,>=1.17; extra == "export"'])
+    monkeypatch.setattr(metadata, "version", lambda name: installed(name, {"typer": there, "onnx": "1.0"}))
+    finding = hardware.python()
+    assert finding.state is state
+    assert state is State.ok or (f"typer {there}" in finding.found and finding.fix == "pip install 'typer>=0.17.0'")
+
+
 def test_both_packages_of_onnx_runtime_are_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "version", lambda name: installed(name, {"onnxruntime": "1", "onnxruntime-gpu": "1"}))
     finding = engines.onnxruntime()
@@ -543,7 +567,7 @@ FINDINGS = [
 def test_exit_code_is_1_only_where_something_is_broken(
     count: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "diagnose", lambda: FINDINGS[:count])
+    monkeypatch.setattr(command, "diagnose", lambda: FINDINGS[:count])
     assert call(monkeypatch) == code
     assert call(monkeypatch, "--json") == code
     assert capsys.readouterr().err == ""
@@ -552,7 +576,7 @@ def test_exit_code_is_1_only_where_something_is_broken(
 def test_a_finding_is_a_line_and_a_fix_a_whole_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "diagnose", lambda: FINDINGS)
+    monkeypatch.setattr(command, "diagnose", lambda: FINDINGS)
     call(monkeypatch)
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert lines == [
@@ -566,7 +590,7 @@ def test_a_finding_is_a_line_and_a_fix_a_whole_one(
 
 
 def test_json_holds_the_same(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(cli, "diagnose", lambda: FINDINGS)
+    monkeypatch.setattr(command, "diagnose", lambda: FINDINGS)
     call(monkeypatch, "--json")
     record = json.loads(capsys.readouterr().out)
     assert record["counts"] == {"ok": 1, "missing": 1, "broken": 1}

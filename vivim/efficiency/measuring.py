@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import multiprocessing
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import cast
 
@@ -29,6 +26,7 @@ from torch.nn import functional
 from vivim.config import VivimConfig
 from vivim.efficiency.counting import attention_written_out
 from vivim.model import Vivim
+from vivim_runtime.bench.process import EndedError, MeasuringProcess, proc_bytes
 from vivim_runtime.errors import VivimError
 
 __all__ = ["Case", "Limits", "Outcome", "Status", "free_memory", "measure"]
@@ -107,52 +105,46 @@ def measure(case: Case, limits: Limits) -> Outcome:
         VivimError: the process failed, for another reason than memory or time.
         InputError, ConfigError: exit code 2, as raised there.
     """
-    context = multiprocessing.get_context("spawn")  # a fresh interpreter: nothing is shared, CUDA can start
-    pipe, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_serve, args=(theirs, case, limits.memory), daemon=True)
-    process.start()
-    theirs.close()  # so that its end is seen here as an EOFError
     try:
-        if not pipe.poll(limits.seconds):
-            return Outcome(Status.TOO_SLOW)
-        answer = pipe.recv()
-    except EOFError:
-        process.join()
-        if process.exitcode == -signal.SIGKILL:  # the system's own way to say that memory ran out
+        with MeasuringProcess(str(case), _Measurement, case, limits.memory) as process:
+            return cast(Outcome, process.ask("outcome", seconds=limits.seconds))
+    except TimeoutError:
+        return Outcome(Status.TOO_SLOW)
+    except EndedError as error:
+        if error.code == -signal.SIGKILL:  # the system's own way to say that memory ran out
             return Outcome(Status.OUT_OF_MEMORY)
-        raise VivimError(f"the process of {case} ended with code {process.exitcode}") from None
-    finally:
-        process.terminate()
-        process.join()
-        pipe.close()
-    if isinstance(answer, Exception):
-        raise answer
-    return cast(Outcome, answer)
+        raise
+    except RuntimeError as error:
+        raise VivimError(str(error)) from None
 
 
 def free_memory(device: str) -> int | None:
     """Bytes that a device has free now; None where the system does not tell."""
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(device)[0])
-    return _proc_bytes("meminfo", "MemAvailable")
+    return proc_bytes("meminfo", "MemAvailable")
 
 
 # --- within the process ---------------------------------------------------------------------------------------------
 
 
-def _serve(pipe: Connection, case: Case, memory: int) -> None:
-    """Send an Outcome, or what to raise."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent ends this process
-    answer: Outcome | VivimError
-    try:
-        answer = _measured(case, memory)
-    except VivimError as error:
-        answer = error
-    except Exception as error:
-        refused = isinstance(error, MemoryError) or any(text in str(error) for text in _REFUSALS)
-        answer = Outcome(Status.OUT_OF_MEMORY) if refused else VivimError(traceback.format_exc())
-    with suppress(BrokenPipeError):  # the parent is gone
-        pipe.send(answer)
+@dataclass(frozen=True)
+class _Measurement:
+    """A case, to be measured in this process within some bytes of memory."""
+
+    case: Case
+    memory: int
+
+    def outcome(self) -> Outcome:
+        """What came out; refused memory is an outcome too."""
+        try:
+            return _measured(self.case, self.memory)
+        except VivimError:
+            raise
+        except Exception as error:
+            if isinstance(error, MemoryError) or any(text in str(error) for text in _REFUSALS):
+                return Outcome(Status.OUT_OF_MEMORY)
+            raise
 
 
 def _measured(case: Case, memory: int) -> Outcome:
@@ -213,17 +205,17 @@ class _CpuMeter:
         """Count from here, and refuse what would take more than `limit` bytes beyond it."""
         with suppress(AttributeError, OSError, TypeError):  # glibc's own
             ctypes.CDLL(None).malloc_trim(0)  # what is free but kept would be used without being seen
-        self._before = _proc_bytes("self/status", "VmRSS")
+        self._before = proc_bytes("self/status", "VmRSS")
         with suppress(OSError):  # otherwise the peak is that since the process began
             Path("/proc/self/clear_refs").write_text("5")
-        held = _proc_bytes("self/status", "VmData")
+        held = proc_bytes("self/status", "VmData")
         if held is not None and sys.platform == "linux":
             import resource  # there is none on Windows
 
             resource.setrlimit(resource.RLIMIT_DATA, (held + limit, resource.RLIM_INFINITY))
 
     def peak(self) -> int | None:
-        peak = _proc_bytes("self/status", "VmHWM")
+        peak = proc_bytes("self/status", "VmHWM")
         return None if peak is None or self._before is None else peak - self._before
 
     def wait(self) -> None:
@@ -251,12 +243,3 @@ class _CudaMeter:
 
     def wait(self) -> None:
         torch.cuda.synchronize(self._device)
-
-
-def _proc_bytes(file: str, name: str) -> int | None:
-    """A figure of /proc, bytes; None where there is no such file."""
-    try:
-        lines = (Path("/proc") / file).read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from vivim.training.batches import Clip, ClipSource, clip_source, normalised
+from vivim.preprocessing import normalised
+from vivim.training.batches import ClipSource, clip_source
 from vivim.training.distributed import Group
+from vivim_runtime.clips import Clip
 from vivim_runtime.errors import DataError
 from vivim_runtime.judging import metrics
 
@@ -53,7 +55,7 @@ def evaluate(
     tables = []
     for index in range(group.rank, len(source), group.size):
         clip = source.clip(index, 0)
-        logits = model(normalised(clip.frames)[None].to(group.device)).logits[0]  # (T, K, H, W)
+        logits = model(normalised(clip.pixels)[None].to(group.device)).logits[0]  # (T, K, H, W)
         if logits.shape[1] != 1:
             raise DataError(f"the network has {logits.shape[1]} classes; the clips know one, lesion")
         predicted = (logits[:, 0] > 0).cpu().numpy()  # sigmoid > 0.5

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 import time
-import traceback
-from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 
-from vivim_runtime.errors import CudaError, IncompatibleEngineError, MissingExtraError, ModelError, VivimError
+from vivim_runtime.bench.process import MeasuringProcess, proc_bytes
+from vivim_runtime.errors import CudaError, MissingExtraError
 from vivim_runtime.sessions import runner_of
 from vivim_runtime.sessions.base import Clips
 from vivim_runtime.sessions.cuda import Cuda
@@ -80,49 +75,24 @@ class Worker:
     """The process of one model; a context manager. Errors of the model are raised here."""
 
     def __init__(self, request: ModelRequest) -> None:
-        context = multiprocessing.get_context("spawn")  # a fresh interpreter: nothing is shared, CUDA can start
-        self._name = request.name
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, request), daemon=True)
-        self._process.start()
-        theirs.close()  # so that its end is seen here as an EOFError
+        self._process = MeasuringProcess(request.name, _Model, request)
         try:
-            self.opened: Opened = self._answer()
+            self.opened: Opened = self._process.ask("describe")
         except BaseException:
-            self._end()
+            self._process.close(in_order=False)
             raise
 
     def run(self, seconds: float, calls: int) -> list[float]:
         """Call the model until both have passed; milliseconds of every call."""
-        return cast("list[float]", self._ask("run", seconds, calls))
+        return cast("list[float]", self._process.ask("run", seconds, calls))
 
     def memory(self) -> Memory:
         """What the model takes."""
-        return cast(Memory, self._ask("memory"))
+        return cast(Memory, self._process.ask("memory"))
 
     def layer_times(self, runs: int) -> list[dict[str, float]]:
         """Milliseconds of every layer in each of some runs, where `opened.has_layers`."""
-        return cast("list[dict[str, float]]", self._ask("layer_times", runs))
-
-    def _ask(self, *request: Any) -> Any:
-        with suppress(BrokenPipeError):  # its process has ended: the answer says so
-            self._pipe.send(request)
-        return self._answer()
-
-    def _answer(self) -> Any:
-        try:
-            kind, value = self._pipe.recv()
-        except (EOFError, ConnectionResetError):
-            self._process.join()
-            raise VivimError(
-                f"{self._name}: its process ended with code {self._process.exitcode}; -9 means that memory ran out"
-            ) from None
-        if kind == "defect":
-            raise RuntimeError(f"{self._name}:\n{value}")
-        if kind == "error":
-            code, message = value
-            raise {2: ModelError, 4: IncompatibleEngineError}.get(code, VivimError)(message)
-        return value
+        return cast("list[dict[str, float]]", self._process.ask("layer_times", runs))
 
     def __enter__(self) -> Worker:
         return self
@@ -130,16 +100,7 @@ class Worker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            with suppress(BrokenPipeError):
-                self._pipe.send(("stop",))
-            self._process.join()
-        self._end()
-
-    def _end(self) -> None:
-        self._process.terminate()
-        self._process.join()
-        self._pipe.close()
+        self._process.close(in_order=kind is None)
 
 
 # --- within the process ---------------------------------------------------------------------------------------------
@@ -152,31 +113,12 @@ class _Layered(Protocol):
     def layer_times(self, clips: Clips, runs: int) -> list[dict[str, float]]: ...
 
 
-def _serve(pipe: Connection, request: ModelRequest) -> None:
-    """Open the model, then answer requests until "stop"."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent ends this process
-    try:
-        model = _Model(request)
-        with model.session:
-            pipe.send(("done", model.opened))
-            while (message := pipe.recv())[0] != "stop":
-                pipe.send(("done", getattr(model, message[0])(*message[1:])))
-    except EOFError:  # the parent is gone
-        return
-    except Exception as error:
-        code = getattr(error, "exit_code", None)
-        if isinstance(code, int):
-            pipe.send(("error", (code, str(error))))
-        else:
-            pipe.send(("defect", traceback.format_exc()))
-
-
 class _Model:
     """The model itself."""
 
     def __init__(self, request: ModelRequest) -> None:
         self._gpu = _gpu(request)
-        self._host_before, self._gpu_before = _resident("VmRSS"), self._gpu_free()
+        self._host_before, self._gpu_before = proc_bytes("self/status", "VmRSS"), self._gpu_free()
         start = time.perf_counter()
         self.session = runner_of(request.name)(
             request.name, request.size, request.frames, request.device, request.threads
@@ -186,7 +128,7 @@ class _Model:
         # Noise: what an inference costs does not depend on what is seen.
         shape = (request.batch, info.frames, *info.size, 3)
         self._clips = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-        self.opened = Opened(
+        self._opened = Opened(
             backend=self.session.backend,
             device=self.session.device,
             preset=info.preset,
@@ -198,6 +140,14 @@ class _Model:
             first_ms=self.run(0.0, 1)[0],
             has_layers=isinstance(self.session, _Layered),
         )
+
+    def describe(self) -> Opened:
+        """See Worker.opened."""
+        return self._opened
+
+    def close(self) -> None:
+        """Let go of the session."""
+        self.session.__exit__(None, None, None)
 
     def run(self, seconds: float, calls: int) -> list[float]:
         """See Worker.run."""
@@ -211,7 +161,7 @@ class _Model:
 
     def memory(self) -> Memory:
         """See Worker.memory."""
-        peak, free = _resident("VmHWM"), self._gpu_free()
+        peak, free = proc_bytes("self/status", "VmHWM"), self._gpu_free()
         return Memory(
             host=None if peak is None or self._host_before is None else peak - self._host_before,
             gpu=None if free is None or self._gpu_before is None else self._gpu_before - free,
@@ -235,12 +185,3 @@ def _gpu(request: ModelRequest) -> Cuda | None:
         return Cuda(int(index or 0))
     except (CudaError, MissingExtraError):
         return None
-
-
-def _resident(name: str) -> int | None:
-    """Bytes of this process from /proc/self/status: VmRSS now, VmHWM at most; None where there is no such file."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)

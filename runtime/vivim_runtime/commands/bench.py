@@ -16,8 +16,18 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from vivim_runtime.bench import BenchOptions, bench, layer_profile, markdown_table, record, terminal_table
+from vivim_runtime.commands.options import (
+    Device,
+    FramesOfCheckpoint,
+    JsonFile,
+    MarkdownFile,
+    SizeOfCheckpoint,
+    Threads,
+    check_outputs,
+    size_or_none,
+)
 from vivim_runtime.errors import MissingExtraError, UsageError
-from vivim_runtime.files import writable_file, write_text
+from vivim_runtime.files import write_text
 
 __all__ = ["app"]
 
@@ -41,53 +51,30 @@ _console = Console(markup=False, highlight=False)
 _progress = Console(stderr=True, markup=False, highlight=False)
 
 
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
-    if not match:
-        raise UsageError(f"--imgsz is {text}; expected one number, or height and width: --imgsz 256x320")
-    return int(match[1]), int(match[2] or match[1])
-
-
-def _check_outputs(outputs: list[Path], models: list[str]) -> None:
-    """Find out before the work that a file could not be written after it, or would replace a model."""
-    for path in outputs:
-        writable_file(path)
-        if any(path.resolve() == Path(name).resolve() for name in models):
-            raise UsageError(f"{path} is both read and written; choose another output")
-    if len({path.resolve() for path in outputs}) < len(outputs):
-        raise UsageError("an output is named twice; expected different ones")
-
-
 @app.command("models", epilog="vivim-bench paper --help: the paper's study of efficiency.")
 def bench_command(
     models: Annotated[
         list[str], typer.Argument(metavar="MODEL...", help=".onnx, .engine, a checkpoint, or tiny: several in turns.")
     ],
     batch: Annotated[int, typer.Option(help="Clips a call.")] = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<index>.")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 is automatic.")] = 0,
+    device: Device = "auto",
+    threads: Threads = 0,
     warm_up: Annotated[float, typer.Option(help="Milliseconds of each model that do not count.")] = 200.0,
     duration: Annotated[float, typer.Option(help="Seconds of each model, at least.")] = 3.0,
     iterations: Annotated[int, typer.Option(help="Calls of each model, at least.")] = 10,
-    imgsz: Annotated[
-        str | None, typer.Option(metavar="N | HxW", help="Size for checkpoints; default that of the first model file.")
-    ] = None,
-    frames: Annotated[
-        int | None, typer.Option(min=1, help="T for checkpoints; default that of the first model file.")
-    ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write the table to this file.")] = None,
+    imgsz: SizeOfCheckpoint = None,
+    frames: FramesOfCheckpoint = None,
+    json_file: JsonFile = None,
+    markdown: MarkdownFile = None,
     export_profile: Annotated[
         Path | None, typer.Option(help="Write the time of every layer to this file, as trtexec does (one model).")
     ] = None,
 ) -> None:
     """Measure models side by side: latency, throughput, start, memory."""
-    options = BenchOptions(warm_up, duration, iterations, batch, threads, device, _size(imgsz), frames)
+    options = BenchOptions(warm_up, duration, iterations, batch, threads, device, size_or_none(imgsz), frames)
     if export_profile and len(models) != 1:
         raise UsageError(f"--export-profile takes one model; there are {len(models)}")
-    _check_outputs([path for path in (json_file, markdown, export_profile) if path], models)
+    check_outputs((json_file, markdown, export_profile), models)
     with _progress.status("starting") as status:
         results = bench(models, options, status.update, profile=export_profile is not None)
     _console.print(terminal_table(results))

@@ -15,7 +15,7 @@ import typer
 
 from vivim_runtime.errors import MissingExtraError
 
-__all__ = ["bench", "calibrate", "doctor", "evaluate", "export", "main", "run", "train"]
+__all__ = ["bench", "calibrate", "check", "doctor", "evaluate", "export", "main", "run", "train"]
 
 # Modules whose absence means that an extra is not installed, and the extra that a command asks for first.
 _MODULES_OF_EXTRA = {
@@ -101,6 +101,11 @@ def train() -> NoReturn:
 def calibrate() -> NoReturn:
     """Entry point of `vivim-calibrate`."""
     main("vivim-calibrate", "vivim_calibration.commands")
+
+
+def check() -> NoReturn:
+    """Entry point of `vivim-check`."""
+    main("vivim-check", "vivim_runtime.commands.check")
 
 
 def evaluate() -> NoReturn:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -12,19 +11,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from rich.console import Console
 from rich.status import Status as Spinner
 from rich.table import Table
 
+from vivim_runtime.commands.outputs import OutputOptions
 from vivim_runtime.errors import UsageError
-from vivim_runtime.files import write_text
 from vivim_runtime.live.run import LiveOptions, LiveReport, Outputs, run_live
-from vivim_runtime.live.screens.base import Screen, ScreenOptions, is_screen, open_screen
+from vivim_runtime.live.screens import Screen, ScreenOptions, is_screen, open_screen
 from vivim_runtime.live.status import Controls, State, Status
 from vivim_runtime.sessions.base import Session
-from vivim_runtime.sinks import Sink, open_sink
+from vivim_runtime.sinks import Sink
 from vivim_runtime.sources import LiveSource, Paced
 
 __all__ = ["live_command"]
@@ -35,17 +33,13 @@ _console = Console(stderr=True, markup=False, highlight=False)
 def live_command(
     source: LiveSource,
     session: Session,
-    names: list[str],
     options: LiveOptions,
     screen_options: ScreenOptions,
-    settings: dict[str, Any],
-    overwrite: bool,
-    encoder: str,
-    json_file: Path | None,
-    quiet: bool,
+    outputs: OutputOptions,
 ) -> int:
     """Run live and return the exit code: 0 at the end of the source or when people quit, 130 on Ctrl-C, 143 on SIGTERM,
     2 when a recording failed on the way."""
+    names = outputs.names
     ledgers = [name for name in names if name.lower().endswith(".jsonl")]
     recordings = [name for name in names if not is_screen(name) and name not in ledgers]
     if len(ledgers) > 1:
@@ -58,11 +52,10 @@ def live_command(
     original = source.recorded if isinstance(source, Paced) else source
 
     def sinks() -> list[Sink]:
-        return [open_sink(name, original, session.info, settings, overwrite, encoder) for name in recordings]
+        return [outputs.open_sink(name, original, session.info) for name in recordings]
 
     def film() -> Sink:
-        name = time.strftime("vivim-%Y%m%d-%H%M%S.mp4")
-        return open_sink(name, original, session.info, settings, overwrite, encoder)
+        return outputs.open_sink(time.strftime("vivim-%Y%m%d-%H%M%S.mp4"), original, session.info)
 
     controls = Controls(options.run.layers, options.run.threshold, options.run.alpha)
     if recordings:
@@ -73,16 +66,13 @@ def live_command(
         for name in names:
             if is_screen(name):
                 screens.append(stack.enter_context(open_screen(name, controls, session.info, screen_options)))
-        ledger = (Path(ledgers[0]), {**settings, "live": True}) if ledgers else None
-        outputs = Outputs(screens, sinks, film, ledger)
-        terminal = stack.enter_context(_Terminal(quiet))
+        ledger = (Path(ledgers[0]), {**outputs.settings, "live": True}) if ledgers else None
+        terminal = stack.enter_context(_Terminal(outputs.quiet))
         for screen in screens:
             terminal.say(f"watch at {getattr(screen, 'url', screen.name)}")
-        report = run_live(source, session, controls, options, outputs, terminal.tell)
-    if json_file:
-        summary = {**settings, "live": True, **asdict(report)}
-        write_text(json_file, json.dumps(summary, indent=2) + "\n")
-    if not quiet:
+        report = run_live(source, session, controls, options, Outputs(screens, sinks, film, ledger), terminal.tell)
+    outputs.write_summary({"live": True, **asdict(report)})
+    if not outputs.quiet:
         _print_report(report)
     for failure in report.failures:
         sys.stderr.write(f"error: {failure}\n")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,15 +15,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from vivim_runtime.commands.live import live_command
+from vivim_runtime.commands.options import Device, JsonFile, Overwrite, Quiet, Show, ShownFrame, Threads, Threshold
+from vivim_runtime.commands.outputs import OutputOptions
 from vivim_runtime.errors import UsageError
-from vivim_runtime.files import writable_file, write_text
+from vivim_runtime.files import writable_file
 from vivim_runtime.live.run import LiveOptions
-from vivim_runtime.live.screens.base import ScreenOptions, is_screen
+from vivim_runtime.live.screens import ScreenOptions, is_screen
 from vivim_runtime.offline import RunOptions, RunReport, run
 from vivim_runtime.overlay import parse_layers
 from vivim_runtime.sessions import open_session
 from vivim_runtime.sessions.base import ModelInfo, Session
-from vivim_runtime.sinks import open_sink
 from vivim_runtime.sinks.video import ENCODERS
 from vivim_runtime.sources import LiveSource, Paced, Source, list_cameras, open_source, parse_capture
 
@@ -34,11 +33,6 @@ __all__ = ["app"]
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 # File names are printed as they are: no markup.
 _console = Console(stderr=True, markup=False, highlight=False)
-
-
-class _Show(str, Enum):
-    newest = "newest"
-    centre = "centre"
 
 
 def _hop(text: str, model: ModelInfo) -> int | None:
@@ -65,7 +59,7 @@ def run_command(
         str | None,
         typer.Argument(
             metavar="SRC",
-            help="Video file, image folder, DICOM file, phantom:?seed=1&frames=90&size=480x640, "
+            help="Video file, image folder, DICOM file, phantom:seed=1,frames=90,size=480x640, "
             "camera (0, /dev/video0), or stream (rtsp://, http://, udp://, tcp://, a FIFO, gst:)",
         ),
     ] = None,
@@ -78,7 +72,9 @@ def run_command(
     model: Annotated[str, typer.Option(help="Model file of vivim-export.")] = "model.onnx",
     camera: Annotated[str | None, typer.Option(help="Camera as the source, instead of SRC: 0, /dev/video0.")] = None,
     list_cameras_: Annotated[bool, typer.Option("--list-cameras", help="Show the cameras here, and end.")] = False,
-    resolution: Annotated[str | None, typer.Option(help="Ask the camera for WIDTHxHEIGHT.")] = None,
+    resolution: Annotated[
+        str | None, typer.Option(help="Ask the camera for WIDTHxHEIGHT, the order in which cameras name their modes.")
+    ] = None,
     rate: Annotated[float | None, typer.Option(help="Ask the camera for so many frames a second.")] = None,
     pixel_format: Annotated[str | None, typer.Option(help="Ask the camera for MJPG, YUYV, ...")] = None,
     realtime: Annotated[bool, typer.Option("--realtime", help="Play a recorded source as if it were live.")] = False,
@@ -92,24 +88,22 @@ def run_command(
     ] = None,
     fullscreen: Annotated[bool, typer.Option("--fullscreen", help="Of the window.")] = False,
     token: Annotated[str | None, typer.Option(help="What the web page asks for.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<index>.")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads of the inference; 0 is automatic.")] = 0,
+    device: Device = "auto",
+    threads: Threads = 0,
     hop: Annotated[
         str, typer.Option(help="Frames from one clip to the next; auto is a whole clip, live as few as keep up.")
     ] = "auto",
-    show: Annotated[
-        _Show, typer.Option(help="Masks of overlapping clips: of their newest frames, or of their centre.")
-    ] = _Show.newest,
-    threshold: Annotated[float, typer.Option(help="Probability above which a pixel is marked.")] = 0.5,
+    show: ShownFrame = Show.newest,
+    threshold: Threshold = 0.5,
     visualize: Annotated[str, typer.Option(help="Some of overlay,contour,mask.")] = "overlay,contour",
     alpha: Annotated[float, typer.Option(help="Opacity of the overlay, 0 to 1.")] = 0.45,
     encoder: Annotated[
         str, typer.Option(help="Of X.mp4: auto takes the hardware's where it works; or " + ", ".join(ENCODERS[1:]))
     ] = "auto",
     max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the masks of an earlier run.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the summary to this file.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")] = False,
+    overwrite: Overwrite = False,
+    json_file: JsonFile = None,
+    quiet: Quiet = False,
 ) -> None:
     """Segment a video, or live pictures: on a screen, as video, masks, DICOM, and a ledger of every frame."""
     if list_cameras_:
@@ -136,17 +130,21 @@ def run_command(
             alpha=alpha,
             max_frames=max_frames,
         )
-        settings = _settings(opened.name, session.info, session.device, options)
+        written = OutputOptions(
+            names=tuple(names),
+            settings=_settings(opened.name, session.info, session.device, options),
+            overwrite=overwrite,
+            encoder=encoder,
+            json_file=json_file,
+            quiet=quiet,
+        )
         if not isinstance(opened, LiveSource):
-            interrupted = _run_offline(opened, session, names, options, settings, overwrite, encoder, json_file, quiet)
-            if interrupted:
+            if _run_offline(opened, session, options, written):
                 sys.exit(130)
             return
         live_options = LiveOptions(run=options, clip_fps=clip_rate, max_mask_age_s=max_mask_age, timeout_s=timeout)
         screens = ScreenOptions(fullscreen=fullscreen, token=token)
-        code = live_command(
-            opened, session, names, live_options, screens, settings, overwrite, encoder, json_file, quiet
-        )
+        code = live_command(opened, session, live_options, screens, written)
     if code:
         sys.exit(code)
 
@@ -168,35 +166,21 @@ def _print_cameras() -> None:
         _console.print("there is no camera; is it plugged in, and is this user in the group `video`?", soft_wrap=True)
 
 
-def _run_offline(
-    source: Source,
-    session: Session,
-    names: list[str],
-    options: RunOptions,
-    settings: dict[str, Any],
-    overwrite: bool,
-    encoder: str,
-    json_file: Path | None,
-    quiet: bool,
-) -> bool:
+def _run_offline(source: Source, session: Session, options: RunOptions, outputs: OutputOptions) -> bool:
     """Every frame, in order; whether the user interrupted it."""
     with ExitStack() as stack:
-        sinks = [
-            stack.enter_context(open_sink(name, source, session.info, settings, overwrite, encoder)) for name in names
-        ]
-        if not quiet:
+        sinks = [stack.enter_context(outputs.open_sink(name, source, session.info)) for name in outputs.names]
+        if not outputs.quiet:
             _console.print(_heading(source.name, source.size, session.info, session.device))
         session.warm_up()
         expected = min((n for n in (source.frame_count, options.max_frames) if n is not None), default=None)
         columns = (TextColumn("segmenting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=_console, transient=True, disable=quiet) as progress:
+        with Progress(*columns, console=_console, transient=True, disable=outputs.quiet) as progress:
             task = progress.add_task("frames", total=expected)
             report = run(source, session, sinks, options, lambda _: progress.advance(task))
         written = [sink.path for sink in sinks]
-    if json_file:
-        summary = {**settings, **asdict(report), "outputs": written}
-        write_text(json_file, json.dumps(summary, indent=2) + "\n")
-    if not quiet:
+    outputs.write_summary({**asdict(report), "outputs": written})
+    if not outputs.quiet:
         _print_summary(report, written)
     elif report.lost:  # never silently
         _console.print(f"warning: {source.name}: {_lost_line(report)}", soft_wrap=True)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from urllib.parse import parse_qsl
 
 import numpy as np
 
+from vivim_runtime.clips import Clip
 from vivim_runtime.datasets.videos import TitledVideo, Values
 from vivim_runtime.errors import DataError
-from vivim_runtime.phantom import PhantomClip, PhantomSpec, phantom_clip
+from vivim_runtime.phantom import PhantomName, PhantomSpec, phantom_frames
 from vivim_runtime.sources.base import Image
 
-__all__ = ["PHANTOM_SPLITS", "PhantomVideo", "phantom_videos"]
+__all__ = ["PHANTOM_SPLITS", "PhantomVideo", "phantom_clip", "phantom_videos"]
 
 # Seeds of the phantoms; the splits never meet. `vivim.training.batches` trains on the same ones.
 PHANTOM_SPLITS = {"train": 1_000_000, "validation": 2_000_000, "test": 3_000_000}
@@ -35,16 +35,22 @@ class PhantomVideo(TitledVideo):
         return f"{self.title}, frame {index}"
 
     def frame(self, index: int) -> Image:
-        return _made(self.spec).frames[index]
+        return _made(self.spec).pixels[index]
 
     def mask(self, index: int) -> Values:
         return _made(self.spec).masks[index].astype(np.uint8) * np.uint8(255)
 
 
+def phantom_clip(spec: PhantomSpec) -> Clip:
+    """The whole video of `spec` in memory, as one clip."""
+    pairs = list(phantom_frames(spec))
+    return Clip(np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs]))
+
+
 @lru_cache(maxsize=2)
-def _made(spec: PhantomSpec) -> PhantomClip:
+def _made(spec: PhantomSpec) -> Clip:
     clip = phantom_clip(spec)
-    clip.frames.setflags(write=False)
+    clip.pixels.setflags(write=False)
     return clip
 
 
@@ -57,22 +63,14 @@ def phantom_videos(name: str, split: str) -> tuple[PhantomVideo, ...]:
         split: `train`, `validation`, `test`, or "".
 
     Raises:
-        DataError: another split, or options that do not exist or are no numbers.
-        UsageError: phantoms that cannot be made.
+        DataError: another split, or a number of clips that is out of range.
+        UsageError: options that do not exist or are no numbers, or phantoms that cannot be made.
     """
-    options = dict(parse_qsl(name.partition(":")[2].replace(",", "&"), keep_blank_values=True))
-    unknown = sorted(set(options) - {"clips", "frames", "size", "fps"})
-    if unknown:
-        raise DataError(f"{name}: unknown {', '.join(unknown)}; expected something like {_EXAMPLE}")
+    asked = PhantomName.parse(name, ("clips", "frames", "size", "fps"), _EXAMPLE)
     if split and split not in PHANTOM_SPLITS:
         raise DataError(f"phantoms have no split {split!r}; expected one of {', '.join(PHANTOM_SPLITS)}")
-    try:
-        clips, frames = int(options.get("clips", "40")), int(options.get("frames", "5"))
-        fps = float(options.get("fps", "25"))
-        sides = [int(side) for side in options.get("size", "256").lower().split("x")]
-        size = (sides[0], sides[-1]) if len(sides) < 3 else (0, 0)
-    except ValueError:
-        raise DataError(f"{name} has a value that is no number; expected something like {_EXAMPLE}") from None
+    clips, frames = asked.whole("clips", 40), asked.whole("frames", 5)
+    size, fps = asked.size("256"), asked.number("fps", 25.0)
     if not 0 < clips <= _MOST_CLIPS:
         raise DataError(f"{name} asks for {clips} clips; expected 1 to {_MOST_CLIPS}")
     return tuple(

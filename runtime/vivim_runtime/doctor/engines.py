@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from importlib import metadata
 
 from vivim_runtime.doctor.asking import ask
 from vivim_runtime.doctor.findings import Finding, State, wanting
 from vivim_runtime.doctor.hardware import has_driver, l4t_release
+from vivim_runtime.doctor.installed import least_version, older, version_of
 from vivim_runtime.sessions.plugin import PLUGIN_VARIABLE
 
 __all__ = ["cuda_python", "onnxruntime", "plugin", "tensorrt", "tensorrt_rtx", "torch"]
@@ -70,7 +70,7 @@ def onnxruntime() -> Finding:
     """ONNX Runtime and its providers. Its two packages hold the same module, so one overwrites the other."""
     part = "ONNX Runtime"
     both = ("onnxruntime", "onnxruntime-gpu")
-    if all(_is_installed(name) for name in both):
+    if all(version_of(name) for name in both):
         means = "which one is used depends on the order of installation"
         fix = "pip uninstall --yes onnxruntime onnxruntime-gpu && pip install 'vivim-edge[gpu]'"
         return Finding(part, State.broken, " and ".join(both) + " are both installed", means, fix)
@@ -79,6 +79,12 @@ def onnxruntime() -> Finding:
         return lack
     providers = [name.removesuffix("ExecutionProvider") for name in asked.value["providers"]]
     found = f"{asked.value['version']}: {', '.join(providers)}"
+    least = least_version("onnxruntime")
+    if least and older(asked.value["version"], least):
+        name = next((name for name in both if version_of(name)), both[0])
+        return Finding(
+            part, State.broken, f"{found}; vivim-edge needs {least}", means, f"pip install '{name}>={least}'"
+        )
     if has_driver() and "CUDA" not in providers:
         fix = "pip uninstall --yes onnxruntime && pip install 'vivim-edge[gpu]'"
         return Finding(part, State.missing, found, f"{means}, with --device cpu alone", fix)
@@ -97,11 +103,3 @@ def torch() -> Finding:
             part, State.missing, f"{version}, for CPUs", f"{means}, on the CPU", "pip install --force-reinstall torch"
         )
     return Finding(part, State.ok, f"{version}, " + (f"for CUDA {cuda}" if cuda else "for CPUs"), means)
-
-
-def _is_installed(distribution: str) -> bool:
-    try:
-        metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return False
-    return True

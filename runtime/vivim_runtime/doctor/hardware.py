@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import re
-from importlib import metadata
 from pathlib import Path
 
 from vivim_runtime.doctor.asking import ask
 from vivim_runtime.doctor.findings import ON_CPU, Finding, State
+from vivim_runtime.doctor.installed import base_dependencies, older, version_of
 
 __all__ = ["cameras", "cuda", "display", "gpu", "has_driver", "l4t_release", "python"]
 
@@ -23,9 +23,15 @@ _RUNTIMES = ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu13", "nvidia-cuda-run
 
 def python() -> Finding:
     """The interpreter that all commands run in."""
-    version = _version_of("vivim-edge")
+    version = version_of("vivim-edge")
     ours = f"vivim-edge {version}" if version else "vivim-edge, not installed"
     found = f"{ours}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    installed = {name: (version_of(name), least) for name, least in base_dependencies().items()}
+    behind = {name: least for name, (there, least) in installed.items() if there and older(there, least)}
+    if behind:
+        stale = ", ".join(f"{name} {installed[name][0]} (vivim-edge needs {least})" for name, least in behind.items())
+        fix = "pip install " + " ".join(f"'{name}>={least}'" for name, least in behind.items())
+        return Finding("Python", State.broken, f"{found}; too old: {stale}", "all commands", fix)
     return Finding("Python", State.ok, found, "all commands")
 
 
@@ -136,17 +142,10 @@ def _driver_version() -> str | None:
 def _runtime() -> str | None:
     """Version of the CUDA runtime: of pip, else of the toolkit (or JetPack)."""
     for name in _RUNTIMES:
-        if version := _version_of(name):
+        if version := version_of(name):
             return version
     match = re.search(r'"cuda"\s*:\s*{[^}]*"version"\s*:\s*"([\d.]+)"', _read("usr/local/cuda/version.json"))
     return match[1] if match else None
-
-
-def _version_of(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _install_driver() -> str:

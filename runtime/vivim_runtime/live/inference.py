@@ -16,6 +16,7 @@ from vivim_runtime.live.buffer import ClipBuffer
 from vivim_runtime.live.meters import Durations, Recent
 from vivim_runtime.live.threads import TICK_S
 from vivim_runtime.sessions.base import Clips, Logits, Session
+from vivim_runtime.sinks.base import MaskedFrame
 from vivim_runtime.sources.base import Frame
 
 __all__ = ["Inference", "Inferred"]
@@ -49,6 +50,17 @@ class Inferred:
     def latency_ms(self) -> float:
         """From the newest frame being taken to its masks."""
         return (self.finished - (self.frames[-1].taken or self.started)) * 1000.0
+
+    def masked(self, position: int, threshold: float) -> MaskedFrame:
+        """The masks of one of its frames, marked above a probability."""
+        return MaskedFrame.of(
+            self.frames[position],
+            self.logits[position],
+            threshold,
+            clip=self.number,
+            position=position,
+            latency_ms=self.latency_ms,
+        )
 
 
 class Inference:

@@ -9,11 +9,9 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from vivim_runtime.live.compositor import MaskedFrame
 from vivim_runtime.live.inference import Inferred
 from vivim_runtime.live.status import Controls
 from vivim_runtime.live.threads import CLIP_QUEUE, PICTURE_QUEUE, Branch
-from vivim_runtime.sessions.base import ModelInfo
 from vivim_runtime.sinks.base import Segmented, Sink
 from vivim_runtime.sinks.video import VideoWriter
 from vivim_runtime.sources.base import Image
@@ -41,8 +39,8 @@ class Recorder:
     that was inferred once, with the masks of that very frame.
     """
 
-    def __init__(self, controls: Controls, model: ModelInfo) -> None:
-        self._controls, self._model = controls, model
+    def __init__(self, controls: Controls) -> None:
+        self._controls = controls
         self._pictures: list[Branch[Segmented]] = []
         self._clips: list[Branch[Inferred]] = []
 
@@ -90,13 +88,8 @@ class Recorder:
     def _write_clip(self, sink: Sink) -> Callable[[Inferred], int]:
         def write(result: Inferred) -> int:
             for position in result.fresh:
-                of = MaskedFrame.of(result, position, self._controls.threshold, self._model)
-                sink.write(
-                    Segmented(
-                        of.frame, of.clip, position, False, of.logits, of.masks, of.frame.image, result.latency_ms
-                    )
-                )
-
+                masked = result.masked(position, self._controls.threshold)
+                sink.write(Segmented.of(masked, masked.frame.image))
             return len(result.fresh)
 
         return write

@@ -12,12 +12,12 @@ from typing import Any
 from vivim_runtime.errors import SourceError, UsageError
 from vivim_runtime.live.buffer import ClipBuffer
 from vivim_runtime.live.capture import Capture
-from vivim_runtime.live.compositor import Captured, Compositor
+from vivim_runtime.live.compositor import Captured, Compositor, Links, MaskOptions
 from vivim_runtime.live.inference import Inference, Inferred
 from vivim_runtime.live.ledger import LedgerFile, LiveLedger
 from vivim_runtime.live.meters import Recent
 from vivim_runtime.live.recording import Recorder
-from vivim_runtime.live.screens.base import Screen
+from vivim_runtime.live.screens import Screen
 from vivim_runtime.live.status import Controls, State, Status
 from vivim_runtime.live.threads import END_S, LINE_QUEUE, TICK_S, Branch, Crew, Mailbox
 from vivim_runtime.offline import RunOptions
@@ -160,19 +160,19 @@ class _LiveRun:
         interval = None if options.clip_fps is None else 1.0 / options.clip_fps
         self.buffer = ClipBuffer(info.frames, interval, source.fps)
         self.capture = Capture(source, self.crew, self._deliver, run.max_frames)
-        self.recorder = Recorder(controls, info)
+        self.recorder = Recorder(controls)
         self.inference = Inference(session, self.buffer, run.hop or 1, self._inferred, self.stop)
         self.compositor = Compositor(
-            self.mailbox,
-            controls,
-            outputs.screens,
-            self.ledger,
-            self.status,
-            self.recorder.picture,
-            info,
-            options.max_mask_age_s,
-            run.show,
-            self.stop,
+            MaskOptions(info, run.show, options.max_mask_age_s),
+            Links(
+                self.mailbox,
+                controls,
+                outputs.screens,
+                self.ledger,
+                self.status,
+                self.recorder.picture,
+                self.stop,
+            ),
         )
         self.arrivals = Recent()
         self.last_whole: float | None = None  # when the last frame came that was not damaged, by time.monotonic()

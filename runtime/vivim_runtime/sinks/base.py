@@ -9,10 +9,56 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from vivim_runtime.clips import logits_at, threshold_logit
 from vivim_runtime.sessions.base import Logits
 from vivim_runtime.sources.base import Frame, Image
 
-__all__ = ["Segmented", "Sink"]
+__all__ = ["MaskedFrame", "Segmented", "Sink"]
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedFrame:
+    """The masks of one frame of a clip, at the frame's own size.
+
+    Attributes:
+        frame: whose masks these are.
+        clip, position: the clip that the masks are from, and the frame's place in it; -1 where there are none.
+        padded: whether that clip holds repeated frames, because the source is shorter than a clip.
+        logits: float32 (K, H, W) at the frame's resolution.
+        masks: bool (K, H, W).
+        latency_ms: from the clip being complete to its masks, shared by all frames of the clip.
+    """
+
+    frame: Frame
+    clip: int
+    position: int
+    padded: bool
+    logits: Logits
+    masks: npt.NDArray[np.bool_]
+    latency_ms: float
+
+    @classmethod
+    def of(
+        cls,
+        frame: Frame,
+        logits: Logits,
+        threshold: float,
+        *,
+        clip: int,
+        position: int,
+        latency_ms: float,
+        padded: bool = False,
+    ) -> MaskedFrame:
+        """What the model's logits (K, h, w) mark in a frame: where the probability is above a threshold."""
+        at_size = logits_at(logits, frame.image.shape[:2])
+        return cls(frame, clip, position, padded, at_size, at_size > threshold_logit(threshold), latency_ms)
+
+    @classmethod
+    def none(cls, frame: Frame, classes: int) -> MaskedFrame:
+        """A frame of which no masks are known, as one in which nothing is marked."""
+        shape = (classes, *frame.image.shape[:2])
+        logits, masks = np.broadcast_to(np.float32(-np.inf), shape), np.broadcast_to(np.False_, shape)
+        return cls(frame, -1, -1, False, logits, masks, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +83,20 @@ class Segmented:
     masks: npt.NDArray[np.bool_]
     picture: Image
     latency_ms: float
+
+    @classmethod
+    def of(cls, masked: MaskedFrame, picture: Image, frame: Frame | None = None) -> Segmented:
+        """Masks with the picture they were drawn on; `frame` where that is another one than they are of."""
+        return cls(
+            frame or masked.frame,
+            masked.clip,
+            masked.position,
+            masked.padded,
+            masked.logits,
+            masked.masks,
+            picture,
+            masked.latency_ms,
+        )
 
 
 class Sink(Protocol):

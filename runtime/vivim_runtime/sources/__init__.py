@@ -47,7 +47,7 @@ def open_source(uri: str, capture: CaptureOptions = _DEFAULT) -> Source:
     """The source that a name stands for; a `LiveSource` for cameras, streams and FIFOs, which connects when it is read.
 
     Args:
-        uri: a video file, an image or a folder of images, a DICOM file, `phantom:?seed=1&frames=90&size=480x640`, a
+        uri: a video file, an image or a folder of images, a DICOM file, `phantom:seed=1,frames=90,size=480x640`, a
             camera (`/dev/video0`, `0`), a URL of a stream, a FIFO, or `gst:` and a GStreamer pipeline.
         capture: what to ask a camera for.
 

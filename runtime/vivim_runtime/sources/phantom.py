@@ -4,37 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import TracebackType
-from urllib.parse import parse_qsl
 
-from vivim_runtime.errors import SourceError
-from vivim_runtime.phantom import PhantomSpec, phantom_frames
+from vivim_runtime.phantom import PhantomName, PhantomSpec, phantom_frames
 from vivim_runtime.sources.base import Frame
 
 __all__ = ["PhantomSource", "spec_from_uri"]
 
-_EXAMPLE = "phantom:?seed=1&frames=90&size=480x640&fps=25"
+_EXAMPLE = "phantom:seed=1,frames=90,size=480x640,fps=25"
 
 
 def spec_from_uri(uri: str) -> PhantomSpec:
-    """The phantom that `phantom:?seed=1&frames=90&size=480x640&fps=25` names; every key is optional.
+    """The phantom that `phantom:seed=1,frames=90,size=480x640,fps=25` names; every key is optional.
 
     Raises:
-        SourceError: for an unknown key or a value that is no number.
+        UsageError: an unknown key, a value that is no number, or a phantom that cannot be made.
     """
-    values: dict[str, str] = dict(parse_qsl(uri.removeprefix("phantom:").lstrip("?"), keep_blank_values=True))
-    unknown = sorted(set(values) - {"seed", "frames", "size", "fps"})
-    if unknown:
-        raise SourceError(f"{uri}: unknown {', '.join(unknown)}; expected something like {_EXAMPLE}")
-    try:
-        sides = [int(side) for side in values.get("size", "256x256").lower().split("x")]
-        return PhantomSpec(
-            seed=int(values.get("seed", "0")),
-            frames=int(values.get("frames", "90")),
-            size=(sides[0], sides[-1]) if len(sides) < 3 else (0, 0),
-            fps=float(values.get("fps", "25")),
-        )
-    except ValueError:
-        raise SourceError(f"{uri} has a value that is no number; expected something like {_EXAMPLE}") from None
+    name = PhantomName.parse(uri, ("seed", "frames", "size", "fps"), _EXAMPLE)
+    return PhantomSpec(
+        seed=name.whole("seed", 0), frames=name.whole("frames", 90), size=name.size("256"), fps=name.number("fps", 25.0)
+    )
 
 
 class PhantomSource:

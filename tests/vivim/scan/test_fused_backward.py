@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.vivim.scan.test_operators import ALL_DIRECTIONS, scan_arguments
-from vivim import fused_backward, operators
+from vivim.scan import fused_backward, operators
 from vivim.scan.operators import causal_conv1d, selective_scan
 
 # (L, rows): one token; shorter than the taps; odd; one row; one column

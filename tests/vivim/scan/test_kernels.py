@@ -10,7 +10,7 @@ import torch
 
 from tests.plugins.kernel_library import build
 from tests.vivim.scan.test_operators import scan_arguments
-from vivim import kernels
+from vivim.scan import kernels
 from vivim.scan.operators import causal_conv1d, selective_scan
 from vivim.scan.reference import causal_conv1d_reference, selective_scan_reference
 from vivim_runtime.errors import KernelError

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 import vivim
 from vivim.model import VivimOutput
-from vivim.training.batches import Clip, MemoryClips, PhantomClips, phantom_clips
+from vivim.training.batches import MemoryClips, PhantomClips, phantom_clips
 from vivim.training.scores import Scores, evaluate
+from vivim_runtime.clips import Clip
 
 
 class Oracle(nn.Module):
@@ -34,7 +35,7 @@ def bright(*masks: np.ndarray) -> Clip:
 
 def marking(predicted: np.ndarray, truth: np.ndarray) -> Clip:
     """A clip of one frame of which the oracle says `predicted`."""
-    return Clip(bright(predicted).frames, truth[None])
+    return Clip(bright(predicted).pixels, truth[None])
 
 
 ROWS, COLUMNS = np.indices((6, 8))
@@ -55,7 +56,7 @@ def test_clips_are_given_whole_one_after_the_other_in_evaluation_mode_without_gr
 
 def test_scores_are_means_over_frames_not_over_clips() -> None:
     right = bright(LEFT)
-    wrong = Clip(bright(LEFT, LEFT, LEFT).frames, np.stack([~LEFT] * 3))
+    wrong = Clip(bright(LEFT, LEFT, LEFT).pixels, np.stack([~LEFT] * 3))
     assert evaluate(Oracle(), [right, wrong]).dice == pytest.approx(1 / 4)
 
 

@@ -1,4 +1,4 @@
-"""Where people watch: a window or a web page; one interface, chosen by the name.
+"""What every screen does, and how people watch.
 
 Recordings are sinks (vivim_runtime.sinks); a screen only ever shows the newest picture, and never slows the run.
 """
@@ -10,10 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from vivim_runtime.live.status import Controls, Shown
-from vivim_runtime.sessions.base import ModelInfo
+from vivim_runtime.live.status import Shown
 
-__all__ = ["Screen", "ScreenOptions", "is_screen", "open_screen"]
+__all__ = ["Screen", "ScreenOptions"]
 
 
 @dataclass(frozen=True)
@@ -61,24 +60,3 @@ class Screen(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-
-
-def is_screen(name: str) -> bool:
-    """Whether an output's name means a screen, and not a file."""
-    return name == "display" or name.startswith("http://")
-
-
-def open_screen(name: str, controls: Controls, model: ModelInfo, options: ScreenOptions) -> Screen:
-    """The screen that a name stands for: "display", or "http://host:port" for a page that this program serves.
-
-    Raises:
-        SinkError: when it cannot be opened (no display, the port is taken).
-        MissingExtraError: when what it needs is not installed.
-    """
-    if name == "display":
-        from vivim_runtime.live.screens.window import Window
-
-        return Window(controls, model, options)
-    from vivim_runtime.live.screens.web import WebViewer
-
-    return WebViewer(name, controls, model, options)

@@ -10,21 +10,19 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 
 from vivim_runtime.errors import MissingExtraError, SinkError, VivimError
 from vivim_runtime.files import writable_folder
 from vivim_runtime.live.screens.actions import ACTIONS
+from vivim_runtime.live.screens.base import ScreenOptions
 from vivim_runtime.live.screens.hud import LEGIBLE_WIDTH, Hud
 from vivim_runtime.live.screens.snapshots import png, snapshot_name
 from vivim_runtime.live.status import Controls, Shown
 from vivim_runtime.sessions.base import ModelInfo
 from vivim_runtime.sources.base import Image
-
-if TYPE_CHECKING:
-    from vivim_runtime.live.screens.base import ScreenOptions
 
 __all__ = ["Window", "fitted"]
 

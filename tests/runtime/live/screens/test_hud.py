@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vivim_runtime.live import hud as hud_module
+from vivim_runtime.live.screens import hud as hud_module
 from vivim_runtime.live.screens import letters
 from vivim_runtime.live.screens.actions import ACTIONS
 from vivim_runtime.live.screens.hud import Hud, legible, status_lines

@@ -19,11 +19,12 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from importlib.resources import files
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, ClassVar
+from typing import IO, Any, ClassVar
 from urllib.parse import SplitResult, urlsplit
 
 from vivim_runtime.errors import SinkError
 from vivim_runtime.live.screens.actions import ACTIONS
+from vivim_runtime.live.screens.base import ScreenOptions
 from vivim_runtime.live.screens.hud import Hud
 from vivim_runtime.live.screens.snapshots import png, snapshot_name
 from vivim_runtime.live.screens.web.access import Access, Address
@@ -31,9 +32,6 @@ from vivim_runtime.live.screens.web.pictures import Pictures
 from vivim_runtime.live.screens.web.reports import as_json, as_metrics
 from vivim_runtime.live.status import Controls, Shown, State, Status
 from vivim_runtime.sessions.base import ModelInfo
-
-if TYPE_CHECKING:
-    from vivim_runtime.live.screens.base import ScreenOptions
 
 __all__ = ["WebViewer"]
 

@@ -1,0 +1,100 @@
+"""The options that several commands have, each declared once: its name, its help, and how its text is read.
+
+A command takes one as `device: Device = "auto"`. What a text means is read by the function beside it, so that one
+grammar holds everywhere; a file that is to be written is found out about before the work (`check_outputs`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vivim_runtime.errors import UsageError
+from vivim_runtime.files import writable_file
+from vivim_runtime.sizes import parse_size
+
+__all__ = [
+    "ClipFrames",
+    "Device",
+    "FramesOfCheckpoint",
+    "HtmlFile",
+    "JsonFile",
+    "MarkdownFile",
+    "Overwrite",
+    "Quiet",
+    "Seed",
+    "Show",
+    "ShownFrame",
+    "SizeOfCheckpoint",
+    "Threads",
+    "Threshold",
+    "check_outputs",
+    "parse_size",
+    "size_or_none",
+]
+
+# --- where a model runs ---------------------------------------------------------------------------------------------
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<index>.")]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0 is automatic.")]
+
+# --- what a clip is -------------------------------------------------------------------------------------------------
+
+_SIZE_HELP = "Size of the frames, pixels: 256, or height x width as 256x320"
+
+SizeOfCheckpoint = Annotated[
+    str | None,
+    typer.Option("--imgsz", metavar="N | HxW", help=f"{_SIZE_HELP}. For checkpoints; default what they say."),
+]
+FramesOfCheckpoint = Annotated[
+    int | None, typer.Option("--frames", min=1, help="Frames of a clip, T. For checkpoints; default what they say.")
+]
+ClipFrames = Annotated[int | None, typer.Option("--frames", min=1, help="Frames of a clip, T.")]
+
+
+def size_or_none(text: str | None) -> tuple[int, int] | None:
+    """(H, W) of what --imgsz was given; None where it was not."""
+    return None if text is None else parse_size(text)
+
+
+class Show(str, Enum):
+    """Which frames of overlapping clips give their masks."""
+
+    newest = "newest"
+    centre = "centre"
+
+
+ShownFrame = Annotated[
+    Show, typer.Option(help="Masks of overlapping clips: of their newest frames, or of their centre.")
+]
+Threshold = Annotated[float, typer.Option(help="Probability above which a pixel is marked.")]
+Seed = Annotated[int, typer.Option(help="Of what is drawn at random.")]
+
+# --- what is written ------------------------------------------------------------------------------------------------
+
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the results to this JSON file.")]
+HtmlFile = Annotated[Path | None, typer.Option("--html", help="Write the results to this HTML page.")]
+MarkdownFile = Annotated[Path | None, typer.Option("--markdown", help="Write the tables to this Markdown file.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]
+
+
+def check_outputs(outputs: Iterable[Path | None], inputs: Sequence[str | Path] = ()) -> None:
+    """Find out before the work that a file could not be written after it, or would replace what is read.
+
+    Raises:
+        SinkError: a file that cannot be written.
+        UsageError: a file that is read, too, or that is named twice.
+    """
+    paths = [path for path in outputs if path]
+    read = {Path(name).resolve() for name in inputs}
+    for path in paths:
+        if path.resolve() in read:
+            raise UsageError(f"{path} is both read and written; choose another output")
+        writable_file(path)
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UsageError("an output is named twice; expected different ones")
