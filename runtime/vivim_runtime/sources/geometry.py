@@ -104,8 +104,8 @@ class Geometry:
                 (False, True, True): "turned by 180 degrees",
                 (True, True, False): "turned by 90 degrees, clockwise",
                 (True, False, True): "turned by 90 degrees, counterclockwise",
-                (False, True, False): "mirrored",
-                (False, False, True): "turned upside down and mirrored",
+                (False, True, False): "mirrored left to right",
+                (False, False, True): "mirrored top to bottom",
             }
             done.append(names.get((self.transposed, self.mirrored, self.flipped), "turned by 90 degrees and mirrored"))
         if self.aspect != 1:
