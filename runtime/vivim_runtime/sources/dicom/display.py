@@ -6,7 +6,6 @@ that is black because of them would look like one without findings.
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ import numpy.typing as npt
 
 from vivim_runtime.sources.base import Image
 from vivim_runtime.sources.depth import significant_bits, to_bytes
-from vivim_runtime.sources.dicom.files import frame_groups, numbers
+from vivim_runtime.sources.dicom.files import frame_groups, numbers, without
 
 __all__ = ["Display"]
 
@@ -229,10 +228,7 @@ def _plain_entries(dataset: Any, colour: str, length: int, big_endian: bool) -> 
 def _segmented_entries(dataset: Any, length: int, bits: int) -> Pixels:
     from pydicom.pixels import apply_color_lut
 
-    table = copy.copy(dataset)
-    for attribute in ("PixelData", "SegmentedAlphaPaletteColorLookupTableData"):
-        if attribute in table:
-            delattr(table, attribute)
+    table = without(dataset, "PixelData", "SegmentedAlphaPaletteColorLookupTableData")
     for colour in _COLOURS:
         setattr(table, f"{colour}PaletteColorLookupTableDescriptor", [length % 65536, 0, bits])
     # pydicom holds an index in the type of the entries.

@@ -13,7 +13,7 @@ from typing import Any
 
 from vivim_runtime.errors import MissingExtraError, SourceError
 
-__all__ = ["frame_groups", "is_dicom", "kind_of", "numbers", "read_dicom", "read_header", "reason_of"]
+__all__ = ["frame_groups", "is_dicom", "kind_of", "numbers", "read_dicom", "read_header", "reason_of", "without"]
 
 
 class _BoundedFile(io.BufferedReader):
@@ -118,6 +118,18 @@ def _number(text: str) -> float:
         return float(text.replace(",", "."))
     except ValueError:
         return math.nan
+
+
+def without(dataset: Any, *keywords: str) -> Any:
+    """A data set with the same elements but some; it can be changed without changing the first one."""
+    import pydicom
+    from pydicom.datadict import tag_for_keyword
+
+    left_out = {tag_for_keyword(keyword) for keyword in keywords}
+    kept = pydicom.Dataset({tag: dataset.get_item(tag) for tag in dataset.keys() if tag not in left_out})  # noqa: SIM118
+    kept.file_meta = dataset.file_meta
+    kept.set_original_encoding(*dataset.original_encoding, dataset.original_character_set)
+    return kept
 
 
 def frame_groups(dataset: Any, macro: str) -> Any | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import math
 import warnings
@@ -18,7 +17,7 @@ from vivim_runtime.errors import SourceError
 from vivim_runtime.sources.base import MAX_PIXELS, Frame
 from vivim_runtime.sources.codestream import read_codestream
 from vivim_runtime.sources.dicom.display import Display
-from vivim_runtime.sources.dicom.files import frame_groups, kind_of, numbers, read_dicom, reason_of
+from vivim_runtime.sources.dicom.files import frame_groups, kind_of, numbers, read_dicom, reason_of, without
 from vivim_runtime.sources.dicom.frames import CodedFrames, coded_frames, count_pictures, is_film, native_frames
 from vivim_runtime.sources.dicom.jpeg import components_of, is_ycbcr, rgb_of
 from vivim_runtime.sources.dicom.times import frame_times
@@ -92,6 +91,7 @@ class DicomFile:
         if self.geometry.describe():
             self.notes.append(f"{self.name} is {self.geometry.describe()}, as it says")
         self._display: Display | None = None
+        self._template: Any = None
 
     # --- what there is --------------------------------------------------------------------------------------------
 
@@ -274,13 +274,10 @@ class DicomFile:
     @property
     def _single(self) -> Any:
         """A data set of one frame, to put coded pixels into."""
-        if getattr(self, "_template", None) is None:
-            template = copy.copy(self._dataset)
-            for name in ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
-                if name in template:
-                    delattr(template, name)
+        if self._template is None:
+            template = without(self._dataset, "PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths")
             template.NumberOfFrames = 1
-            self._template: Any = template
+            self._template = template
         return self._template
 
     def _check_codestream(self, data: bytes) -> None:
