@@ -50,11 +50,6 @@ def _harmless() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
     found: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
         argparse.Namespace,
         collections.OrderedDict,
-        collections.defaultdict,
-        dict,
-        list,
-        int,
-        float,
         np.dtype,
         np.ndarray,
         *[getattr(np.dtypes, name) for name in np.dtypes.__all__ if name != "ObjectDType"],

@@ -73,6 +73,8 @@ class PictureFile:
                     self._look_at(opened)
             except (SourceError, MemoryError):
                 raise
+            except Pillow.DecompressionBombError:
+                raise SourceError(f"{path} tells a size that cannot be read; is it complete?") from None
             except Exception:  # Pillow raises whatever damaged bytes lead it to; OpenCV knows some more formats
                 self.kind, self._pages, self.times = "", (0,), None
                 if not self._data:

@@ -268,7 +268,7 @@ def test_a_size_that_asks_for_all_memory_is_refused_by_its_header(tmp_path: Path
     struct.pack_into(">II", data, 16, 30_000, 30_000)
     struct.pack_into(">I", data, 29, zlib.crc32(data[12:29]))
     (tmp_path / "a.png").write_bytes(data)
-    with pytest.raises(SourceError, match="30000x30000"):
+    with pytest.raises(SourceError, match="tells a size that cannot be read"):
         open_source(str(tmp_path / "a.png"))
 
 
