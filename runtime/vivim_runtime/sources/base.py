@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DEFAULT_FPS", "MAX_PIXELS", "Frame", "Image", "LiveSource", "Source", "lost_frames"]
+__all__ = ["DEFAULT_FPS", "MAX_PIXELS", "Frame", "Image", "LiveSource", "Source", "counted_frames", "lost_frames"]
 
 Image = npt.NDArray[np.uint8]
 
@@ -63,6 +63,11 @@ class Source(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+def counted_frames(count: int) -> str:
+    """`1 frame`, `2 frames`."""
+    return f"{count} frame{'' if count == 1 else 's'}"
 
 
 def lost_frames(source: Source) -> int:

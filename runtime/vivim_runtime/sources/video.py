@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import av
 
 from vivim_runtime.errors import SourceError
-from vivim_runtime.sources.base import DEFAULT_FPS, MAX_PIXELS, Frame
+from vivim_runtime.sources.base import DEFAULT_FPS, MAX_PIXELS, Frame, counted_frames
 from vivim_runtime.sources.depth import significant_bits
 from vivim_runtime.sources.film import (
     Decoding,
@@ -128,7 +128,9 @@ class VideoFile:
         self.notes = [note for note in self.notes if not note.startswith(_LOST)]
         if decoding.lost:
             why = f" ({decoding.reason})" if decoding.reason else ""
-            self.notes.append(f"{_LOST} {decoding.lost} frames of {self.name} cannot be decoded{why}; the rest is used")
+            self.notes.append(
+                f"{_LOST} {counted_frames(decoding.lost)} of {self.name} cannot be decoded{why}; the rest is used"
+            )
         behind, seconds = (stream.frames or 0) - decoding.packets, _told_seconds(container, stream) - last
         if behind <= 0 and seconds > _GAP_S + 1.5 / self.fps:
             behind = round(seconds * self.fps) - 1

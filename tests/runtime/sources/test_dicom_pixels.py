@@ -95,7 +95,7 @@ def test_a_coded_frame_that_is_damaged_is_counted_and_the_others_are_read(tmp_pa
     frames[2] = frames[2][:2] + b"\0" * (len(frames[2]) - 2)
     source, found = read(coded_loop(tmp_path / "a.dcm", frames, (48, 64)))
     assert [frame.index for frame in found] == [0, 1, 3, 4, 5] and source.lost == 1
-    assert "1 frames of a.dcm cannot be decoded" in source.notes[-1]
+    assert "1 frame of a.dcm cannot be decoded" in source.notes[-1]
     (video,) = open_dataset(str(tmp_path)).videos
     assert np.array_equal(video.frame(3), found[2].image)
     with pytest.raises(Exception, match="frame 2 of .*cannot be decoded"):

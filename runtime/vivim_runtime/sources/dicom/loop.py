@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vivim_runtime.errors import SourceError
-from vivim_runtime.sources.base import MAX_PIXELS, Frame
+from vivim_runtime.sources.base import MAX_PIXELS, Frame, counted_frames
 from vivim_runtime.sources.codestream import read_codestream
 from vivim_runtime.sources.dicom.display import Display
 from vivim_runtime.sources.dicom.files import frame_groups, kind_of, numbers, read_dicom, reason_of, without
@@ -256,7 +256,7 @@ class DicomFile:
             raise failed
         if counting and lost:
             self.lost = lost
-            note = f"lost: {lost} frames of {self.name} cannot be decoded; the rest is used"
+            note = f"lost: {counted_frames(lost)} of {self.name} cannot be decoded; the rest is used"
             self.notes = [*(n for n in self.notes if not n.startswith("lost:")), note]
 
     def _of_pydicom(self, data: bytes) -> npt.NDArray[Any]:
