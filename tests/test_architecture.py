@@ -45,9 +45,11 @@ FLOORS = {
         "errors sizes files svg phantom sessions sources overlay clips sinks offline datasets bench judging live "
         "doctor commands entry"
     ),
-    "vivim": "config scan segformer rivals mamba model checkpoint preprocessing session training efficiency commands cli",
+    "vivim": (
+        "config scan segformer rivals mamba model checkpoint preprocessing session training efficiency commands cli"
+    ),
     "vivim_export": (
-        "functions lowering halving engine_graph folding precision precision_check emulation runners "
+        "functions rules folding precision lowering engine_graph precision_check emulation runners "
         "onnx_export engine commands"
     ),
     "vivim_calibration": (

@@ -1,4 +1,7 @@
-"""`vivim-export`: ONNX files from checkpoints, and comparisons. A thin layer over the package's modules."""
+"""`vivim-export`: ONNX files from checkpoints, engines, and comparisons. A thin layer over the package's modules.
+
+Each command imports what it needs when it is called: `trt` builds engines where there is no torch.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +10,22 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from vivim_export.engine import EngineOptions, EnginePlan, build_engine, emit_graph, plan_engine
-from vivim_export.engine_graph import default_precision
-from vivim_export.onnx_export import OnnxOptions, export_onnx
 from vivim_export.precision_check import PRODUCTS
 from vivim_export.runners import open_runner
-from vivim_runtime.commands.check import (
-    ClipsCommand,
-    HtmlFile,
-    JsonFile,
-    check_command,
-    check_reports,
-    parsed_size,
-    publish,
-)
+from vivim_runtime.commands.check import ClipsCommand, check_command, publish
+from vivim_runtime.commands.options import HtmlFile, JsonFile, check_outputs, parse_size
 from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.sessions.sidecar import EngineRecord, sidecar_path
+
+if TYPE_CHECKING:
+    from vivim_export.engine import EnginePlan
 
 __all__ = ["app"]
 
@@ -37,6 +33,12 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Export Vivim
 # File names are printed as they are: no markup.
 _console = Console(markup=False, highlight=False)
 _progress = Console(stderr=True, markup=False, highlight=False)
+
+
+ComparedOn = Annotated[
+    list[str] | None,
+    typer.Option("--clips", metavar="SRC", help="Clips that the result is compared on; default two phantoms."),
+]
 
 
 @app.command("onnx", cls=ClipsCommand)
@@ -56,19 +58,20 @@ def onnx_command(
         int | None, typer.Option(help="Opset of the standard operators, 20 to 23; default 20, for bf16 22.")
     ] = None,
     no_fold: Annotated[bool, typer.Option("--no-fold", help="Leave the decoder as it was trained.")] = False,
+    clips: ComparedOn = None,
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
 ) -> None:
     """Export to one ONNX file, and compare it with PyTorch: over budget nothing is written (exit code 3)."""
-    check_reports(json_file, html_file)
+    from vivim_export.onnx_export import OnnxOptions, export_onnx
+
+    check_outputs((output, json_file, html_file), (weights,))
     if dynamic_batch and batch is not None:
         raise UsageError(f"--batch {batch} and --dynamic-batch contradict each other; give one of them")
     if fp16 and bf16:
         raise UsageError("--fp16 and --bf16 contradict each other; give one of them")
-    size = parsed_size(imgsz)
-    assert size is not None
     options = OnnxOptions(
-        size,
+        parse_size(imgsz),
         None if dynamic_batch else 1 if batch is None else batch,
         raw_input,
         opset,
@@ -77,7 +80,7 @@ def onnx_command(
     )
     try:
         with _progress.status("reading the checkpoint") as status:
-            comparison = export_onnx(weights, output, options, frames, status.update)
+            comparison = export_onnx(weights, output, options, frames, status.update, clips)
     except ParityError as error:
         publish(error.comparison, json_file, html_file)
         raise
@@ -117,11 +120,15 @@ def trt_command(
         Path | None, typer.Option(help="Write the graph that TensorRT parses; without -o, only that.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built, and build nothing.")] = False,
+    clips: ComparedOn = None,
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
 ) -> None:
     """Build an engine, and its sidecar MODEL.engine.json that says what it is for."""
-    check_reports(json_file, html_file)
+    from vivim_export.engine import EngineOptions, build_engine, emit_graph, plan_engine
+    from vivim_export.engine_graph import default_precision
+
+    check_outputs((output, emit_onnx, json_file, html_file), (model,))
     asked = [name for name, given in (("fp32", fp32), ("fp16", fp16), ("bf16", bf16), ("int8", int8)) if given]
     if len(asked) > 1:
         raise UsageError(f"--{' and --'.join(asked)} contradict each other; give one of them")
@@ -139,6 +146,7 @@ def trt_command(
         compute_capabilities=tuple(part.strip() for part in (compute_capability or "").split(",") if part.strip()),
         verbosity=profiling_verbosity,
         plugin=plugin,
+        clips=tuple(clips or ()),
         command=shlex.join(["vivim-export", *sys.argv[1:]]),
     )
     if emit_onnx:
@@ -202,7 +210,7 @@ def _engine_table(record: EngineRecord, output: Path, compared: bool) -> Table:
             "note", "TensorRT for RTX has int8 kernels for the weights of products only: time it against fp16"
         )
     if not compared:
-        table.add_row("parity", "not checked: there is no GPU here; run vivim-export check where there is one")
+        table.add_row("parity", "not checked: there is no GPU here; run vivim-check where there is one")
     table.add_row("sidecar", f"{sidecar_path(output)}")
     return table
 

@@ -16,7 +16,7 @@ from vivim_calibration import procedure
 from vivim_calibration.calibration import Calibration
 from vivim_calibration.clips import DrawOptions, whole_clips
 from vivim_calibration.procedure import Options, Outcome, calibrate
-from vivim_export.halving import half_from_float
+from vivim_export.precision import half_from_float
 from vivim_runtime import open_session
 from vivim_runtime.commands.entry import main
 from vivim_runtime.errors import DataError, ModelError, UsageError, VerdictError

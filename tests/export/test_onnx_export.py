@@ -169,7 +169,7 @@ def test_a_file_that_is_not_the_network_is_never_written(
 
     monkeypatch.setattr(onnx_export, "fold_for_export", wrong)
     (tmp_path / "m.onnx").write_text("earlier")
-    with pytest.raises(ParityError, match="is not the network of .* relative L2") as caught:
+    with pytest.raises(ParityError, match="does not stand for .* relative L2") as caught:
         export_onnx(checkpoint, tmp_path / "m.onnx", OnnxOptions(size=(64, 64)))
     assert caught.value.exit_code == 3 and not caught.value.comparison.passed
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]

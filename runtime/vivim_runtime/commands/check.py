@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,22 +12,29 @@ import typer
 import typer.core
 from rich.console import Console
 
-from vivim_runtime.errors import ParityError, UsageError
-from vivim_runtime.files import writable_file, write_text
+from vivim_runtime.commands.options import (
+    Device,
+    FramesOfCheckpoint,
+    HtmlFile,
+    JsonFile,
+    SizeOfCheckpoint,
+    Threads,
+    check_outputs,
+    size_or_none,
+)
+from vivim_runtime.errors import ParityError
+from vivim_runtime.files import write_text
 from vivim_runtime.judging.parity import Comparison, compare
 from vivim_runtime.judging.parity_report import html_report, terminal_table
 from vivim_runtime.sessions import is_model_file, runner_of
 from vivim_runtime.sessions.base import Session
 
-__all__ = ["ClipsCommand", "HtmlFile", "JsonFile", "app", "check_command", "check_reports", "parsed_size", "publish"]
+__all__ = ["ClipsCommand", "app", "check_command", "publish"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 # File names are printed as they are: no markup.
 _console = Console(markup=False, highlight=False)
 _progress = Console(stderr=True, markup=False, highlight=False)
-
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the comparison to this JSON file.")]
-HtmlFile = Annotated[Path | None, typer.Option("--html", help="Write the comparison to this HTML file.")]
 
 
 class ClipsCommand(typer.core.TyperCommand):
@@ -55,23 +61,6 @@ def _spread(args: list[str]) -> list[str]:
     return result
 
 
-def parsed_size(text: str | None) -> tuple[int, int] | None:
-    """(H, W) of what stands behind --imgsz; None where nothing does."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)(?:[x,](\d+))?", text)
-    if not match or not int(match[1]) or match[2] == "0":
-        raise UsageError(f"--imgsz is {text}; expected one number, or height and width: --imgsz 256 320")
-    return int(match[1]), int(match[2] or match[1])
-
-
-def check_reports(*files: Path | None) -> None:
-    """Find out before the work that a report could not be written after it."""
-    for file in files:
-        if file:
-            writable_file(file)
-
-
 def publish(comparison: Comparison, json_file: Path | None, html_file: Path | None) -> None:
     """Show a comparison, and write the reports that were asked for."""
     _console.print(terminal_table(comparison))
@@ -95,18 +84,16 @@ def check_command(opened: Callable[..., Session]) -> Callable[..., None]:
             list[str] | None,
             typer.Option(help="Videos, image folders, DICOM, data sets, phantom:...; default two phantoms."),
         ] = None,
-        imgsz: Annotated[
-            str | None, typer.Option(metavar="N | H W", help="Size for two checkpoints; a model file has its own.")
-        ] = None,
-        frames: Annotated[int | None, typer.Option(help="T for two checkpoints; a model file has its own.")] = None,
-        device: Annotated[str, typer.Option(help="Of model files: auto, cpu, cuda or cuda:<index>.")] = "auto",
-        threads: Annotated[int, typer.Option(help="CPU threads; 0 is automatic.")] = 0,
+        imgsz: SizeOfCheckpoint = None,
+        frames: FramesOfCheckpoint = None,
+        device: Device = "auto",
+        threads: Threads = 0,
         json_file: JsonFile = None,
         html_file: HtmlFile = None,
     ) -> None:
         """Compare two models on the same clips, on logits and on masks; exit code 3 where B does not stand for A."""
-        check_reports(json_file, html_file)
-        size = parsed_size(imgsz)
+        check_outputs((json_file, html_file), (a, b, *(clips or ())))
+        size = size_or_none(imgsz)
         with ExitStack() as stack:
             sides: dict[str, Session] = {}
             # A checkpoint takes size and T of the model file on the other side, which opens first.

@@ -30,7 +30,7 @@ from vivim_runtime.judging.worst import drawn_errors
 from vivim_runtime.sessions import is_model_file, runner_of
 from vivim_runtime.sessions.base import Session
 
-__all__ = ["app"]
+__all__ = ["app", "eval_command"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 # File names are printed as they are: no markup.
