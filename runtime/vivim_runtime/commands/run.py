@@ -38,7 +38,7 @@ _console = Console(stderr=True, markup=False, highlight=False)
 def _hop(text: str, model: ModelInfo) -> int | None:
     if text == "auto":
         return None
-    if not text.isdigit() or not 1 <= int(text) <= model.frames:
+    if not text.isdecimal() or not 1 <= int(text) <= model.frames:
         raise UsageError(f"--hop is {text}; expected auto, or 1 to {model.frames}, the frames of a clip")
     return int(text)
 

@@ -110,6 +110,9 @@ def _number(name: str) -> int | None:
 class _Reader:
     """Frames of a video file in any order. Times are listed by reading the packets, which decodes nothing."""
 
+    _container: Any = None
+    _stream: Any = None
+
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
@@ -148,7 +151,7 @@ class _Reader:
         return self._count
 
     def _open(self) -> None:
-        if hasattr(self, "_container"):
+        if self._container is not None:
             self._container.close()
         self._container, self._stream = open_film(self._path)
         if self._stream is None:

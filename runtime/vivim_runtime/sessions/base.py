@@ -74,7 +74,7 @@ class ModelInfo:
             raise ModelError(
                 f"{path} was not written by vivim-export; make one with: vivim-export onnx --weights W -o M"
             )
-        if not version.isdigit() or int(version) > _FORMAT:
+        if not version.isdecimal() or int(version) > _FORMAT:
             raise ModelError(f"{path} has format {version}, this version reads up to {_FORMAT}; update vivim-edge")
         try:
             text = {key.removeprefix("vivim."): value for key, value in metadata.items()}

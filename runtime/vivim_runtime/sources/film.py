@@ -101,7 +101,8 @@ def _is_yuv(picture: Any) -> bool:
 def _sixteen_bits(picture: Any) -> npt.NDArray[np.uint16]:
     """uint16 (H, W) of grey, (H, W, 3) of RGB."""
     grey = len(picture.format.components) < 3
-    return VideoReformatter().reformat(picture, format="gray16le" if grey else "rgb48le").to_ndarray()
+    reformatter: Any = VideoReformatter()
+    return reformatter.reformat(picture, format="gray16le" if grey else "rgb48le").to_ndarray()
 
 
 class FilmConverter:

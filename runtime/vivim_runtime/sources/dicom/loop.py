@@ -62,8 +62,6 @@ class DicomFile:
         dataset = self._dataset
         if "PixelData" not in dataset:
             raise SourceError(f"{path} has no pixels ({kind_of(dataset)}); expected an image or a cine loop")
-        self._film: VideoFile | None = None
-        self._coded: CodedFrames | None = None
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of values that are wrong and raise when used
@@ -72,6 +70,10 @@ class DicomFile:
                 self._photometric = str(dataset.PhotometricInterpretation)
                 self._check_numbers()
                 self.geometry = geometry_of_dicom(dataset)
+                self._film: VideoFile | None = self._opened_film() if is_film(self._syntax) else None
+                self._coded: CodedFrames | None = None
+                if self._film is None and self._syntax.is_encapsulated:
+                    self._coded = coded_frames(dataset.PixelData, self._syntax)
                 self.frame_count: int | None = self._counted()
         except (MemoryError, SourceError):
             raise
@@ -130,21 +132,12 @@ class DicomFile:
     def _counted(self) -> int:
         """How many frames the pixels are."""
         dataset, data = self._dataset, self._dataset.PixelData
-        if is_film(self._syntax):
-            content = coded_frames(data, self._syntax).whole
-            self._film = self._opened_film(content)
-            self.notes += [note for note in self._film.notes if "stretched" not in note or self.geometry.aspect == 1]
-            if self.geometry.aspect == 1:
-                self.geometry = self._film.geometry
-            else:
-                self._film.show_as(self.geometry)
-            self.stored_size = self._film.stored_size
-            return max(1, count_pictures(content))
-        if self._syntax.is_encapsulated:
-            self._coded = coded_frames(data, self._syntax)
-            if not len(self._coded):
-                raise ValueError("no coded frame")
+        if self._film is not None:
+            count = count_pictures(coded_frames(data, self._syntax).whole)
+        elif self._coded is not None:
             count = len(self._coded)
+            if not count:
+                raise ValueError("no coded frame")
         else:
             samples, bits = int(dataset.SamplesPerPixel), int(dataset.BitsAllocated)
             count, rest = native_frames(len(data), self.stored_size, samples, bits, self._photometric)
@@ -152,18 +145,23 @@ class DicomFile:
             if rest > 1 and count and told > count:
                 self.lost = told - count
                 self.notes.append(f"{self.name} is cut off within frame {count}: {self.lost} frames are missing")
-            count = max(1, count)
         if count > _MAX_FRAMES:
             raise ValueError(f"{count} frames")
-        return count
+        return max(1, count)
 
-    def _opened_film(self, content: bytes) -> VideoFile:
+    def _opened_film(self) -> VideoFile:
+        """The film in the fragments, shown as the data set says, or else as it says itself."""
         try:
-            film = VideoFile(self._path, io.BytesIO(content))
+            film = VideoFile(self._path, io.BytesIO(coded_frames(self._dataset.PixelData, self._syntax).whole))
         except SourceError as error:
             raise self._undecodable(0, NotImplementedError(str(error))) from None
         if film.codec not in _FILM_CODECS:
             raise self._undecodable(0, NotImplementedError(film.codec))
+        if self.geometry.aspect == 1:
+            self.geometry = film.geometry
+        else:
+            film.show_as(self.geometry)
+        self.stored_size = film.stored_size
         return film
 
     def _told_count(self) -> int:
