@@ -23,6 +23,7 @@ from PIL import Image as Pillow
 
 from vivim_runtime.errors import SourceError
 from vivim_runtime.sources.base import MAX_PIXELS, Image
+from vivim_runtime.sources.bounded import BoundedFile
 from vivim_runtime.sources.depth import significant_bits, to_bytes
 from vivim_runtime.sources.geometry import AS_STORED, Geometry, turn_of_exif
 
@@ -67,7 +68,7 @@ class PictureFile:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what Pillow puts up with
             try:
-                with Pillow.open(path) as opened:
+                with BoundedFile(path) as file, Pillow.open(file) as opened:
                     self.kind = opened.format or ""
                     self.size = self._checked_size((opened.height, opened.width))
                     self._look_at(opened)

@@ -5,27 +5,15 @@ Messages are made of file names and technical attributes alone: patient data sta
 
 from __future__ import annotations
 
-import io
 import math
 import warnings
 from pathlib import Path
 from typing import Any
 
 from vivim_runtime.errors import MissingExtraError, SourceError
+from vivim_runtime.sources.bounded import BoundedFile
 
 __all__ = ["frame_groups", "is_dicom", "kind_of", "numbers", "read_dicom", "read_header", "reason_of", "without"]
-
-
-class _BoundedFile(io.BufferedReader):
-    """A file of which a damaged header asks for more than it holds: Python would set all that memory aside first."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(io.FileIO(str(path)))  # pydicom wants the name as text
-        self._size = path.stat().st_size
-
-    def read(self, size: int | None = -1) -> bytes:
-        left = max(0, self._size - self.tell())
-        return super().read(left if size is None or size < 0 else min(size, left))
 
 
 def is_dicom(path: Path) -> bool:
@@ -69,7 +57,7 @@ def _read(path: Path, pixels: bool) -> tuple[Any, int]:
         with warnings.catch_warnings(record=True) as found:
             # pydicom warns of what it puts up with (and goes on without what a cut file lost) and raises the rest.
             warnings.simplefilter("always")
-            with _BoundedFile(path) as file:
+            with BoundedFile(path) as file:
                 dataset = pydicom.dcmread(file, stop_before_pixels=not pixels)
                 place = file.tell()
     except pydicom.errors.InvalidDicomError:

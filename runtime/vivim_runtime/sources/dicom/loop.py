@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from vivim_runtime.errors import SourceError
 from vivim_runtime.sources.base import MAX_PIXELS, Frame, counted_frames
-from vivim_runtime.sources.codestream import read_codestream
+from vivim_runtime.sources.codestream import has_whole_segments, read_codestream
 from vivim_runtime.sources.dicom.display import Display
 from vivim_runtime.sources.dicom.files import frame_groups, kind_of, numbers, read_dicom, reason_of, without
 from vivim_runtime.sources.dicom.frames import CodedFrames, coded_frames, count_pictures, is_film, native_frames
@@ -28,6 +28,7 @@ __all__ = ["DicomFile", "geometry_of_dicom"]
 
 # More than nine hours at 30 a second; a damaged header may say anything.
 _MAX_FRAMES = 1_000_000
+_NUMBER_OF_FRAMES = 0x00280008
 _FILM_CODECS = ("mpeg1video", "mpeg2video", "h264", "hevc")
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 
@@ -177,7 +178,7 @@ class DicomFile:
             says = "does not say how many frames it has" if told == 1 else f"says that it has {told} frames"
             self.notes.append(f"{self.name} {says}; its pixels are {found}, and these count")
         if "NumberOfFrames" in self._dataset or found != 1:
-            self._dataset.NumberOfFrames = found
+            self._dataset.add_new(_NUMBER_OF_FRAMES, "IS", found)  # whatever is there, unread
 
     # --- frames ----------------------------------------------------------------------------------------------------
 
@@ -264,6 +265,8 @@ class DicomFile:
 
         if self._is_jpeg:
             self._check_codestream(data)
+            if not has_whole_segments(data):
+                raise ValueError("its markers are damaged")
         single = self._single
         single.PixelData = encapsulate([data], has_bot=False)
         single["PixelData"].is_undefined_length = True
