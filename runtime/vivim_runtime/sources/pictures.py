@@ -19,7 +19,6 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image as Pillow
 
 from vivim_runtime.errors import SourceError
 from vivim_runtime.sources.base import MAX_PIXELS, Image
@@ -41,6 +40,13 @@ _BEHIND = 1024
 _MOST_PICTURES = 100_000
 _LONGEST_EXIF = 1 << 16
 _FLAGS = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+
+
+def _pillow() -> Any:
+    """Pillow's main module, loaded when the first image is looked at: films and streams do without."""
+    from PIL import Image as module
+
+    return module
 
 
 class PictureFile:
@@ -68,13 +74,13 @@ class PictureFile:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what Pillow puts up with
             try:
-                with BoundedFile(path) as file, Pillow.open(file) as opened:
+                with BoundedFile(path) as file, _pillow().open(file) as opened:
                     self.kind = opened.format or ""
                     self.size = self._checked_size((opened.height, opened.width))
                     self._look_at(opened)
             except (SourceError, MemoryError):
                 raise
-            except Pillow.DecompressionBombError:
+            except _pillow().DecompressionBombError:
                 raise SourceError(f"{path} tells a size that cannot be read; is it complete?") from None
             except Exception:  # Pillow raises whatever damaged bytes lead it to; OpenCV knows some more formats
                 self.kind, self._pages, self.times = "", (0,), None
@@ -117,7 +123,7 @@ class PictureFile:
     def _exif_orientation(self, opened: Any) -> int:
         """1 to 8; Pillow would decode a whole PNG to look for EXIF behind the pixels."""
         if self.kind == "PNG":
-            exif = Pillow.Exif()
+            exif = _pillow().Exif()
             exif.load(_png_chunk(self.path, b"eXIf") or b"")
             return int(exif.get(_ORIENTATION, 1))
         return int(opened.getexif().get(_ORIENTATION, 1))
@@ -192,7 +198,7 @@ class PictureFile:
     def _loads(self) -> bool:
         """Whether Pillow, which takes no incomplete file, reads it: cameras append films and previews."""
         try:
-            with Pillow.open(io.BytesIO(self._data)) as opened:
+            with _pillow().open(io.BytesIO(self._data)) as opened:
                 opened.load()
         except MemoryError:
             raise
@@ -212,7 +218,7 @@ class PictureFile:
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
     def _of_pillow(self, page: int, colour: bool) -> Stored:
-        with Pillow.open(io.BytesIO(self._data)) as opened:
+        with _pillow().open(io.BytesIO(self._data)) as opened:
             opened.seek(page)
             if opened.mode.startswith("I"):
                 values = np.asarray(opened)

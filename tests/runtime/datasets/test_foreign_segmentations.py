@@ -190,3 +190,62 @@ def test_frames_derived_from_several_instances_belong_to_none(folder: Path) -> N
     rewritten(folder, change)
     with pytest.raises(DataError, match=r"seg\.dcm refers to 2 instances"):
         open_dataset(str(folder))
+
+
+# --- highdicom ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL", "LABELMAP"])
+@pytest.mark.parametrize("omit", [False, True])
+def test_a_segmentation_by_highdicom_is_read(tmp_path: Path, kind: str, omit: bool) -> None:
+    """highdicom wants a frame of reference, which ultrasound has none of: hence a slice of MR."""
+    import highdicom
+    from pydicom.data import get_testdata_file
+    from pydicom.sr.codedict import codes
+
+    source = pydicom.dcmread(get_testdata_file("MR_small.dcm", download=False))
+    source.save_as(tmp_path / "loop.dcm")
+    labels = np.zeros((1, 64, 64), np.uint8)
+    labels[0, 10:30, 20:50], labels[0, 40:50, 40:50] = 1, 2
+    segments = [
+        highdicom.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=f"lesion {number}",
+            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+            segmented_property_type=codes.SCT.Neoplasm,
+            algorithm_type="MANUAL",
+        )
+        for number in (1, 2)
+    ]
+    values: Any = labels
+    if kind == "FRACTIONAL":
+        values = np.stack([labels == 1, labels == 2], axis=-1).astype(np.float32) * 0.8
+    highdicom.seg.Segmentation(
+        [source],
+        values,
+        kind,
+        segments,
+        highdicom.UID(),
+        1,
+        highdicom.UID(),
+        1,
+        "maker",
+        "model",
+        "1",
+        "serial",
+        omit_empty_frames=omit,
+    ).save_as(tmp_path / "seg.dcm")
+    assert np.array_equal(masks_of(tmp_path)[0], labels[0] > 0)
+
+
+@pytest.mark.parametrize("told", [None, "2"])
+def test_highdicom_finds_the_frames_of_our_segmentations(tmp_path: Path, told: str | None) -> None:
+    import highdicom
+
+    loop(tmp_path / "loop.dcm", GREYS, NumberOfFrames=told)
+    kept = write_segmentation(tmp_path / "loop.dcm", tmp_path / "seg.dcm")
+    uid = pydicom.dcmread(tmp_path / "loop.dcm").SOPInstanceUID
+    pixels = highdicom.seg.segread(tmp_path / "seg.dcm").get_pixels_by_source_frame(
+        source_sop_instance_uid=uid, source_frame_numbers=[1, 2, 3, 4], segment_numbers=[1]
+    )
+    assert all(np.array_equal(pixels[index, ..., 0] > 0, kept[index][0]) for index in range(COUNT))
