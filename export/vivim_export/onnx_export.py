@@ -10,9 +10,9 @@ import importlib.metadata
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class OnnxOptions:
         opset: of the standard operators; None is the lowest that has what is needed.
         fold: fold the decoder (exact; see vivim_export.folding).
         precision: fp32, fp16 or bf16, written into the graph's types (vivim_export.precision).
+        codes: what classes are in DICOM's words (vivim.session.describe).
     """
 
     size: tuple[int, int] = (256, 256)
@@ -65,6 +66,7 @@ class OnnxOptions:
     opset: int | None = None
     fold: bool = True
     precision: str = "fp32"
+    codes: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
 
     @property
     def opset_version(self) -> int:
@@ -183,6 +185,7 @@ def onnx_from_model(model: Vivim, options: OnnxOptions, weights_sha256: str | No
         raw_input=options.raw_input,
         precision=options.precision,
         tools={"onnx": onnx.__version__, "onnxscript": onnxscript.__version__},
+        codes=options.codes,
     )
     helper.set_model_props(proto, description)
     proto.producer_name, proto.producer_version = "vivim-edge", importlib.metadata.version("vivim-edge")

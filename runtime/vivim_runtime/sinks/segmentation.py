@@ -93,20 +93,9 @@ _COPIED = [
 ]
 _IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
 
-# (value, scheme, meaning); PS3.16 CID 7150 (category), 7151 and 7159 (type), by words in a class's name.
+# (value, scheme, meaning), PS3.16. What a class is comes with the model; nobody guesses it from a name.
 _Code = tuple[str, str, str]
-_ABNORMAL: _Code = ("49755003", "SCT", "Morphologically Abnormal Structure")
 _TISSUE: _Code = ("85756007", "SCT", "Tissue")
-_TYPES: dict[str, _Code] = {
-    "tumor": ("108369006", "SCT", "Neoplasm"),
-    "tumour": ("108369006", "SCT", "Neoplasm"),
-    "neoplasm": ("108369006", "SCT", "Neoplasm"),
-    "mass": ("4147007", "SCT", "Mass"),
-    "nodule": ("27925004", "SCT", "Nodule"),
-    "cyst": ("367643001", "SCT", "Cyst"),
-    "polyp": ("52988006", "SCT", "Lesion"),  # the two lists have polyps of the colon alone
-    "lesion": ("52988006", "SCT", "Lesion"),
-}
 _SEGMENTATION: _Code = ("113076", "DCM", "Segmentation")
 _SOURCE_IMAGE: _Code = ("121322", "DCM", "Source Image for Image Processing Operation")
 _NETWORK: _Code = ("123110", "DCM", "Artificial Intelligence")
@@ -355,7 +344,6 @@ def _segment(number: int, info: ClassInfo, model: ModelInfo) -> Any:
     """What a class is, who says so, and its colour."""
     import pydicom
 
-    kind = next((code for word, code in _TYPES.items() if word in info.name.lower()), None)
     algorithm = pydicom.Dataset()
     algorithm.AlgorithmFamilyCodeSequence = [_coded(_NETWORK)]
     algorithm.AlgorithmName, algorithm.AlgorithmVersion = f"Vivim {model.preset}"[:64], _version()
@@ -363,8 +351,8 @@ def _segment(number: int, info: ClassInfo, model: ModelInfo) -> Any:
     algorithm.AlgorithmSource = "Vivim Edge"
     item = pydicom.Dataset()
     item.SegmentNumber, item.SegmentLabel = number, info.name[:64]
-    item.SegmentedPropertyCategoryCodeSequence = [_coded(_ABNORMAL if kind else _TISSUE)]
-    item.SegmentedPropertyTypeCodeSequence = [_coded(kind or _TISSUE)]
+    item.SegmentedPropertyCategoryCodeSequence = [_coded(info.category or _TISSUE)]
+    item.SegmentedPropertyTypeCodeSequence = [_coded(info.kind or _TISSUE)]
     item.SegmentAlgorithmType, item.SegmentAlgorithmName = "AUTOMATIC", f"Vivim {model.preset}"[:64]
     item.SegmentationAlgorithmIdentificationSequence = [algorithm]
     item.RecommendedDisplayCIELabValue = _cie_lab(info.color)
