@@ -78,6 +78,14 @@ class DicomVideo(TitledVideo):
         return "add it; or, where the segmentation leaves out frames without object, say --layout plain-sparse"
 
     @property
+    def picture_files(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    @property
+    def mask_files(self) -> tuple[Path, ...]:
+        return () if self.segmentation is None else (self.segmentation,)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         if self.segmentation is None:
             return ()
