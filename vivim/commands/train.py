@@ -45,11 +45,12 @@ def convert_command(
     source: Annotated[Path, typer.Argument(help="An authors' .pth/.pt/.ckpt, or any checkpoint of ours.")],
     target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
     frames: Annotated[int | None, typer.Option(help="Frames of a clip, T, to export for.")] = None,
+    ema: Annotated[bool, typer.Option("--ema", help="Take the averaged weights of a file that has both.")] = False,
 ) -> None:
     """Turn a checkpoint into safetensors with its configuration inside."""
     if target.suffix != ".safetensors":
         raise ConfigError(f"the target is {target}; expected a name ending in .safetensors")
-    model = load_checkpoint(source, frames)
+    model = load_checkpoint(source, frames, ema)
     kept = {k: v for k, v in read_metadata(source).items() if k not in ("format", "config")}
     save_checkpoint(target, model, {**kept, "converted_from_sha256": sha256_file(resolve_weights(source))})
     config = model.config

@@ -52,7 +52,7 @@ def _spread(args: list[str]) -> list[str]:
     named = [not arg.startswith("-") for arg in args[:2]] == [True, True]
     option = ""
     for arg in args:
-        if option == "--imgsz" and arg.isdigit() and result[-1].isdigit():
+        if option == "--imgsz" and arg.isdecimal() and result[-1].isdecimal():
             result[-1] += f"x{arg}"
         elif option == "--clips" and named and not arg.startswith("-") and result[-1] != "--clips":
             result += ["--clips", arg]

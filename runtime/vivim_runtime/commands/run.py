@@ -38,7 +38,7 @@ _console = Console(stderr=True, markup=False, highlight=False)
 def _hop(text: str, model: ModelInfo) -> int | None:
     if text == "auto":
         return None
-    if not text.isdigit() or not 1 <= int(text) <= model.frames:
+    if not text.isdecimal() or not 1 <= int(text) <= model.frames:
         raise UsageError(f"--hop is {text}; expected auto, or 1 to {model.frames}, the frames of a clip")
     return int(text)
 
@@ -185,6 +185,8 @@ def _run_offline(source: Source, session: Session, options: RunOptions, outputs:
     outputs.write_summary({**asdict(report), "outputs": written})
     if not outputs.quiet:
         _print_summary(report, written)
+    elif report.lost:  # never silently
+        _console.print(f"warning: {source.name}: {_lost_line(report)}", soft_wrap=True)
     return report.interrupted
 
 
@@ -211,6 +213,10 @@ def _heading(source: str, size: tuple[int, int], model: ModelInfo, device: str) 
     )
 
 
+def _lost_line(report: RunReport) -> str:
+    return f"{report.lost} of {report.frames + report.lost} frames could not be read, and have no mask"
+
+
 def _print_summary(report: RunReport, written: list[str]) -> None:
     for note in report.notes:
         _console.print(f"note: {note}")
@@ -221,6 +227,8 @@ def _print_summary(report: RunReport, written: list[str]) -> None:
         p50, p95, most = (report.latency_ms[key] for key in ("p50", "p95", "max"))
         table.add_row("a clip takes", f"p50 {p50:.1f} ms, p95 {p95:.1f} ms, max {most:.1f} ms ({report.clips} clips)")
     table.add_row("ms a frame", ", ".join(f"{part} {value:.1f}" for part, value in report.stages_ms.items()))
+    if report.lost:
+        table.add_row("lost", _lost_line(report))
     if report.padded_clips:
         table.add_row("padded", "the source is shorter than a clip; its last frame was repeated")
     for path in written:

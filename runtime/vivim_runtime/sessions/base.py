@@ -8,6 +8,7 @@ package registers.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -31,10 +32,35 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class ClassInfo:
-    """One output class: its name, and the RGB colour to draw it in."""
+    """One output class.
+
+    Attributes:
+        name: for people.
+        color: RGB, to draw it in.
+        category, kind: what it is in DICOM's words (Segmented Property Category and Type, PS3.3 C.8.20.4), each
+            (value, coding scheme, meaning), where whoever exported the model has said it.
+    """
 
     name: str
     color: tuple[int, int, int]
+    category: tuple[str, str, str] | None = None
+    kind: tuple[str, str, str] | None = None
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> ClassInfo:
+        """An entry of `vivim.classes`; KeyError, TypeError or ValueError where it is none."""
+        return cls(entry["name"], tuple(entry["color"]), _concept(entry.get("category")), _concept(entry.get("type")))
+
+
+def _concept(code: Any) -> tuple[str, str, str] | None:
+    """(value, scheme, meaning) of a code in JSON, within the lengths of DICOM's SH and LO."""
+    if code is None:
+        return None
+    value, scheme, meaning = code
+    for text, most in ((value, 16), (scheme, 16), (meaning, 64)):
+        if not isinstance(text, str) or not 0 < len(text) <= most or not text.isprintable() or "\\" in text:
+            raise ValueError(f"{text!r} in a code; expected text of 1 to {most} characters")
+    return value, scheme, meaning
 
 
 @dataclass(frozen=True)
@@ -91,7 +117,7 @@ class ModelInfo:
             raise ModelError(
                 f"{path} was not written by vivim-export; make one with: vivim-export onnx --weights W -o M"
             )
-        if not version.isdigit() or int(version) > _FORMAT:
+        if not version.isdecimal() or int(version) > _FORMAT:
             raise ModelError(f"{path} has format {version}, this version reads up to {_FORMAT}; update vivim-edge")
         contract = metadata.get(f"vivim.{CONTRACT_KEY}")
         try:
@@ -101,7 +127,7 @@ class ModelInfo:
                 preset=text["preset"],
                 frames=int(text["frames"]),
                 size=(int(text["height"]), int(text["width"])),
-                classes=tuple(ClassInfo(c["name"], tuple(c["color"])) for c in json.loads(text["classes"])),
+                classes=tuple(map(ClassInfo.from_json, json.loads(text["classes"]))),
                 precision=text["precision"],
                 input=text["input"],
                 mean=tuple(json.loads(text["mean"])),

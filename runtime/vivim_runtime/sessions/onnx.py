@@ -182,7 +182,7 @@ class OnnxSession:
 def _providers(device: str, available: list[str]) -> list[Any]:
     """ONNX Runtime's providers for a device name."""
     kind, _, index = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (index and not index.isdigit()) or (index and kind != "cuda"):
+    if kind not in ("auto", "cpu", "cuda") or (index and not index.isdecimal()) or (index and kind != "cuda"):
         raise UsageError(f"--device is {device}; expected auto, cpu, cuda or cuda:<index>")
     if kind == "cuda" and "CUDAExecutionProvider" not in available:
         raise UsageError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, TypeVar
@@ -72,10 +72,23 @@ class JsonLines:
 
 
 class Ledger(JsonLines):
-    """A line a frame (`frame`); the counts of the summary sum to the number of these lines."""
+    """A line a frame (`frame`); the counts of the summary sum to the number of these lines.
 
-    def __init__(self, path: Path, classes: Sequence[ClassInfo], run: Mapping[str, Any]) -> None:
+    Frames that could not be read are missing among the lines, and are counted in the summary (`lost`).
+
+    Args:
+        lost: how many these are, asked at the end.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        classes: Sequence[ClassInfo],
+        run: Mapping[str, Any],
+        lost: Callable[[], int] = lambda: 0,
+    ) -> None:
         super().__init__(path, run)
+        self._lost = lost
         self._classes = classes
         self._counts = {"frames": 0, "with_mask": 0, "without_mask": 0, "in_padded_clip": 0}
 
@@ -98,4 +111,4 @@ class Ledger(JsonLines):
         )
 
     def summary(self) -> Mapping[str, Any]:
-        return self._counts
+        return {**self._counts, "lost": self._lost()}
