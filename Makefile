@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 NVCC   ?= $(or $(shell command -v nvcc),$(firstword $(wildcard $(VENV)/lib/python3*/site-packages/nvidia/cu13/bin/nvcc)))
 CMAKE  ?= $(or $(shell command -v cmake),$(BIN)/cmake)
 
-.PHONY: help dev format lint types test test-all plugins gpu-check demo bench clean
+.PHONY: help dev format lint types test test-all lowest plugins gpu-check demo bench clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
@@ -38,6 +38,9 @@ test: dev  ## the fast tests (under 10 minutes on 2 cores)
 
 test-all: dev  ## every test that this machine can run
 	$(BIN)/python -m pytest
+
+lowest: dev  ## the oldest and newest of every dependency, and releases of ONNX Runtime from 1.18 on (downloads them)
+	$(BIN)/python -m pytest tests/test_dependencies.py tests/export/test_runtime_versions.py
 
 plugins:  ## the CUDA kernels and the TensorRT plugin, in plugins/build/gpu (ARCH=87: for one GPU architecture)
 	$(CMAKE) -S plugins --preset gpu $(if $(NVCC),-DVIVIM_NVCC=$(NVCC)) $(if $(ARCH),-D,-U)VIVIM_ARCHITECTURES$(if $(ARCH),=$(ARCH))
