@@ -60,8 +60,8 @@ class OnnxSession:
         # The int8 kernels of x86 without VNNI add pairs of products in 16 bits, which overflow and give wrong masks.
         # With this, exact ones run there; results elsewhere, and of files without int8, are the same bit by bit.
         options.add_session_config_entry("session.x64quantprecision", "1")
-        # 1.18 plans memory from the first run and, with loops in functions, overwrites what it still needs in later ones:
-        # 18 % off in the logits of tiny, without an error. 1.19 does not.
+        # 1.18 plans memory from the first run and with our loops overwrites what it still needs in later ones: logits
+        # of tiny are 18 % off, without an error. 1.19 does not.
         options.enable_mem_pattern = not onnxruntime.__version__.startswith("1.18.")
         if not fused:
             options.enable_cpu_mem_arena = False
