@@ -10,7 +10,7 @@ CMAKE  ?= $(or $(shell command -v cmake),$(BIN)/cmake)
 
 # pytest with a worker a core; a file stays in one worker, for what its tests share (tests/conftest.py).
 WORKERS ?= auto
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(PYTEST_OPTIONS)
 # What `make quick` leaves out.
 LONG := tests/runtime/live tests/runtime/commands tests/runtime/test_bench.py tests/runtime/test_doctor.py \
         tests/runtime/test_fuzz_sources.py tests/runtime/sessions/test_tensorrt.py tests/export tests/calibration \
@@ -52,7 +52,7 @@ test-all: dev  ## every test that this machine can run
 	$(PYTEST)
 
 lowest: dev  ## the oldest and newest of every dependency, and releases of ONNX Runtime from 1.18 on (downloads them)
-	$(BIN)/python -m pytest tests/test_dependencies.py tests/export/test_runtime_versions.py
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS) tests/test_dependencies.py tests/export/test_runtime_versions.py
 
 plugins:  ## the CUDA kernels and the TensorRT plugin, in plugins/build/gpu (ARCH=87: for one GPU architecture)
 	$(CMAKE) -S plugins --preset gpu $(if $(NVCC),-DVIVIM_NVCC=$(NVCC)) $(if $(ARCH),-D,-U)VIVIM_ARCHITECTURES$(if $(ARCH),=$(ARCH))

@@ -199,3 +199,13 @@ def test_report_is_one_file_with_every_figure_and_the_worst_frames() -> None:
     assert "OVER BUDGET" in page
     for name, _, _ in rows(result):
         assert name.replace("|", "|") in page or name in page
+
+
+def test_budgets_are_those_of_the_documentation() -> None:
+    """A looser budget lets a wrong model pass everywhere; it is changed here too, with a reason, or not at all."""
+    assert {name: (b.relative_l2, b.mask_dice, b.truth_points) for name, b in BUDGETS.items()} == {
+        "fp32": (1e-4, 0.9999, None),
+        "fp16": (None, 0.999, None),
+        "bf16": (None, 0.999, None),
+        "int8": (None, 0.99, 0.5),
+    }
