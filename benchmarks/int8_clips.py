@@ -58,7 +58,8 @@ def main() -> None:
                 with OnnxSession(path, "cpu", 1, fused=False) as session:
                     found = [agreement_of(session, judged[of], reference[of]) for of in judged]
             cells = [
-                f"{a.relative_l2:.3f}, " + ("no mask" if a.mask_dice is None else f"{a.mask_dice:.3f}") for a in found
+                f"{a.tensor.relative_l2:.3f}, " + ("no mask" if a.masks.dice is None else f"{a.masks.dice:.3f}")
+                for a in found
             ]
             print(f"| {name} | {method} | {' | '.join(cells)} |", flush=True)
 

@@ -45,14 +45,15 @@ FLOORS = {
         "errors sizes files svg phantom sessions sources overlay clips sinks offline datasets bench judging live "
         "doctor commands entry"
     ),
-    "vivim": "config scan segformer rivals mamba model checkpoint training efficiency commands cli",
+    "vivim": (
+        "config scan segformer rivals mamba model checkpoint preprocessing session training efficiency commands cli"
+    ),
     "vivim_export": (
-        "functions lowering halving engine_graph description folding precision precision_check emulation runners "
+        "functions rules folding precision lowering engine_graph precision_check emulation runners "
         "onnx_export engine commands"
     ),
     "vivim_calibration": (
-        "videos clips histogram layers float_model quantise calibration verdict sensitivity plot procedure report "
-        "commands"
+        "clips histogram layers float_model quantise calibration verdict sensitivity plot procedure report commands"
     ),
 }
 

@@ -16,9 +16,10 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
-from vivim_calibration.clips import Clip, ClipSet
+from vivim_calibration.clips import ClipSet
 from vivim_calibration.histogram import METHODS, Histogram, range_of
 from vivim_calibration.layers import quantisable_layers
+from vivim_runtime.clips import Clip
 from vivim_runtime.errors import DataError, ModelError, UsageError
 from vivim_runtime.files import write_text
 from vivim_runtime.sessions.base import ModelInfo, model_input
@@ -154,8 +155,8 @@ def calibrated(
                 histograms[name].add(values)
             except ValueError:
                 raise DataError(
-                    f"what {readers[name]} reads is not finite on clip {clip.number} of {clip.source}; "
-                    "the weights are damaged, or the network leaves float32 there: check it with vivim-export check"
+                    f"what {readers[name]} reads is not finite on {clip.label}; "
+                    "the weights are damaged, or the network leaves float32 there: check it with vivim-check"
                 ) from None
         on_clip(done)
     if flat:

@@ -7,25 +7,17 @@ whole sources where there are at least four, since clips of one video resemble e
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 
-from vivim_calibration.videos import DatasetSource, Opener, videos_of
-from vivim_runtime.clips import resized
+from vivim_runtime.clips import Clip, cut_clips
+from vivim_runtime.datasets.as_source import Opener, VideoSource, videos_of
 from vivim_runtime.errors import DataError, UsageError
-from vivim_runtime.sources import Source
-from vivim_runtime.sources.base import Image
 
-__all__ = ["Clip", "ClipSet", "DrawOptions", "Masks", "check_disjoint", "drawn_clips", "whole_clips"]
-
-Masks = npt.NDArray[np.bool_]
+__all__ = ["ClipSet", "DrawOptions", "check_disjoint", "drawn_clips", "whole_clips"]
 
 # From this many sources on, whole ones are held out: one in four.
 _SOURCES_TO_HOLD_OUT = 4
@@ -51,21 +43,6 @@ class DrawOptions:
             raise UsageError(f"--fraction is {self.fraction:g}; expected more than 0, at most 1")
         if self.max_clips < 1:
             raise UsageError(f"--max-clips is {self.max_clips}; expected at least 1")
-
-
-@dataclass(frozen=True, eq=False)
-class Clip:
-    """T frames at the model's size: uint8 RGB (T, H, W, 3), and truth bool (T, H, W) where the source knows it."""
-
-    source: str
-    number: int
-    pixels: Image = field(repr=False)
-    truth: Masks | None = field(repr=False)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the pixels."""
-        return hashlib.sha256(self.pixels.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -101,15 +78,12 @@ class ClipSet:
     def __iter__(self) -> Iterator[Clip]:
         """Read the clips. SourceError where a source cannot be read, DataError where one has become shorter."""
         for name in self.sources:
-            wanted = {number for source, number in self.chosen if source == name}
+            wanted, found = {number for source, number in self.chosen if source == name}, 0
             with self.videos[name]() as source:
-                for number, clip in enumerate(_cut(source, name, self.frames, self.size, wanted)):
-                    if clip is not None:
-                        yield clip
-                    wanted.discard(number)
-                    if not wanted:
-                        break
-            if wanted:
+                for clip in cut_clips(source, self.frames, self.size, wanted):
+                    yield clip
+                    found += 1
+            if found < len(wanted):
                 raise DataError(f"{name} has fewer clips than when they were counted; is it still being written?")
 
 
@@ -132,7 +106,7 @@ def drawn_clips(
     """Clips to calibrate with, and up to `held_out` others to judge on.
 
     Args:
-        names: see vivim_calibration.videos.videos_of.
+        names: see vivim_runtime.datasets.as_source.videos_of.
         frames, size: T and (H, W) of a clip.
 
     Raises:
@@ -164,7 +138,7 @@ def check_disjoint(digests: Sequence[str], judged: ClipSet) -> None:
     for clip in judged:
         if clip.digest in known:
             raise DataError(
-                f"clip {clip.number} of {clip.source} is also among the calibration clips, so it cannot judge them; "
+                f"{clip.label} are also among the calibration clips, so they cannot judge them; "
                 "give other clips with --eval-data"
             )
 
@@ -176,7 +150,7 @@ def _counted(videos: Mapping[str, Opener], frames: int) -> tuple[dict[str, int],
     for name, opened in videos.items():
         with opened() as source:
             # What a container says about its length may be wrong.
-            length = len(source) if isinstance(source, DatasetSource) else sum(1 for _ in source)
+            length = len(source) if isinstance(source, VideoSource) else sum(1 for _ in source)
         if length >= frames:
             counts[name] = length // frames
         else:
@@ -209,21 +183,3 @@ def _evenly(numbers: dict[str, list[int]], most: int) -> tuple[tuple[str, int], 
     names = list(numbers)
     kept = sorted((index, number) for _, index, number in sorted(turns)[:most])
     return tuple((names[index], number) for index, number in kept)
-
-
-def _cut(source: Source, name: str, length: int, size: tuple[int, int], wanted: set[int]) -> Iterator[Clip | None]:
-    """Every whole clip in order, None for those that are not wanted."""
-    frames, number = iter(source), 0
-    while len(clip := list(islice(frames, length))) == length:
-        if number not in wanted:
-            yield None
-        else:
-            truths = [_mask_at(frame.truth, size) for frame in clip if frame.truth is not None]
-            pixels = np.stack([resized(frame.image, size) for frame in clip])
-            yield Clip(name, number, pixels, np.stack(truths) if len(truths) == length else None)
-        number += 1
-
-
-def _mask_at(mask: Masks, size: tuple[int, int]) -> Masks:
-    resampled: Masks = cv2.resize(mask.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
-    return resampled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -20,17 +21,10 @@ from vivim_calibration.float_model import FloatModel, load_float_model
 from vivim_calibration.layers import quantisable_layers
 from vivim_calibration.quantise import quantised
 from vivim_calibration.sensitivity import Analysis, Trial, analysed, fewest_in_float
-from vivim_calibration.verdict import (
-    TRUTH_POINTS,
-    Agreement,
-    accuracy_failures,
-    agreement_of,
-    latencies,
-    logits_of_clips,
-    speed_failure,
-)
+from vivim_calibration.verdict import agreement_of, latencies, logits_of_clips, speed_failure
 from vivim_runtime.errors import DataError, ModelError, UsageError, VerdictError
-from vivim_runtime.files import atomic_path, writable_file
+from vivim_runtime.files import atomic_path, json_value, writable_file
+from vivim_runtime.judging.agreement import BUDGETS, Agreement, budget_failures
 from vivim_runtime.sessions import open_session
 from vivim_runtime.sessions.base import ModelInfo, Session
 from vivim_runtime.sessions.onnx import OnnxSession
@@ -83,9 +77,10 @@ class Options:
         ):
             if value < 1:
                 raise UsageError(f"{name} is {value}; expected at least 1")
-        if self.budget is not None and not 0.0 < self.budget <= TRUTH_POINTS:
+        most = BUDGETS["int8"].truth_points or math.inf
+        if self.budget is not None and not 0.0 < self.budget <= most:
             raise UsageError(
-                f"--budget is {self.budget:g}; expected Dice points above 0 and at most {TRUTH_POINTS:g}, "
+                f"--budget is {self.budget:g}; expected Dice points above 0 and at most {most:g}, "
                 "the budget that every int8 file is judged by"
             )
 
@@ -135,15 +130,7 @@ class Outcome:
                 "all_int8": asdict(self.analysis.all_int8),
                 "layers": [{**asdict(cost), "layer": cost.layer.name} for cost in self.analysis.costs],
             }
-        return _jsonable(record)  # type: ignore[no-any-return]
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _jsonable(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(v) for v in value]
-    return str(value) if isinstance(value, float) and not np.isfinite(value) else value
+        return json_value(record)  # type: ignore[no-any-return]
 
 
 def calibrate(
@@ -159,8 +146,8 @@ def calibrate(
     Args:
         source: float32 file of vivim-export.
         output: the int8 file; None only finds out.
-        calibration_data, evaluation_data: see vivim_calibration.videos.videos_of. Without evaluation data, a quarter of
-            the calibration data is set apart for it.
+        calibration_data, evaluation_data: see vivim_runtime.datasets.as_source.videos_of. Without evaluation data, a
+            quarter of the calibration data is set apart for it.
         on_stage: told what is being done.
 
     Raises:
@@ -284,6 +271,11 @@ def _left_in_float(
     analysis = analysed(trial, lambda done, count: on_stage(f"ranking the layers, {done} of {count}"))
     if options.budget is None:
         return always, analysis
+    if analysis.all_int8.masks.dice is None:
+        raise DataError(
+            f"nothing is marked on the {len(few)} calibration clips that --budget looks at; "
+            "give clips with findings to --calib-data, or more of them with --analyse-clips"
+        )
     on_stage("looking for the fewest layers to leave in float")
     ranked = [cost.layer.name for cost in analysis.costs if cost.layer.name not in always]
     fewest = fewest_in_float(trial, ranked, options.budget, always)
@@ -309,7 +301,7 @@ def _describe(
     record: dict[str, Any] = {"method": calibration.method, "left_in_float": list(left_in_float)}
     if agreement is not None:
         record["agreement"] = asdict(agreement)
-    description["vivim.int8"] = json.dumps(_jsonable(record), sort_keys=True)
+    description["vivim.int8"] = json.dumps(json_value(record), sort_keys=True)
     del result.metadata_props[:]
     helper.set_model_props(result, description)
 
@@ -337,11 +329,6 @@ def _sides(
     for precision in list(paths)[1:]:
         with opened(precision) as session:
             found[precision] = agreement_of(session, clips, expected, told(precision))
-    if all(agreement is None or agreement.mask_dice is None for agreement in found.values()):
-        raise DataError(
-            f"no model marks anything on {', '.join(clips.sources)}, so masks cannot be compared; "
-            "give clips with findings to --eval-data"
-        )
     on_stage("measuring latency")
     pixels = np.repeat(next(iter(clips)).pixels[None], reference.batch or 1, axis=0)
     with ExitStack() as stack:
@@ -369,7 +356,7 @@ def _check_rival(reference: ModelInfo, path: Path, options: Options) -> None:
 def _failures(sides: Sequence[Side], device: str, options: Options) -> Iterator[str]:
     int8 = sides[-1]
     assert int8.agreement is not None
-    yield from accuracy_failures(int8.agreement)
+    yield from budget_failures(int8.agreement, BUDGETS["int8"])
     if not options.target:
         rivals = {side.precision: side.milliseconds for side in sides[:-1]}
         slow = speed_failure(int8.milliseconds, rivals, device)
@@ -387,10 +374,11 @@ def _notes(
     agreement = sides[-1].agreement
     if options.target:
         yield f"made for {options.target}: masks are judged by the file's own arithmetic, latency on {device} is not"
-    if agreement is not None and agreement.truth is None:
+    masks = agreement.masks if agreement is not None else None
+    if masks is not None and masks.truth_b is None:
         yield "the clips know no ground truth, so only the two masks were compared"
-    if agreement is not None and agreement.empty:
-        yield f"{agreement.empty} of {agreement.frames} frames have no mask on either side and do not count for Dice"
+    if masks is not None and masks.empty:
+        yield f"{masks.empty} of {masks.frames} frames have no mask on either side and do not count for Dice"
     if learnt_from is not None and set(learnt_from.sources) & set(judged_on.sources):
         yield "judged on other parts of the sources that calibrated, which flatters; --eval-data takes others"
     for clips in (learnt_from, judged_on):

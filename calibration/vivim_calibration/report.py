@@ -6,7 +6,7 @@ from rich.table import Table
 
 from vivim_calibration.procedure import Outcome, Side
 from vivim_calibration.sensitivity import Analysis
-from vivim_calibration.verdict import MASK_DICE, TRUTH_POINTS
+from vivim_runtime.judging.agreement import BUDGETS
 
 __all__ = ["sensitivity_table", "verdict_table"]
 
@@ -30,17 +30,17 @@ def verdict_table(outcome: Outcome) -> Table:
     def row(name: str, values: list[str], budget: str = "") -> None:
         table.add_row(name, *values, budget)
 
-    int8 = outcome.sides[-1].agreement
-    row("mask Dice with fp32, mean", [_of(s, "mask_dice", ".4f") for s in outcome.sides], f"at least {MASK_DICE}")
-    row("mask Dice, worst frame", [_of(s, "worst_dice", ".4f") for s in outcome.sides])
-    if int8 is not None and int8.truth is not None:
-        first = f"{int8.truth_reference:.4f}"
+    int8, budget = outcome.sides[-1].agreement, BUDGETS["int8"]
+    row("mask Dice with fp32, mean", [_masks(s, "dice") for s in outcome.sides], f"at least {budget.mask_dice:g}")
+    row("mask Dice, worst frame", [_masks(s, "worst_dice") for s in outcome.sides])
+    if int8 is not None and int8.masks.truth_a is not None:
         row(
             "Dice with truth",
-            [first, *(_of(s, "truth", ".4f") for s in outcome.sides[1:])],
-            f"at most {TRUTH_POINTS:g} points lower",
+            [f"{int8.masks.truth_a:.4f}", *(_masks(s, "truth_b") for s in outcome.sides[1:])],
+            f"at most {budget.truth_points:g} points lower",
         )
-    row("relative L2 of the logits", [_of(s, "relative_l2", ".4f") for s in outcome.sides])
+    errors = [f"{side.agreement.tensor.relative_l2:.4f}" if side.agreement else "" for side in outcome.sides]
+    row("relative L2 of the logits", errors, f"at most {budget.relative_l2:g}")
     row("file, MB", [f"{side.megabytes:.1f}" for side in outcome.sides])
     speed = "not judged" if outcome.target else "the fastest"
     row(f"ms a clip, {outcome.device}", [f"{side.milliseconds:.1f}" for side in outcome.sides], speed)
@@ -50,9 +50,9 @@ def verdict_table(outcome: Outcome) -> Table:
     return table
 
 
-def _of(side: Side, figure: str, form: str) -> str:
-    value = None if side.agreement is None else getattr(side.agreement, figure)
-    return "" if value is None else f"{value:{form}}"
+def _masks(side: Side, figure: str) -> str:
+    value = None if side.agreement is None else getattr(side.agreement.masks, figure)
+    return "" if value is None else f"{value:.4f}"
 
 
 def sensitivity_table(analysis: Analysis, left_in_float: tuple[str, ...] = ()) -> Table:
@@ -64,7 +64,7 @@ def sensitivity_table(analysis: Analysis, left_in_float: tuple[str, ...] = ()) -
         box=None,
         pad_edge=False,
         padding=(0, 1, 0, 0),
-        caption=f"all in int8: {analysis.all_int8.points_lost:+.3f} points, {analysis.all_int8.relative_l2:.4f}"
+        caption=f"all in int8: {analysis.all_int8.points_lost:+.3f} points, {analysis.all_int8.tensor.relative_l2:.4f}"
         + (f"; {more} more layers cost less: --json has them all" if more > 0 else ""),
         caption_justify="left",
     )

@@ -14,10 +14,11 @@ from tempfile import TemporaryDirectory
 
 import onnx
 
-from vivim_calibration.clips import Clip
 from vivim_calibration.layers import Layer, quantisable_layers
 from vivim_calibration.quantise import quantised
-from vivim_calibration.verdict import Agreement, accuracy_failures, agreement_of, logits_of_clips
+from vivim_calibration.verdict import agreement_of, logits_of_clips
+from vivim_runtime.clips import Clip
+from vivim_runtime.judging.agreement import BUDGETS, Agreement, budget_failures
 from vivim_runtime.sessions.onnx import OnnxSession
 
 __all__ = ["Analysis", "LayerCost", "Trial", "analysed", "fewest_in_float"]
@@ -84,9 +85,9 @@ def analysed(trial: Trial, on_layer: Callable[[int, int], None] = lambda done, c
             LayerCost(
                 layer,
                 alone.points_lost,
-                alone.relative_l2,
+                alone.tensor.relative_l2,
                 together.points_lost - rest.points_lost,
-                together.relative_l2 - rest.relative_l2,
+                together.tensor.relative_l2 - rest.tensor.relative_l2,
             )
         )
         on_layer(done, len(trial.layers))
@@ -95,14 +96,14 @@ def analysed(trial: Trial, on_layer: Callable[[int, int], None] = lambda done, c
 
 
 def fewest_in_float(trial: Trial, ranked: Sequence[str], budget: float, always: Sequence[str] = ()) -> list[str]:
-    """The first layers of a ranking, as few as bring the model within `budget` points and the mask Dice of int8.
+    """The first layers of a ranking, as few as bring the model within `budget` points and the budget of int8.
 
     All of them where nothing less does: the model is then float32 again. Layers in `always` are in float besides.
     """
 
     def suffices(count: int) -> bool:
         agreement = trial.without({*always, *ranked[:count]})
-        return agreement.points_lost <= budget and not accuracy_failures(agreement)
+        return agreement.points_lost <= budget and not any(budget_failures(agreement, BUDGETS["int8"]))
 
     low, high = 0, len(ranked)
     while low < high:

@@ -1,1 +1,1 @@
-"""ONNX export and parity."""
+"""ONNX files from checkpoints, and engines from ONNX files."""

@@ -1,33 +1,31 @@
-"""`vivim-export`: ONNX files from checkpoints, and comparisons. A thin layer over the package's modules."""
+"""`vivim-export`: ONNX files from checkpoints, engines, and comparisons. A thin layer over the package's modules.
+
+Each command imports what it needs when it is called: `trt` builds engines where there is no torch.
+"""
 
 from __future__ import annotations
 
-import json
-import re
 import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-import typer.core
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from vivim_export.engine import EngineOptions, EnginePlan, build_engine, emit_graph, plan_engine
-from vivim_export.engine_graph import default_precision
-from vivim_export.onnx_export import OnnxOptions, export_onnx
 from vivim_export.precision_check import PRODUCTS
-from vivim_export.runners import is_checkpoint, open_runner
+from vivim_export.runners import open_runner
+from vivim_runtime.commands.check import ClipsCommand, check_command, publish
+from vivim_runtime.commands.options import HtmlFile, JsonFile, check_outputs, parse_size
 from vivim_runtime.errors import ParityError, UsageError
-from vivim_runtime.files import writable_file, write_text
-from vivim_runtime.judging.parity import Comparison, compare
-from vivim_runtime.judging.parity_report import html_report, terminal_table
 from vivim_runtime.sessions.sidecar import EngineRecord, sidecar_path
+
+if TYPE_CHECKING:
+    from vivim_export.engine import EnginePlan
 
 __all__ = ["app"]
 
@@ -36,62 +34,14 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Export Vivim
 _console = Console(markup=False, highlight=False)
 _progress = Console(stderr=True, markup=False, highlight=False)
 
-_DEFAULT_SIZE = (256, 256)
+
+ComparedOn = Annotated[
+    list[str] | None,
+    typer.Option("--clips", metavar="SRC", help="Clips that the result is compared on; default two phantoms."),
+]
 
 
-class _Command(typer.core.TyperCommand):
-    """Options that take several values: `--imgsz 256 320` and `--clips a.mp4 b.dcm`, as in other exporters."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, _spread(args))
-
-
-def _spread(args: list[str]) -> list[str]:
-    """Two numbers behind --imgsz become `HxW`; more names behind --clips, each its own --clips."""
-    result: list[str] = []
-    # Names behind --clips are clips only where A and B came first.
-    named = [not arg.startswith("-") for arg in args[:2]] == [True, True]
-    option = ""
-    for arg in args:
-        if option == "--imgsz" and arg.isdigit() and result[-1].isdigit():
-            result[-1] += f"x{arg}"
-        elif option == "--clips" and named and not arg.startswith("-") and result[-1] != "--clips":
-            result += ["--clips", arg]
-        else:
-            result.append(arg)
-        option = arg if arg.startswith("-") else option
-    return result
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)(?:[x,](\d+))?", text)
-    if not match or not int(match[1]) or match[2] == "0":
-        raise UsageError(f"--imgsz is {text}; expected one number, or height and width: --imgsz 256 320")
-    return int(match[1]), int(match[2] or match[1])
-
-
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the comparison to this JSON file.")]
-HtmlFile = Annotated[Path | None, typer.Option("--html", help="Write the comparison to this HTML file.")]
-
-
-def _check_reports(*files: Path | None) -> None:
-    """Find out before the work that a report could not be written after it."""
-    for file in files:
-        if file:
-            writable_file(file)
-
-
-def _publish(comparison: Comparison, json_file: Path | None, html_file: Path | None) -> None:
-    _console.print(terminal_table(comparison))
-    if json_file:
-        write_text(json_file, json.dumps(comparison.record(), indent=2) + "\n")
-    if html_file:
-        write_text(html_file, html_report(comparison))
-
-
-@app.command("onnx", cls=_Command)
+@app.command("onnx", cls=ClipsCommand)
 def onnx_command(
     weights: Annotated[str, typer.Option(help="Checkpoint, or tiny for the shipped weights.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")] = Path("model.onnx"),
@@ -108,19 +58,20 @@ def onnx_command(
         int | None, typer.Option(help="Opset of the standard operators, 20 to 23; default 20, for bf16 22.")
     ] = None,
     no_fold: Annotated[bool, typer.Option("--no-fold", help="Leave the decoder as it was trained.")] = False,
+    clips: ComparedOn = None,
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
 ) -> None:
     """Export to one ONNX file, and compare it with PyTorch: over budget nothing is written (exit code 3)."""
-    _check_reports(json_file, html_file)
+    from vivim_export.onnx_export import OnnxOptions, export_onnx
+
+    check_outputs((output, json_file, html_file), (weights,))
     if dynamic_batch and batch is not None:
         raise UsageError(f"--batch {batch} and --dynamic-batch contradict each other; give one of them")
     if fp16 and bf16:
         raise UsageError("--fp16 and --bf16 contradict each other; give one of them")
-    size = _size(imgsz)
-    assert size is not None
     options = OnnxOptions(
-        size,
+        parse_size(imgsz),
         None if dynamic_batch else 1 if batch is None else batch,
         raw_input,
         opset,
@@ -129,11 +80,11 @@ def onnx_command(
     )
     try:
         with _progress.status("reading the checkpoint") as status:
-            comparison = export_onnx(weights, output, options, frames, status.update)
+            comparison = export_onnx(weights, output, options, frames, status.update, clips)
     except ParityError as error:
-        _publish(error.comparison, json_file, html_file)
+        publish(error.comparison, json_file, html_file)
         raise
-    _publish(comparison, json_file, html_file)
+    publish(comparison, json_file, html_file)
     _console.print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
 
 
@@ -169,11 +120,15 @@ def trt_command(
         Path | None, typer.Option(help="Write the graph that TensorRT parses; without -o, only that.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built, and build nothing.")] = False,
+    clips: ComparedOn = None,
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
 ) -> None:
     """Build an engine, and its sidecar MODEL.engine.json that says what it is for."""
-    _check_reports(json_file, html_file)
+    from vivim_export.engine import EngineOptions, build_engine, emit_graph, plan_engine
+    from vivim_export.engine_graph import default_precision
+
+    check_outputs((output, emit_onnx, json_file, html_file), (model,))
     asked = [name for name, given in (("fp32", fp32), ("fp16", fp16), ("bf16", bf16), ("int8", int8)) if given]
     if len(asked) > 1:
         raise UsageError(f"--{' and --'.join(asked)} contradict each other; give one of them")
@@ -191,6 +146,7 @@ def trt_command(
         compute_capabilities=tuple(part.strip() for part in (compute_capability or "").split(",") if part.strip()),
         verbosity=profiling_verbosity,
         plugin=plugin,
+        clips=tuple(clips or ()),
         command=shlex.join(["vivim-export", *sys.argv[1:]]),
     )
     if emit_onnx:
@@ -213,10 +169,10 @@ def trt_command(
             record, comparison = build_engine(model, output, options, show)
         except ParityError as error:
             if error.comparison:
-                _publish(error.comparison, json_file, html_file)
+                publish(error.comparison, json_file, html_file)
             raise
     if comparison:
-        _publish(comparison, json_file, html_file)
+        publish(comparison, json_file, html_file)
     _console.print(_engine_table(record, output, comparison is not None))
 
 
@@ -254,7 +210,7 @@ def _engine_table(record: EngineRecord, output: Path, compared: bool) -> Table:
             "note", "TensorRT for RTX has int8 kernels for the weights of products only: time it against fp16"
         )
     if not compared:
-        table.add_row("parity", "not checked: there is no GPU here; run vivim-export check where there is one")
+        table.add_row("parity", "not checked: there is no GPU here; run vivim-check where there is one")
     table.add_row("sidecar", f"{sidecar_path(output)}")
     return table
 
@@ -263,35 +219,7 @@ def _counted(counts: Mapping[str, str | int]) -> str:
     return ", ".join(f"{name} {value}" for name, value in counts.items())
 
 
-@app.command("check", cls=_Command)
-def check_command(
-    a: Annotated[str, typer.Argument(metavar="A", help="The reference: a checkpoint (runs in PyTorch) or a model.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="What is compared with it.")],
-    clips: Annotated[
-        list[str] | None, typer.Option(help="Videos, image folders, DICOM files, phantom:...; default two phantoms.")
-    ] = None,
-    imgsz: Annotated[
-        str | None, typer.Option(metavar="N | H W", help="Size for two checkpoints; a model file has its own.")
-    ] = None,
-    frames: Annotated[int | None, typer.Option(help="T for two checkpoints; a model file has its own.")] = None,
-    device: Annotated[str, typer.Option(help="Of model files: auto, cpu, cuda or cuda:<index>.")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 is automatic.")] = 0,
-    json_file: JsonFile = None,
-    html_file: HtmlFile = None,
-) -> None:
-    """Compare two artefacts on the same clips, on logits and on masks; exit code 3 over budget."""
-    _check_reports(json_file, html_file)
-    with ExitStack() as stack:
-        runners = {}
-        size = _size(imgsz)
-        # A checkpoint has no size of its own: it takes that of the model file on the other side, which opens first.
-        for name in sorted((a, b), key=is_checkpoint):
-            runners[name] = stack.enter_context(open_runner(name, size or _DEFAULT_SIZE, frames, device, threads))
-            info = runners[name].info
-            if not is_checkpoint(name):
-                size, frames = info.size, info.frames
-        with _progress.status("comparing") as status:
-            comparison = compare(runners[a], runners[b], clips, lambda n: status.update(f"comparing, clip {n}"))
-    _publish(comparison, json_file, html_file)
-    if not comparison.passed:
-        raise ParityError(f"{b} is not {a}: {'; '.join(comparison.failures)}")
+# The bf16 files of `vivim-export onnx --bf16` are for TensorRT; here they are emulated, in vivim-check refused.
+app.command("check", cls=ClipsCommand, help="The same as vivim-check, with bf16 ONNX files emulated.")(
+    check_command(open_runner)
+)

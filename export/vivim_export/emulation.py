@@ -6,11 +6,18 @@ bfloat16 and back. That is what hardware does that multiplies bfloat16 and sums 
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["without_bfloat16"]
+from vivim_runtime.sessions import Session, open_session
+from vivim_runtime.sessions.onnx import OnnxSession
+
+__all__ = ["EmulatedSession", "float_from_bfloat16", "open_artefact"]
 
 # These only move numbers: what they put out is rounded already.
 _MOVES = {
@@ -30,7 +37,7 @@ _MOVES = {
 }
 
 
-def without_bfloat16(model: onnx.ModelProto) -> onnx.ModelProto:
+def float_from_bfloat16(model: onnx.ModelProto) -> onnx.ModelProto:
     """A model that computes the same numbers with float32 tensors only; `model` itself is left as it is."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -61,3 +68,30 @@ def without_bfloat16(model: onnx.ModelProto) -> onnx.ModelProto:
     del graph.node[:]
     graph.node.extend(nodes)
     return result
+
+
+def open_artefact(path: Path, device: str = "auto", threads: int = 0) -> Session:
+    """A session for a model file, as vivim_runtime.open_session gives it; a bf16 ONNX file is emulated."""
+    if path.suffix == ".onnx" and path.is_file() and _is_bfloat16(path):
+        return EmulatedSession(path, device, threads)
+    return open_session(path, device, threads)
+
+
+def _is_bfloat16(path: Path) -> bool:
+    try:
+        model = onnx.load(path)
+    except Exception:  # protobuf's own; whoever opens the file says what is wrong with it
+        return False
+    return any(entry.key == "vivim.precision" and entry.value == "bf16" for entry in model.metadata_props)
+
+
+class EmulatedSession(OnnxSession):
+    """A bf16 file in ONNX Runtime, which has no bf16 convolutions: float32 rounded to bf16 after every operation."""
+
+    def __init__(self, path: Path, device: str = "auto", threads: int = 0) -> None:
+        with TemporaryDirectory() as folder:
+            emulated = Path(folder) / path.name
+            onnx.save(float_from_bfloat16(onnx.load(path)), emulated)
+            super().__init__(emulated, device, threads)
+        self.backend = "ONNX Runtime, bf16 emulated"
+        self.info = replace(self.info, path=path)

@@ -21,9 +21,9 @@ from typing import Any
 
 import onnx
 
+from vivim_export.emulation import open_artefact
 from vivim_export.engine_graph import EngineGraph, engine_graph
 from vivim_export.precision_check import check_layers, layers_of_engine, layers_of_network
-from vivim_export.runners import open_artefact
 from vivim_runtime.errors import MissingExtraError, ModelError, ParityError, UsageError, VivimError
 from vivim_runtime.files import atomic_path, sha256_file, writable_file
 from vivim_runtime.judging.parity import Comparison, compare
@@ -67,6 +67,7 @@ class EngineOptions:
         compute_capabilities: GPUs to build for, such as ("8.9", "12.0") (TensorRT for RTX).
         verbosity: what the engine keeps to say about its layers.
         plugin: libvivim_trt.so; None searches (TensorRT).
+        clips: what the result is compared on, as vivim_runtime.judging.parity.compare takes it; default two phantoms.
         command: the command line, for the sidecar.
     """
 
@@ -83,6 +84,7 @@ class EngineOptions:
     compute_capabilities: tuple[str, ...] = ()
     verbosity: str = "detailed"
     plugin: Path | None = None
+    clips: tuple[str, ...] = ()
     command: str = ""
 
     def __post_init__(self) -> None:
@@ -352,10 +354,10 @@ class _Builder:
             converted = Path(folder) / f"{self.source.stem}.{self.options.precision}.onnx"
             onnx.save(self.graph.typed, converted)
             with open_session(self.source, "cpu") as a, open_session(converted, "cpu") as b:
-                comparison = compare(a, b)
+                comparison = compare(a, b, self.options.clips)
         if not comparison.passed:
             raise ParityError(
-                f"{self.source} in {self.options.precision} is not the same network: "
+                f"{self.source} in {self.options.precision} does not stand for the file: "
                 f"{'; '.join(comparison.failures)}; nothing was written",
                 comparison,
             )
@@ -431,13 +433,12 @@ class _Builder:
         try:
             record.write(engine)  # beside the temporary name, for the session
             with open_artefact(self.source, "cpu") as a, open_session(engine) as b:
-                comparison = compare(a, b)
+                comparison = compare(a, b, self.options.clips)
         finally:
             sidecar_path(engine).unlink(missing_ok=True)
         if not comparison.passed:
             raise ParityError(
-                f"the engine is not the network of {self.source}: {'; '.join(comparison.failures)}; "
-                "nothing was written",
+                f"the engine does not stand for {self.source}: {'; '.join(comparison.failures)}; nothing was written",
                 comparison,
             )
         return replace(record, parity=comparison.record()), comparison

@@ -9,12 +9,12 @@ import onnx
 from onnx import helper
 
 from vivim_export.functions import DOMAIN
-from vivim_export.halving import half_from_float
-from vivim_export.lowering import lowered
+from vivim_export.lowering import lower_operators
+from vivim_export.precision import half_from_float
 from vivim_runtime.errors import ModelError, UsageError
 from vivim_runtime.sessions.backends import Backend
 
-__all__ = ["EngineGraph", "default_precision", "engine_graph", "with_plugins"]
+__all__ = ["EngineGraph", "bind_plugins", "default_precision", "engine_graph"]
 
 PLUGIN_VERSION = "1"
 _QUANTIZING = {"QuantizeLinear", "DequantizeLinear"}
@@ -65,7 +65,7 @@ def engine_graph(path: Path, precision: str, backend: Backend) -> EngineGraph:
     if "vivim.format" not in description:
         raise ModelError(f"{path} was not written by vivim-export; make one with: vivim-export onnx --weights W -o M")
     typed, converted = _typed(model, path, description.get("vivim.precision", ""), precision)
-    parsed = with_plugins(typed) if backend.plugins else lowered(typed)
+    parsed = bind_plugins(typed) if backend.plugins else lower_operators(typed)
     (entry,) = parsed.graph.input
     shape = tuple(d.dim_value or None for d in entry.type.tensor_type.shape.dim)
     description = {item.key: item.value for item in typed.metadata_props}
@@ -107,7 +107,7 @@ def _is_quantized(model: onnx.ModelProto) -> bool:
     return any(node.op_type in _QUANTIZING for node in model.graph.node)
 
 
-def with_plugins(model: onnx.ModelProto) -> onnx.ModelProto:
+def bind_plugins(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose operators are bare nodes that say which plugin they are.
 
     TensorRT's parser looks for its own importer, then for a function of the file, then for a plugin: the bodies go.

@@ -1,10 +1,10 @@
 """`vivim::CausalConv1d` and `vivim::SelectiveScan` in standard operators, for a GPU compiler that takes no plugins.
 
 The bodies in the ONNX file (vivim_export.functions) loop over steps: right for a CPU, thousands of launches on a GPU.
-TensorRT for RTX has no plugins, so for it every node is replaced by
+TensorRT for RTX has no plugins, so for it a rule replaces every node:
 
-    CausalConv1d    `taps` shifted products and their sum; a backward direction shifts the other way, without a flip
-    SelectiveScan   a blocked scan whose depth is the logarithm of its length. Sequences are cut into M chunks, c steps
+LowerConvolution    `taps` shifted products and their sum; a backward direction shifts the other way, without a flip
+LowerScan           a blocked scan whose depth is the logarithm of its length. Sequences are cut into M chunks, c steps
                     each:
                     1. c unrolled steps from a zero state, all chunks at once: what each chunk hands on
                     2. the chunks chained by h <- total h + last, which is a scan of length M: the same again, until
@@ -19,6 +19,7 @@ dt = 0, which leaves the state as it is. Shapes must be known but for the batch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,9 +27,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from vivim_export.functions import DOMAIN, Nodes, silu, softplus
+from vivim_export.rules import Rule
 from vivim_runtime.errors import UsageError
 
-__all__ = ["lowered"]
+__all__ = ["LowerConvolution", "LowerScan", "NodeSite", "lower_operators"]
 
 # Steps of a chunk. More are fewer chunks to chain and a longer program to compile; 16 is about the smallest count at
 # which the chain over chunks (1/c of the work) no longer shows.
@@ -36,39 +38,15 @@ STEPS = 16
 _LN2 = 0.6931471805599453
 
 
-def lowered(model: onnx.ModelProto, steps: int = STEPS) -> onnx.ModelProto:
-    """A copy of a model of vivim-export without its two operators and their bodies.
-
-    Args:
-        steps: c, unrolled steps of a chunk.
-
-    Raises:
-        UsageError: a node whose shapes are not known, or whose parameters are not constants.
-    """
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    constants = {tensor.name: tensor for tensor in result.graph.initializer}
-    shapes = {value.name: value.type.tensor_type for value in (*result.graph.value_info, *result.graph.input)}
-    nodes: list[onnx.NodeProto] = []
-    for index, node in enumerate(result.graph.node):
-        if node.domain != DOMAIN:
-            nodes.append(node)
-            continue
-        site = _Site(node, f"{node.op_type}_{index}_", shapes, constants)
-        lower = {"CausalConv1d": _lowered_conv, "SelectiveScan": _lowered_scan}[node.op_type]
-        nodes += lower(site, steps)
-    del result.graph.node[:], result.functions[:]
-    result.graph.node.extend(nodes)
-    kept = [entry for entry in result.opset_import if entry.domain != DOMAIN]
-    del result.opset_import[:]
-    result.opset_import.extend(kept)
-    _drop_unused_constants(result.graph)
-    return result
-
-
 @dataclass(frozen=True)
-class _Site:
-    """One node to replace, and what is known about its surroundings."""
+class NodeSite:
+    """One node of ours, and what is known about its surroundings.
+
+    Attributes:
+        prefix: begins the names of what takes its place.
+        shapes: of the graph's tensors, by name.
+        constants: the graph's weights, by name.
+    """
 
     node: onnx.NodeProto
     prefix: str
@@ -89,22 +67,97 @@ class _Site:
 
     def constant(self, index: int) -> np.ndarray:
         """A parameter, float32."""
-        name = self.node.input[index]
-        if name not in self.constants:
-            raise UsageError(f"{name}, a parameter of {self.node.name}, is no constant; export the model again")
-        return numpy_helper.to_array(self.constants[name]).astype(np.float32)
+        return numpy_helper.to_array(self.constants[self.node.input[index]]).astype(np.float32)
 
     def dim(self, index: int, axis: int) -> int:
-        """A dimension of an input that must be known."""
+        """A dimension of an input; 0 where it is not known."""
         name = self.node.input[index]
         dims = self.shapes[name].shape.dim if name in self.shapes else []
-        if axis >= len(dims) or not dims[axis].dim_value:
-            raise UsageError(f"the shape of {name} is not known; export the model again")
-        return dims[axis].dim_value
+        return dims[axis].dim_value if axis < len(dims) else 0
 
     @property
     def data_type(self) -> int:
         return self.shapes[self.node.input[0]].elem_type
+
+    def reason_to_decline(self, parameters: range, dims: Sequence[tuple[int, int]]) -> str:
+        """What is missing of parameters that must be constants and of (input, axis) that must be known.
+
+        The first of `dims` is that of the tokens.
+        """
+        for index in parameters:
+            if self.node.input[index] not in self.constants:
+                return f"{self.node.input[index]}, a parameter of {self.node.name}, is no constant"
+        for index, axis in dims:
+            if not self.dim(index, axis):
+                return f"the shape of {self.node.input[index]} is not known"
+        tokens = self.dim(*dims[0])
+        return f"{tokens} tokens do not divide into {self.rows} rows" if tokens % self.rows else ""
+
+
+class LowerConvolution:
+    """vivim::CausalConv1d -> shifted products and their sum, in standard operators."""
+
+    name = "lowering of the causal convolution"
+
+    def matches(self, site: NodeSite) -> bool:
+        return site.node.domain == DOMAIN and site.node.op_type == "CausalConv1d"
+
+    def reason_to_decline(self, site: NodeSite) -> str:
+        return site.reason_to_decline(range(1, 3), [(0, 1)])
+
+    def rewrite(self, site: NodeSite) -> list[onnx.NodeProto]:
+        return _lower_convolution(site)
+
+
+@dataclass(frozen=True)
+class LowerScan:
+    """vivim::SelectiveScan -> a blocked scan in standard operators, `steps` unrolled steps a chunk."""
+
+    steps: int = STEPS
+    name = "lowering of the selective scan"
+
+    def matches(self, site: NodeSite) -> bool:
+        return site.node.domain == DOMAIN and site.node.op_type == "SelectiveScan"
+
+    def reason_to_decline(self, site: NodeSite) -> str:
+        gate = [(2, 2)] if site.node.input[2] else []
+        return site.reason_to_decline(range(3, 7), [(1, 2), (0, 0), *gate])
+
+    def rewrite(self, site: NodeSite) -> list[onnx.NodeProto]:
+        return _lower_scan(site, self.steps)
+
+
+def lower_operators(model: onnx.ModelProto, steps: int = STEPS) -> onnx.ModelProto:
+    """A copy of a model of vivim-export without its two operators and their bodies.
+
+    Args:
+        steps: c, unrolled steps of a chunk.
+
+    Raises:
+        UsageError: a node that its rule declines; nothing else could run it.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    constants = {tensor.name: tensor for tensor in result.graph.initializer}
+    shapes = {value.name: value.type.tensor_type for value in (*result.graph.value_info, *result.graph.input)}
+    rules: list[Rule[NodeSite, list[onnx.NodeProto]]] = [LowerConvolution(), LowerScan(steps)]
+    nodes: list[onnx.NodeProto] = []
+    for index, node in enumerate(result.graph.node):
+        site = NodeSite(node, f"{node.op_type}_{index}_", shapes, constants)
+        rule = next((rule for rule in rules if rule.matches(site)), None)
+        if rule is None:
+            nodes.append(node)
+        elif reason := rule.reason_to_decline(site):
+            raise UsageError(f"{rule.name} is not possible: {reason}; export the model again")
+        else:
+            nodes += rule.rewrite(site)
+    del result.graph.node[:], result.functions[:]
+    result.graph.node.extend(nodes)
+    kept = [entry for entry in result.opset_import if entry.domain != DOMAIN]
+    del result.opset_import[:]
+    result.opset_import.extend(kept)
+    _drop_unused_constants(result.graph)
+    return result
 
 
 class _Emitter(Nodes):
@@ -113,14 +166,14 @@ class _Emitter(Nodes):
     def part(self, x: str, axis: int, start: int, end: int) -> str:
         return self.Slice(x, self.ints(start), self.ints(end), self.ints(axis))
 
-    def reversed(self, x: str, axis: int) -> str:
+    def reverse(self, x: str, axis: int) -> str:
         return self.Slice(x, self.ints(-1), self.ints(-(2**31)), self.ints(axis), self.ints(-1))
 
-    def reshaped(self, x: str, *dims: int) -> str:
+    def reshape(self, x: str, *dims: int) -> str:
         """0 keeps a dimension, -1 is the batch."""
         return self.Reshape(x, self.ints(*dims))
 
-    def padded(self, x: str, rank: int, axis: int, before: int, after: int) -> str:
+    def pad(self, x: str, rank: int, axis: int, before: int, after: int) -> str:
         """Zeros before and after, along one axis."""
         if not before and not after:
             return x
@@ -130,15 +183,15 @@ class _Emitter(Nodes):
 
     def to_columns(self, x: str, rows: int, columns: int, width: int) -> str:
         """(B, L, X) in row-major order -> in column order; with rows and columns exchanged, the inverse."""
-        grid = self.reshaped(x, -1, rows, columns, width)
-        return self.reshaped(self.Transpose(grid, perm=[0, 2, 1, 3]), -1, rows * columns, width)
+        grid = self.reshape(x, -1, rows, columns, width)
+        return self.reshape(self.Transpose(grid, perm=[0, 2, 1, 3]), -1, rows * columns, width)
 
-    def stacked(self, parts: list[str], axis: int = 0) -> str:
+    def stack(self, parts: list[str], axis: int = 0) -> str:
         """K tensors -> one, with a new axis."""
         return self.Concat(*(self.Unsqueeze(part, self.ints(axis)) for part in parts), axis=axis)
 
 
-def _lowered_conv(site: _Site, steps: int) -> list[onnx.NodeProto]:
+def _lower_convolution(site: NodeSite) -> list[onnx.NodeProto]:
     """xz (B, L, >= D), weight (K, D, taps), bias (K, D) -> (K, B, L, D)."""
     n = _Emitter(site.prefix)
     weight, bias = site.constant(1), site.constant(2)
@@ -153,7 +206,7 @@ def _lowered_conv(site: _Site, steps: int) -> list[onnx.NodeProto]:
         if direction >= 2:
             source = by_columns = by_columns or n.to_columns(x, rows, columns, width)
         backward = direction % 2
-        source = n.padded(source, 3, 1, *((0, taps - 1) if backward else (taps - 1, 0)))
+        source = n.pad(source, 3, 1, *((0, taps - 1) if backward else (taps - 1, 0)))
         total = ""
         for tap in range(taps):
             start = taps - 1 - tap if backward else tap
@@ -161,11 +214,11 @@ def _lowered_conv(site: _Site, steps: int) -> list[onnx.NodeProto]:
             total = n.Add(total, product) if total else n.Add(product, n.constant(bias[k]))
         y = silu(n, total)
         outputs.append(n.to_columns(y, columns, rows, width) if direction >= 2 else y)
-    n.Cast(n.stacked(outputs), to=site.data_type)
-    return _named(n, site)
+    n.Cast(n.stack(outputs), to=site.data_type)
+    return _name_nodes(n, site)
 
 
-def _lowered_scan(site: _Site, steps: int) -> list[onnx.NodeProto]:
+def _lower_scan(site: NodeSite, steps: int) -> list[onnx.NodeProto]:
     """xc (K or 1, B, L, D), dbc (K, B, L, R + 2N), xz (B, L, >= D), A_log2e (K, D, N), ... -> (B, L, D)."""
     n = _Emitter(site.prefix)
     xc, dbc, xz = site.node.input[:3]
@@ -187,51 +240,51 @@ def _lowered_scan(site: _Site, steps: int) -> list[onnx.NodeProto]:
         """(K, B, L, X) at token positions -> c tensors (K, B, M, X) in scan order, one a step."""
         parts = []
         for k, direction in enumerate(site.directions):
-            part = n.reshaped(n.part(x, 0, k, k + 1), -1, length, width)
+            part = n.reshape(n.part(x, 0, k, k + 1), -1, length, width)
             if direction >= 2:
                 part = n.to_columns(part, rows, columns, width)
             if direction % 2:
-                part = n.reversed(part, 1)
-            part = n.padded(part, 3, 1, 0, chunks * steps - length)
-            parts.append(n.reshaped(part, -1, chunks, steps, width))
-        whole = n.stacked(parts)  # (K, B, M, c, X)
-        return [n.reshaped(n.part(whole, 3, s, s + 1), count, -1, chunks, width) for s in range(steps)]
+                part = n.reverse(part, 1)
+            part = n.pad(part, 3, 1, 0, chunks * steps - length)
+            parts.append(n.reshape(part, -1, chunks, steps, width))
+        whole = n.stack(parts)  # (K, B, M, c, X)
+        return [n.reshape(n.part(whole, 3, s, s + 1), count, -1, chunks, width) for s in range(steps)]
 
-    def rates(x: str, axis: int) -> str:
+    def widen(x: str, axis: int) -> str:
         return n.Unsqueeze(x, n.ints(axis))
 
     A_wide = n.constant(A[:, None, None])  # (K, 1, 1, N, D)
-    dts = [rates(t, 3) for t in cut(dt, width)]  # (K, B, M, 1, D)
-    dus = [rates(t, 3) for t in cut(du, width)]
-    bs = [rates(t, 4) for t in cut(n.part(dbc, 3, rank, rank + states), states)]  # (K, B, M, N, 1)
-    cs = [rates(t, 4) for t in cut(n.part(dbc, 3, rank + states, rank + 2 * states), states)]
+    dts = [widen(t, 3) for t in cut(dt, width)]  # (K, B, M, 1, D)
+    dus = [widen(t, 3) for t in cut(du, width)]
+    bs = [widen(t, 4) for t in cut(n.part(dbc, 3, rank, rank + states), states)]  # (K, B, M, N, 1)
+    cs = [widen(t, 4) for t in cut(n.part(dbc, 3, rank + states, rank + 2 * states), states)]
 
-    def advanced(h: str, s: int) -> str:
+    def advance(h: str, s: int) -> str:
         fresh = n.Mul(bs[s], dus[s])
         return n.Add(n.Mul(n.Exp(n.Mul(dts[s], A_wide)), h), fresh) if h else fresh
 
     h = ""
     if chunks > 1:
         for s in range(steps):
-            h = advanced(h, s)
+            h = advance(h, s)
         total = n.Exp(n.Mul(n.Sum(*dts), A_wide)) if steps > 1 else n.Exp(n.Mul(dts[0], A_wide))
-        h = _chained(n, h, total, (count, chunks, states, width), steps)
+        h = _chain_chunks(n, h, total, (count, chunks, states, width), steps)
     ys = []
     for s in range(steps):
-        h = advanced(h, s)
+        h = advance(h, s)
         ys.append(n.ReduceSum(n.Mul(cs[s], h), n.ints(3), keepdims=0))  # (K, B, M, D)
-    y = n.reshaped(n.stacked(ys, 3), count, -1, chunks * steps, width)  # (K, B, M*c, D)
+    y = n.reshape(n.stack(ys, 3), count, -1, chunks * steps, width)  # (K, B, M*c, D)
     if chunks * steps > length:
         y = n.part(y, 2, 0, length)
 
     outputs = []
     for k, direction in enumerate(site.directions):
-        part = n.reshaped(n.part(y, 0, k, k + 1), -1, length, width)
+        part = n.reshape(n.part(y, 0, k, k + 1), -1, length, width)
         if direction % 2:
-            part = n.reversed(part, 1)
+            part = n.reverse(part, 1)
         if direction >= 2:
             part = n.to_columns(part, columns, rows, width)
-        source = n.reshaped(x if shared else n.part(x, 0, k, k + 1), -1, length, width)
+        source = n.reshape(x if shared else n.part(x, 0, k, k + 1), -1, length, width)
         outputs.append(n.Add(part, n.Mul(source, n.constant(skip[k]))))
     total = outputs[0]
     for output in outputs[1:]:
@@ -242,18 +295,18 @@ def _lowered_scan(site: _Site, steps: int) -> list[onnx.NodeProto]:
         gate = site.dim(2, 2)
         total = n.Mul(total, silu(n, n.as_float(n.part(xz, 2, gate - width, gate))))
     n.Cast(total, to=site.data_type)
-    return _named(n, site)
+    return _name_nodes(n, site)
 
 
-def _chained(n: _Emitter, last: str, total: str, shape: tuple[int, int, int, int], steps: int) -> str:
+def _chain_chunks(n: _Emitter, last: str, total: str, shape: tuple[int, int, int, int], steps: int) -> str:
     """Each chunk's initial state (K, B, M, N, D), from what every chunk hands on and its total decay.
 
     The recurrence over chunks is cut into chunks itself.
     """
     length = shape[1]
     # What chunk m starts from is what chunk m-1 ends with: shift by one, the first starts from zero.
-    last = n.padded(n.part(last, 2, 0, length - 1), 5, 2, 1, 0)
-    total = n.padded(n.part(total, 2, 0, length - 1), 5, 2, 1, 0)
+    last = n.pad(n.part(last, 2, 0, length - 1), 5, 2, 1, 0)
+    total = n.pad(n.part(total, 2, 0, length - 1), 5, 2, 1, 0)
     return _linear_scan(n, total, last, shape, steps)
 
 
@@ -265,8 +318,8 @@ def _linear_scan(n: _Emitter, a: str, b: str, shape: tuple[int, int, int, int], 
     padding = chunks * steps - length
 
     def cut(x: str) -> list[str]:
-        whole = n.reshaped(n.padded(x, 5, 2, 0, padding), count, -1, chunks, steps, states * width)
-        return [n.reshaped(n.part(whole, 3, s, s + 1), count, -1, chunks, states, width) for s in range(steps)]
+        whole = n.reshape(n.pad(x, 5, 2, 0, padding), count, -1, chunks, steps, states * width)
+        return [n.reshape(n.part(whole, 3, s, s + 1), count, -1, chunks, states, width) for s in range(steps)]
 
     decays, fresh = cut(a), cut(b)
     initial = ""
@@ -274,17 +327,17 @@ def _linear_scan(n: _Emitter, a: str, b: str, shape: tuple[int, int, int, int], 
         h, product = fresh[0], decays[0]
         for s in range(1, steps):
             h, product = n.Add(n.Mul(decays[s], h), fresh[s]), n.Mul(product, decays[s])
-        initial = _chained(n, h, product, (count, chunks, states, width), steps)
+        initial = _chain_chunks(n, h, product, (count, chunks, states, width), steps)
     h = n.Add(n.Mul(decays[0], initial), fresh[0]) if initial else fresh[0]
     results = [h]
     for s in range(1, steps):
         h = n.Add(n.Mul(decays[s], h), fresh[s])
         results.append(h)
-    whole = n.reshaped(n.stacked(results, 3), count, -1, chunks * steps, states, width)
+    whole = n.reshape(n.stack(results, 3), count, -1, chunks * steps, states, width)
     return n.part(whole, 2, 0, length) if padding else whole
 
 
-def _named(n: _Emitter, site: _Site) -> list[onnx.NodeProto]:
+def _name_nodes(n: _Emitter, site: NodeSite) -> list[onnx.NodeProto]:
     """The nodes, named after what they replace; the last one's result takes the name of the replaced node's."""
     for index, node in enumerate(n.nodes):
         node.name = f"{site.prefix}{node.op_type}_{index}"

@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,11 +27,11 @@ import vivim.scan.operators  # noqa: F401  (registers torch.ops.vivim)
 from vivim.checkpoint import load_checkpoint, resolve_weights
 from vivim.config import MEAN, STD
 from vivim.model import Vivim, stage_sizes
-from vivim_export.description import PARITY_KEY, describe, weights_digest
+from vivim.session import TorchSession, describe, weights_digest
+from vivim_export.emulation import open_artefact
 from vivim_export.folding import fold_for_export
 from vivim_export.functions import DOMAIN, DOMAIN_VERSION, causal_conv1d_function, selective_scan_function
-from vivim_export.precision import DTYPES, typed_for_export
-from vivim_export.runners import TorchSession, open_artefact
+from vivim_export.precision import HALVES, half_from_float
 from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.files import atomic_path, sha256_file
 from vivim_runtime.judging.parity import Comparison, compare
@@ -41,6 +41,8 @@ __all__ = ["OPSETS", "OnnxOptions", "export_onnx", "onnx_from_model", "save_onnx
 # GELU became an operator in 20, and convolution takes bfloat16 from 22 on; nothing else that the network uses changes.
 OPSETS = range(20, 24)
 _BF16_OPSET = 22
+# Where a file says how the comparison with PyTorch went.
+_PARITY_KEY = "vivim.parity"
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,8 @@ class OnnxOptions:
     def __post_init__(self) -> None:
         if self.batch is not None and self.batch < 1:
             raise UsageError(f"--batch is {self.batch}; expected at least 1")
-        if self.precision not in DTYPES:
-            raise UsageError(f"the precision is {self.precision}; expected {', '.join(DTYPES)}")
-        if self.precision != "fp32" and not self.fold:
-            raise UsageError(f"{self.precision} needs the folded decoder; leave out --no-fold")
+        if self.precision not in ("fp32", *HALVES):
+            raise UsageError(f"the precision is {self.precision}; expected fp32, {', '.join(HALVES)}")
         if self.opset is not None and not self._lowest_opset <= self.opset < OPSETS.stop:
             raise UsageError(
                 f"--opset is {self.opset}; expected {self._lowest_opset} to {OPSETS.stop - 1} for {self.precision}"
@@ -111,6 +111,7 @@ def export_onnx(
     options: OnnxOptions,
     frames: int | None = None,
     on_stage: Callable[[str], None] = lambda _: None,
+    clips: Sequence[str] | None = None,
 ) -> Comparison:
     """Export a checkpoint to `output` and compare the file with PyTorch; it appears whole and proven, or not at all.
 
@@ -121,6 +122,7 @@ def export_onnx(
         output: the .onnx file.
         frames: T of the clip; default what the checkpoint says.
         on_stage: told what is being done.
+        clips: what the two are compared on; see vivim_runtime.judging.parity.compare.
 
     Raises:
         CheckpointError, InputError, UsageError: exit code 2.
@@ -139,15 +141,15 @@ def export_onnx(
         on_stage("loading it in ONNX Runtime")
         reference = TorchSession(model, options.size, path, digest)
         with open_artefact(temporary, "cpu") as session:
-            comparison = compare(reference, session, on_clip=lambda n: on_stage(f"comparing with PyTorch, clip {n}"))
+            comparison = compare(reference, session, clips, lambda n: on_stage(f"comparing with PyTorch, clip {n}"))
         comparison = replace(comparison, b=replace(comparison.b, name=output.name))
         if not comparison.passed:
             raise ParityError(
-                f"{output} is not the network of {weights}: {'; '.join(comparison.failures)}; nothing was written",
+                f"{output} does not stand for {weights}: {'; '.join(comparison.failures)}; nothing was written",
                 comparison,
             )
         entry = proto.metadata_props.add()
-        entry.key, entry.value = PARITY_KEY, json.dumps(comparison.record())
+        entry.key, entry.value = _PARITY_KEY, json.dumps(comparison.record())
         save_onnx(proto, temporary)
     return comparison
 
@@ -163,9 +165,10 @@ def onnx_from_model(model: Vivim, options: OnnxOptions, weights_sha256: str | No
     """The ONNX model of a network; its T is `model.config.frames`."""
     config = model.config
     stage_sizes(config, *options.size)  # raises for a size that the network cannot take
-    rewritten = typed_for_export(fold_for_export(model, options.fold), options.precision)
-    deployed = _Deployed(rewritten, options.raw_input).eval()
-    proto = _traced(deployed, _example(config.frames, options), options)
+    deployed = _Deployed(fold_for_export(model, options.fold), options.raw_input).eval()
+    proto = _trace(deployed, _example(config.frames, options), options)
+    if options.precision != "fp32":
+        proto = half_from_float(proto, options.precision)
     if any(node.domain == DOMAIN for node in proto.graph.node):  # SegFormer alone has no node of ours, nor have rivals
         proto.functions.append(causal_conv1d_function(config.direction_codes, config.conv, options.opset_version))
         proto.functions.append(selective_scan_function(config.direction_codes, True, options.opset_version))
@@ -179,6 +182,7 @@ def onnx_from_model(model: Vivim, options: OnnxOptions, weights_sha256: str | No
         batch=options.batch,
         raw_input=options.raw_input,
         precision=options.precision,
+        tools={"onnx": onnx.__version__, "onnxscript": onnxscript.__version__},
     )
     helper.set_model_props(proto, description)
     proto.producer_name, proto.producer_version = "vivim-edge", importlib.metadata.version("vivim-edge")
@@ -248,7 +252,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _traced(deployed: nn.Module, example: Tensor, options: OnnxOptions) -> onnx.ModelProto:
+def _trace(deployed: nn.Module, example: Tensor, options: OnnxOptions) -> onnx.ModelProto:
     name = "clip" if options.raw_input else "frames"
     shapes = None
     if options.batch is None:

@@ -1,38 +1,132 @@
-"""From frames to clips of T and back: which frames the network sees together, and which clip a frame's mask is from.
+"""Clips of T frames: cut from sources at a model's size, and the windows of frames that a run infers together.
 
-Clip j holds the T frames from j * hop on. Of each clip, `hop` consecutive masks are used: the newest ones
-(`show="newest"`), or those around its middle (`show="centre"`, where the network has seen both sides). So the used
-masks tile the video: every frame gets exactly one. The first clip also serves the frames before its share; the last one
-is shifted back so that it is full, and serves all that is left. Only a video shorter than T is padded, by repeating its
-last frame (never with black), and says so.
+A `Clip` holds pixels and true masks at one size: what models learn from and are judged on. A `Window` holds frames as
+they came, of any size: window j has the T frames from j * hop on. Of each window, `hop` consecutive masks are used: the
+newest ones (`show="newest"`), or those around its middle (`show="centre"`, where the network has seen both sides). So
+the used masks tile the video: every frame gets exactly one. The first window also serves the frames before its share;
+the last one is shifted back so that it is full, and serves all that is left. Only a video shorter than T is padded, by
+repeating its last frame (never with black), and says so.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
-from vivim_runtime.errors import UsageError
+from vivim_runtime.errors import DataError, UsageError
 from vivim_runtime.sessions.base import Logits
-from vivim_runtime.sources.base import Frame, Image
+from vivim_runtime.sources.base import Frame, Image, Source
 
-__all__ = ["Clip", "Show", "clips", "logits_at", "resized", "threshold_logit"]
+__all__ = [
+    "WHITE_FROM",
+    "Clip",
+    "Masks",
+    "Show",
+    "Window",
+    "cut_clips",
+    "logits_at",
+    "mask_at",
+    "resized",
+    "threshold_logit",
+    "windows",
+]
 
+Masks = npt.NDArray[np.bool_]
 Show = Literal["newest", "centre"]
+
+# A mask is white on black, 0 and 255; what compression or interpolation left between goes to the nearer one.
+WHITE_FROM = 128
 
 
 @dataclass(frozen=True, eq=False)
 class Clip:
+    """T frames of one size, and what is true of them.
+
+    Attributes:
+        pixels: uint8 RGB (T, H, W, 3).
+        truth: true masks, bool (T, H, W); None where no frame has one.
+        annotated: which frames have a true mask, bool (T,); the others are blank in `truth`. None: all or none of them.
+        source, start: where the clip is from, and the number of its first frame there.
+    """
+
+    pixels: Image = field(repr=False)
+    truth: Masks | None = field(default=None, repr=False)
+    annotated: npt.NDArray[np.bool_] | None = None
+    source: str = ""
+    start: int = 0
+
+    def __len__(self) -> int:
+        """T."""
+        return len(self.pixels)
+
+    @property
+    def label(self) -> str:
+        """How messages call the clip."""
+        return f"frames {self.start} to {self.start + len(self) - 1} of {self.source or 'a clip'}"
+
+    def true_mask(self, index: int) -> Masks | None:
+        """What is true of one frame, bool (H, W); None where that is not known."""
+        if self.truth is None or (self.annotated is not None and not self.annotated[index]):
+            return None
+        return self.truth[index]
+
+    @property
+    def masks(self) -> Masks:
+        """The true masks of all frames; DataError where one has none."""
+        if self.truth is None or (self.annotated is not None and not self.annotated.all()):
+            raise DataError(f"{self.label} have not all a true mask; expected one for every frame")
+        return self.truth
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the pixels."""
+        return hashlib.sha256(self.pixels.tobytes()).hexdigest()
+
+
+def cut_clips(
+    source: Source, length: int, size: tuple[int, int], wanted: Collection[int] | None = None
+) -> Iterator[Clip]:
+    """The whole clips of a source, one behind the other, at a model's size; what is left over at the end is dropped.
+
+    Args:
+        length, size: T and (H, W).
+        wanted: numbers of the clips to give, in order; None is all. Frames of the others are read and let go.
+    """
+    frames, number = iter(source), 0
+    last = max(wanted, default=-1) if wanted is not None else math.inf
+    while number <= last and len(clip := list(islice(frames, length))) == length:
+        if wanted is None or number in wanted:
+            yield _clip(clip, size, source.name, number * length)
+        number += 1
+
+
+def _clip(frames: list[Frame], size: tuple[int, int], source: str, start: int) -> Clip:
+    pixels = np.stack([resized(frame.image, size) for frame in frames])
+    known = np.array([frame.truth is not None for frame in frames])
+    if not known.any():
+        return Clip(pixels, source=source, start=start)
+    truth = np.zeros((len(frames), *size), np.bool_)
+    for index, frame in enumerate(frames):
+        if frame.truth is not None:
+            truth[index] = mask_at(frame.truth, size)
+    return Clip(pixels, truth, None if known.all() else known, source, start)
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
     """T frames to infer together.
 
     Attributes:
-        number: of the clip, from 0.
+        number: of the window, from 0.
         frames: T frames, in order; the last one repeated where `padded`.
         used: slice of positions whose masks are used.
         padded: how many frames at the end are repetitions.
@@ -44,39 +138,49 @@ class Clip:
     padded: int = 0
 
 
-def clips(frames: Iterable[Frame], length: int, hop: int, show: Show) -> Iterator[Clip]:
-    """Cut a stream of frames into clips of `length`, one every `hop` frames; at most `length` frames are kept.
+def windows(frames: Iterable[Frame], length: int, hop: int, show: Show) -> Iterator[Window]:
+    """A stream of frames in windows of `length`, one every `hop` frames; at most `length` frames are kept.
 
-    A clip is given out when the next frame arrives or the stream ends, since the last clip serves more frames.
+    A window is given out when the next frame arrives or the stream ends, since the last one serves more frames.
     """
     if not 1 <= hop <= length:
         raise UsageError(f"--hop is {hop}; expected 1 to {length}, the frames of a clip")
     first_used = length - hop if show == "newest" else (length - hop) // 2
-    window: deque[Frame] = deque(maxlen=length)
-    count = number = served = 0  # frames seen, clips given out, frames whose clip is given out
-    due = length  # frames seen when the next clip is complete
+    kept: deque[Frame] = deque(maxlen=length)
+    count = number = served = 0  # frames seen, windows given out, frames whose window is given out
+    due = length  # frames seen when the next window is complete
     for frame in frames:
         if count == due:
             start = count - length
             end = start + first_used + hop
-            yield Clip(number, tuple(window), slice(served - start, end - start))
+            yield Window(number, tuple(kept), slice(served - start, end - start))
             number, served, due = number + 1, end, due + hop
-        window.append(frame)
+        kept.append(frame)
         count += 1
     if not count:
         return
     padded = max(0, length - count)
     start = max(0, count - length)
-    yield Clip(number, (*window, *[window[-1]] * padded), slice(served - start, count - start), padded)
+    yield Window(number, (*kept, *[kept[-1]] * padded), slice(served - start, count - start), padded)
 
 
 def resized(image: Image, size: tuple[int, int]) -> Image:
-    """uint8 (h, w, 3) -> (H, W, 3): averaged over areas when shrinking, else bilinear; the aspect is not kept."""
+    """uint8 (h, w[, 3]) -> (H, W[, 3]): averaged over areas when shrinking, else bilinear; the aspect is not kept."""
     height, width = size
     if image.shape[:2] == (height, width):
         return image
     shrinks = height * width < image.shape[0] * image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def mask_at(mask: Masks, size: tuple[int, int]) -> Masks:
+    """A true mask, bool (h, w) -> (H, W), set where at least half of a pixel's area was.
+
+    It goes through the filter of the frames: nearest neighbours would shift outlines against them by half a pixel.
+    """
+    if mask.shape == size:
+        return mask
+    return resized(mask.astype(np.uint8) * np.uint8(255), size) >= WHITE_FROM
 
 
 def logits_at(logits: Logits, size: tuple[int, int]) -> Logits:

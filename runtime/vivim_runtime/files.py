@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from vivim_runtime.errors import SinkError
 
-__all__ = ["atomic_path", "part_name", "sha256_file", "writable_file", "writable_folder", "write_text"]
+__all__ = ["atomic_path", "json_value", "part_name", "sha256_file", "writable_file", "writable_folder", "write_text"]
 
 
 def writable_folder(folder: Path) -> Path:
@@ -58,6 +60,15 @@ def write_text(target: str | Path, text: str) -> None:
     """Write `text` as UTF-8 to `target`, whole or not at all."""
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def json_value(value: Any) -> Any:
+    """What JSON can hold of a record: tuples become lists, and a number that is not finite becomes text."""
+    if isinstance(value, dict):
+        return {key: json_value(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sha256_file(path: str | Path) -> str:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from vivim_runtime.clips import Clip, Show, clips, resized, threshold_logit
+from vivim_runtime.clips import Show, Window, resized, threshold_logit, windows
 from vivim_runtime.errors import UsageError
 from vivim_runtime.overlay import Layer, drawn
 from vivim_runtime.sessions.base import Session
@@ -120,7 +120,7 @@ def run(
     interrupted = False
     started = time.perf_counter()
     try:
-        for group in _grouped(clips(frames, info.frames, hop, options.show), info.batch or 1):
+        for group in _grouped(windows(frames, info.frames, hop, options.show), info.batch or 1):
             begun = time.perf_counter()
             with watch.measure("prepare"):
                 pixels = _stacked(group, info.size, info.batch or 1)
@@ -128,9 +128,9 @@ def run(
                 logits = session(pixels)
             latency = (time.perf_counter() - begun) * 1000.0
             latencies.extend([latency] * len(group))
-            padded += sum(clip.padded > 0 for clip in group)
-            for clip, clip_logits in zip(group, logits, strict=False):
-                for item in _segmented(clip, clip_logits, session, options, latency, watch):
+            padded += sum(window.padded > 0 for window in group)
+            for window, window_logits in zip(group, logits, strict=False):
+                for item in _segmented(window, window_logits, session, options, latency, watch):
                     with watch.measure("write"):
                         for sink in sinks:
                             sink.write(item)
@@ -167,37 +167,37 @@ def _watched(items: Iterable[_Item], watch: Stopwatch, part: str) -> Iterator[_I
         yield item
 
 
-def _grouped(items: Iterable[Clip], size: int) -> Iterator[list[Clip]]:
+def _grouped(items: Iterable[Window], size: int) -> Iterator[list[Window]]:
     iterator = iter(items)
     while group := list(islice(iterator, size)):
         yield group
 
 
-def _stacked(group: list[Clip], size: tuple[int, int], batch: int) -> np.ndarray:
-    """uint8 (batch, T, H, W, 3); a group that is too small for the model's batch is filled with its last clip."""
-    pixels = [np.stack([resized(frame.image, size) for frame in clip.frames]) for clip in group]
+def _stacked(group: list[Window], size: tuple[int, int], batch: int) -> np.ndarray:
+    """uint8 (batch, T, H, W, 3); a group that is too small for the model's batch is filled with its last window."""
+    pixels = [np.stack([resized(frame.image, size) for frame in window.frames]) for window in group]
     return np.stack([*pixels, *[pixels[-1]] * (batch - len(group))])
 
 
 def _segmented(
-    clip: Clip, logits: np.ndarray, session: Session, options: RunOptions, latency: float, watch: Stopwatch
+    window: Window, logits: np.ndarray, session: Session, options: RunOptions, latency: float, watch: Stopwatch
 ) -> Iterator[Segmented]:
-    """The frames that this clip serves, with masks at their own resolution."""
-    for position in range(clip.used.start, clip.used.stop):
-        frame = clip.frames[position]
+    """The frames that this window serves, with masks at their own resolution."""
+    for position in range(window.used.start, window.used.stop):
+        frame = window.frames[position]
         with watch.measure("mask"):
             masked = MaskedFrame.of(
                 frame,
                 logits[position],
                 options.threshold,
-                clip=clip.number,
+                clip=window.number,
                 position=position,
                 latency_ms=latency,
-                padded=clip.padded > 0,
+                padded=window.padded > 0,
             )
         with watch.measure("draw"):
             picture = drawn(frame.image, masked.masks, session.info.classes, options.layers, options.alpha)
-        yield Segmented.of(masked, picture)
+        yield Segmented.drawn(masked, picture)
 
 
 def _percentiles(latencies: list[float]) -> dict[str, float]:

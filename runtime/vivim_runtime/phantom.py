@@ -23,7 +23,7 @@ import numpy.typing as npt
 from vivim_runtime.errors import UsageError
 from vivim_runtime.sizes import parse_size
 
-__all__ = ["PhantomClip", "PhantomName", "PhantomSpec", "phantom_clip", "phantom_frames"]
+__all__ = ["PhantomName", "PhantomSpec", "phantom_frames"]
 
 Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -115,20 +115,6 @@ class PhantomName:
             f"{self.text} has a value that is no number ({key}={self.values[key]}); "
             f"expected something like {self.example}"
         )
-
-
-@dataclass(frozen=True)
-class PhantomClip:
-    """frames uint8 (T, H, W, 3) RGB; masks bool (T, H, W), true on the lesion."""
-
-    frames: Image
-    masks: Mask
-
-
-def phantom_clip(spec: PhantomSpec) -> PhantomClip:
-    """The whole video of `spec` in memory."""
-    pairs = list(phantom_frames(spec))
-    return PhantomClip(np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs]))
 
 
 def phantom_frames(spec: PhantomSpec) -> Iterator[tuple[Image, Mask]]:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.calibration.conftest import FRAMES, SIZE, clips_of
 from vivim_calibration.clips import DrawOptions, check_disjoint, drawn_clips, whole_clips
-from vivim_calibration.videos import videos_of
+from vivim_runtime.datasets.as_source import videos_of
 from vivim_runtime.errors import DataError, SourceError, UsageError
 
 

@@ -13,7 +13,8 @@ from vivim_calibration.calibration import calibrated
 from vivim_calibration.clips import whole_clips
 from vivim_calibration.float_model import load_float_model
 from vivim_calibration.quantise import quantised
-from vivim_calibration.verdict import agreement_of, logits_of, logits_of_clips
+from vivim_calibration.verdict import agreement_of, logits_of_clips
+from vivim_runtime.judging.agreement import logits_of
 from vivim_runtime.sessions.onnx import OnnxSession
 
 
@@ -38,8 +39,8 @@ def test_int8_kernels_agree_with_the_arithmetic_of_the_file(int8: Path, exported
         kernels, rounding = agreement_of(fused, clips, expected), agreement_of(plain, clips, expected)
     # Sums in another order move a few values over the edge of a level: less than rounding to levels itself does. With
     # sums that overflow, on a CPU without VNNI, it is more (0.038 against 0.017 on a clip of 256 x 256).
-    assert 0 < kernels.relative_l2 < rounding.relative_l2
-    assert kernels.mask_dice is not None and kernels.mask_dice > 0.99
+    assert 0 < kernels.tensor.relative_l2 < rounding.tensor.relative_l2
+    assert kernels.masks.dice is not None and kernels.masks.dice > 0.99
 
 
 def test_kernels_that_overflow_are_switched_off_in_every_session(int8: Path, exported: Path) -> None:

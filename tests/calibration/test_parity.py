@@ -44,9 +44,9 @@ def judged(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 def test_on_phantoms_that_it_has_not_seen_int8_keeps_the_masks(judged: tuple[Path, Outcome]) -> None:
     outcome = judged[1]
     agreement = outcome.sides[-1].agreement
-    assert agreement is not None and agreement.mask_dice is not None and agreement.truth is not None
-    assert agreement.frames - agreement.empty >= 30, "too few masks to compare"
-    assert agreement.mask_dice >= 0.99 and agreement.points_lost <= 0.5
+    assert agreement is not None and agreement.masks.dice is not None and agreement.masks.truth_b is not None
+    assert agreement.masks.frames - agreement.masks.empty >= 30, "too few masks to compare"
+    assert agreement.masks.dice >= 0.99 and agreement.points_lost <= 0.5
 
 
 def test_it_has_not_seen_them() -> None:
@@ -90,5 +90,5 @@ def test_with_real_clips_among_those_learnt_from_others_of_the_video_keep_their_
     errors = []
     for path in (judged[0], tmp_path / "real.onnx"):
         with OnnxSession(path, "cpu", 1, fused=False) as session:
-            errors.append(agreement_of(session, others, expected).relative_l2)
+            errors.append(agreement_of(session, others, expected).tensor.relative_l2)
     assert errors[1] < 0.2 and errors[1] < 0.5 * errors[0]

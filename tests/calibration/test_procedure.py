@@ -16,11 +16,10 @@ from vivim_calibration import procedure
 from vivim_calibration.calibration import Calibration
 from vivim_calibration.clips import DrawOptions, whole_clips
 from vivim_calibration.procedure import Options, Outcome, calibrate
-from vivim_export.halving import half_from_float
+from vivim_export.precision import half_from_float
 from vivim_runtime import open_session
 from vivim_runtime.commands.entry import main
 from vivim_runtime.errors import DataError, ModelError, UsageError, VerdictError
-from vivim_runtime.judging.parity import BUDGETS
 
 # Phantoms 21 and 25 have lesions at this size; others among the low numbers show none.
 CALIBRATION, EVALUATION = [clips_of(1), clips_of(2)], [clips_of(21), clips_of(25)]
@@ -55,7 +54,7 @@ def test_the_file_runs_and_describes_itself(made: tuple[Path, Outcome, Path], ex
         metadata = session.info.metadata
     assert metadata["vivim.calibration_sha256"] == outcome.calibration_sha256 == Calibration.load(cache).sha256
     assert "vivim.parity" not in metadata
-    assert json.loads(metadata["vivim.int8"])["agreement"]["mask_dice"] == outcome.sides[-1].agreement.mask_dice  # type: ignore[union-attr]
+    assert json.loads(metadata["vivim.int8"])["agreement"]["masks"]["dice"] == outcome.sides[-1].agreement.masks.dice  # type: ignore[union-attr]
     # int8 weights are a quarter; this small network spends the rest on its graph.
     assert output.stat().st_size < exported.stat().st_size
 
@@ -64,17 +63,29 @@ def test_the_outcome_compares_the_sides(made: tuple[Path, Outcome, Path]) -> Non
     outcome = made[1]
     assert [side.precision for side in outcome.sides] == ["fp32", "int8"]
     agreement = outcome.sides[-1].agreement
-    assert agreement is not None and agreement.mask_dice is not None and agreement.truth is not None
-    assert 0.99 <= agreement.mask_dice < 1.0 and agreement.relative_l2 > 0
+    assert agreement is not None and agreement.masks.dice is not None and agreement.masks.truth_b is not None
+    assert 0.99 <= agreement.masks.dice < 1.0 and 0 < agreement.tensor.relative_l2 <= 0.15
     assert all(side.milliseconds > 0 for side in outcome.sides)
     assert json.loads(json.dumps(outcome.record()))["passed"] is True
     assert any("a test" in note for note in outcome.notes)
 
 
-def test_budgets_are_those_of_parity() -> None:
-    from vivim_calibration.verdict import MASK_DICE, TRUTH_POINTS
+def test_clips_on_which_nothing_is_marked_prove_nothing(exported: Path, tmp_path: Path) -> None:
+    blind = marking_nothing(onnx.load(exported), tmp_path / "blind.onnx")
+    with pytest.raises(VerdictError, match="neither side marks anything.*so the masks prove nothing") as caught:
+        calibrate(blind, tmp_path / "net.int8.onnx", CALIBRATION, EVALUATION, OPTIONS)
+    assert caught.value.exit_code == 3 and not (tmp_path / "net.int8.onnx").exists()
+    options = replace(OPTIONS, budget=0.4, analyse_clips=1)
+    with pytest.raises(DataError, match="nothing is marked on the 1 calibration clips that --budget looks at"):
+        calibrate(blind, None, CALIBRATION, EVALUATION, options)
 
-    assert (BUDGETS["int8"].mask_dice, BUDGETS["int8"].truth_points) == (MASK_DICE, TRUTH_POINTS)
+
+def marking_nothing(model: onnx.ModelProto, path: Path) -> Path:
+    """The model with a bias of its classifier so low that no logit is above 0."""
+    (bias,) = [t for t in model.graph.initializer if t.name.endswith("classifier.bias")]
+    bias.CopyFrom(numpy_helper.from_array(np.full(bias.dims[0], -1e3, np.float32), bias.name))
+    onnx.save(model, path)
+    return path
 
 
 def test_a_cache_gives_the_same_file_without_calibrating(

@@ -14,13 +14,14 @@ from vivim_calibration.plot import sensitivity_svg
 from vivim_calibration.procedure import Options, calibrate
 from vivim_calibration.report import sensitivity_table
 from vivim_calibration.sensitivity import Analysis, LayerCost, analysed, fewest_in_float
-from vivim_calibration.verdict import Agreement
+from vivim_runtime.judging.agreement import Agreement, MaskFigures, TensorFigures
 
 COSTS = {"a": 0.02, "b": 0.3, "c": 0.1, "d": 0.0}
 LAYERS = tuple(Layer(name, name, "MatMul", name, name, 1, 1) for name in COSTS)
-NOTHING = Agreement(
-    mask_dice=1.0, worst_dice=1.0, truth_reference=0.9, truth=0.9, relative_l2=0.0, max_abs=0.0, frames=1, empty=0,
-    not_finite=0,
+TENSOR = TensorFigures(max_abs=0.0, relative_l2=0.0, p50=0.0, p99=0.0, p999=0.0, cosine=1.0, not_finite=0)
+MASKS = MaskFigures(
+    dice=1.0, iou=1.0, worst_dice=1.0, hd95=0.0, changed_pixels=0, frames=1, empty=0, full=0, flicker_a=0.0,
+    flicker_b=0.0, truth_a=0.9, truth_b=0.9, truths=1,
 )  # fmt: skip
 
 
@@ -31,7 +32,9 @@ class Sums:
 
     def without(self, left_in_float: Collection[str]) -> Agreement:
         lost = sum(points for name, points in COSTS.items() if name not in left_in_float)
-        return replace(NOTHING, truth=0.9 - lost / 100, relative_l2=lost, mask_dice=1 - lost / 100)
+        # A hundredth of the points: within the budget of the logits, which is not what this is about.
+        tensor = replace(TENSOR, relative_l2=lost / 100)
+        return Agreement(tensor, replace(MASKS, truth_b=0.9 - lost / 100, dice=1 - lost / 100))
 
     def only(self, name: str) -> Agreement:
         return self.without(set(COSTS) - {name})
@@ -69,7 +72,7 @@ def test_the_table_has_room_for_the_names_of_layers_in_80_columns() -> None:
     longest = "stages.3.blocks.17.attention.value_and"  # as long as those of b5
     costs = tuple(LayerCost(replace(layer, name=f"{longest}{layer.name}"), 0.1, 0.2, -0.1, 0.2) for layer in LAYERS)
     console = Console(width=80, record=True, file=StringIO())
-    console.print(sensitivity_table(Analysis(costs, NOTHING, 2), (costs[1].layer.name,)))
+    console.print(sensitivity_table(Analysis(costs, Agreement(TENSOR, MASKS), 2), (costs[1].layer.name,)))
     lines = console.export_text().splitlines()
     for cost in costs:
         (line,) = [line for line in lines if cost.layer.name in line]

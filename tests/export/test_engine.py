@@ -16,9 +16,9 @@ import pytest
 
 from vivim_export import engine as engine_module
 from vivim_export.engine import EngineOptions, build_engine, emit_graph, plan_engine
-from vivim_export.engine_graph import engine_graph, with_plugins
-from vivim_export.halving import half_from_float
+from vivim_export.engine_graph import bind_plugins, engine_graph
 from vivim_export.onnx_export import OnnxOptions, export_onnx
+from vivim_export.precision import half_from_float
 from vivim_export.precision_check import check_layers, layers_of_engine
 from vivim_runtime.errors import (
     IncompatibleEngineError,
@@ -99,7 +99,7 @@ def test_plugin_graph_has_bare_nodes_that_name_the_plugin(exported: Path) -> Non
 def test_plugin_attributes_are_not_left_in_the_users_model(exported: Path) -> None:
     model = onnx.load(exported)
     before = model.SerializeToString()
-    with_plugins(model)
+    bind_plugins(model)
     assert model.SerializeToString() == before
 
 
@@ -333,7 +333,7 @@ def test_a_conversion_that_changes_the_masks_is_refused(
         return result
 
     monkeypatch.setattr("vivim_export.engine_graph.half_from_float", wrong)
-    with pytest.raises(ParityError, match="in fp16 is not the same network"):
+    with pytest.raises(ParityError, match="in fp16 does not stand for the file"):
         build_engine(exported, tmp_path / "m.engine", RTX)
     assert list(tmp_path.iterdir()) == []
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -12,14 +14,15 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.export.conftest import lively
 from tests.vivim.scan.test_operators import ALL_DIRECTIONS, GRIDS, scan_arguments
 from vivim import VivimConfig
+from vivim.preprocessing import normalised
 from vivim.scan.operators import selective_scan
 from vivim.scan.reference import causal_conv1d_reference, selective_scan_reference
-from vivim.training.batches import normalised
 from vivim_export.functions import DOMAIN
-from vivim_export.lowering import lowered
+from vivim_export.lowering import LowerConvolution, LowerScan, NodeSite, lower_operators
 from vivim_export.onnx_export import OnnxOptions, onnx_from_model
+from vivim_runtime.datasets.phantom import phantom_clip
 from vivim_runtime.errors import UsageError
-from vivim_runtime.phantom import PhantomSpec, phantom_clip
+from vivim_runtime.phantom import PhantomSpec
 
 OPSET = 20
 # Inputs that are data, by operator; the others are parameters and constants of the graph.
@@ -59,7 +62,7 @@ def run(
     **attributes,
 ) -> np.ndarray:
     """One lowered node in ONNX Runtime, its batch open."""
-    model = lowered(one_node(op_type, arguments, dtype, batch, **attributes), steps)
+    model = lower_operators(one_node(op_type, arguments, dtype, batch, **attributes), steps)
     assert {entry.domain for entry in model.opset_import} == {""}
     onnx.checker.check_model(model, full_check=True)
     options = onnxruntime.SessionOptions()
@@ -141,8 +144,8 @@ def test_lowered_scan_is_right_at_the_shapes_of_b3(length: int, width: int) -> N
 def test_lowered_network_computes_what_pytorch_does(frames: int) -> None:
     """The issue's bound, 1e-5, in float32; an odd size, so that no length divides."""
     model = lively(VivimConfig.preset("tiny", frames=frames))
-    pixels = phantom_clip(PhantomSpec(seed=5, frames=frames, size=(67, 45))).frames[None]
-    proto = lowered(onnx_from_model(model, OnnxOptions(size=(67, 45))))
+    pixels = phantom_clip(PhantomSpec(seed=5, frames=frames, size=(67, 45))).pixels[None]
+    proto = lower_operators(onnx_from_model(model, OnnxOptions(size=(67, 45))))
     assert not proto.functions and not any(node.domain == DOMAIN for node in proto.graph.node)
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     value = session.run(None, {"frames": pixels})[0]
@@ -155,27 +158,92 @@ def test_depth_grows_with_the_logarithm_of_the_length() -> None:
     def nodes(length: int) -> int:
         arguments = scan_arguments(1, 1, length, 8)
         model = one_node("SelectiveScan", arguments, np.float32, 1, rows=1, directions=[0], mean=1)
-        return len(lowered(model).graph.node)
+        return len(lower_operators(model).graph.node)
 
     assert nodes(16 * 256) - nodes(256) == nodes(16 * 16 * 256) - nodes(16 * 256)  # one level more for 16 times as long
 
 
+def five_nodes() -> onnx.ModelProto:
+    """Relu, the convolution, a sum, the scan, Abs: 20 tokens of width 8 in one direction."""
+    model = one_node("SelectiveScan", scan_arguments(1, 1, 20, 8), np.float32, 1, rows=5, directions=[0], mean=1)
+    graph, (scan,) = model.graph, model.graph.node
+    weights = [numpy_helper.from_array(np.zeros(s, np.float32), n) for n, s in (("w", (1, 8, 4)), ("b", (1, 8)))]
+    graph.initializer.extend(weights)
+    conv = helper.make_node(
+        "CausalConv1d", ["gated", "w", "b"], ["conv"], name="c", domain="vivim", rows=5, directions=[0]
+    )
+    graph.value_info.append(helper.make_tensor_value_info("gated", TensorProto.FLOAT, [1, 20, 16]))
+    graph.value_info.append(helper.make_tensor_value_info("sum", TensorProto.FLOAT, [1, 1, 20, 8]))
+    scan.input[0], scan.output[0] = "sum", "scanned"
+    nodes = [
+        helper.make_node("Relu", ["xz"], ["gated"], name="before"),
+        conv,
+        helper.make_node("Add", ["conv", "xc"], ["sum"], name="between"),
+        scan,
+        helper.make_node("Abs", ["scanned"], ["y"], name="after"),
+    ]
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return model
+
+
+def sites(model: onnx.ModelProto) -> list[NodeSite]:
+    graph = model.graph
+    shapes = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.input)}
+    return [NodeSite(node, "n_", shapes, {t.name: t for t in graph.initializer}) for node in graph.node]
+
+
+def test_a_rule_takes_its_own_node_and_no_other() -> None:
+    model = five_nodes()
+    assert [LowerConvolution().matches(site) for site in sites(model)] == [False, True, False, False, False]
+    assert [LowerScan().matches(site) for site in sites(model)] == [False, False, False, True, False]
+    lowered = lower_operators(model)
+    onnx.checker.check_model(lowered, full_check=True)
+    assert [n.name for n in lowered.graph.node if "_" not in n.name] == ["before", "between", "after"]
+    assert all(node.domain == "" for node in lowered.graph.node)
+
+
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("rule", "which", "spoil", "reason"),
     [
-        pytest.param(lambda m: m.graph.input[1].type.tensor_type.ClearField("shape"), "shape of dbc", id="no shape"),
-        pytest.param(lambda m: m.graph.initializer.pop(0), "A_log2e.* is no constant", id="computed parameter"),
+        pytest.param(
+            LowerScan(),
+            3,
+            lambda m: m.graph.input[1].type.tensor_type.ClearField("shape"),
+            "the shape of dbc is not known",
+            id="no shape",
+        ),
+        pytest.param(
+            LowerScan(), 3, lambda m: m.graph.initializer.pop(0), "A_log2e, .* is no constant", id="computed parameter"
+        ),
+        pytest.param(
+            LowerConvolution(),
+            1,
+            lambda m: m.graph.initializer.pop(-1),
+            "b, .* of c, is no constant",
+            id="computed bias",
+        ),
+        pytest.param(
+            LowerConvolution(),
+            1,
+            lambda m: setattr(m.graph.node[1].attribute[1], "i", 3),
+            "20 tokens do not divide into 3 rows",
+            id="rows that do not divide",
+        ),
     ],
 )
-def test_a_node_that_says_too_little_is_refused(spoil, message: str) -> None:
-    model = one_node("SelectiveScan", scan_arguments(1, 1, 20, 8), np.float32, 1, rows=5, directions=[0], mean=1)
+def test_a_rule_declines_with_a_reason_that_the_user_is_told(rule, which: int, spoil, reason: str) -> None:
+    model = five_nodes()
+    assert rule.reason_to_decline(sites(model)[which]) == ""
     spoil(model)
-    with pytest.raises(UsageError, match=f"{message}.*export the model again"):
-        lowered(model)
+    assert re.match(reason, rule.reason_to_decline(sites(model)[which]))
+    with pytest.raises(UsageError, match=f"{rule.name} is not possible: {reason}.*; export the model again"):
+        lower_operators(model)
 
 
 def test_half_types_of_the_site_are_kept() -> None:
-    model = lowered(one_node("CausalConv1d", scan_like_conv(), np.float16, 1, rows=1, directions=[0]))
+    model = lower_operators(one_node("CausalConv1d", scan_like_conv(), np.float16, 1, rows=1, directions=[0]))
     assert model.graph.node[-1].op_type == "Cast"
     assert helper.get_attribute_value(model.graph.node[-1].attribute[0]) == TensorProto.FLOAT16
 

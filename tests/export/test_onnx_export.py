@@ -15,18 +15,19 @@ from pydicom.data import get_testdata_file
 
 from tests.export.conftest import lively
 from vivim import InputError, Vivim, VivimConfig, load_checkpoint, save_checkpoint
-from vivim.training.batches import normalised
+from vivim.preprocessing import normalised
 from vivim_export import onnx_export
 from vivim_export.onnx_export import OnnxOptions, export_onnx, onnx_from_model, save_onnx
 from vivim_export.runners import open_runner
+from vivim_runtime.datasets.phantom import phantom_clip
 from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.judging.parity import compare
-from vivim_runtime.phantom import PhantomSpec, phantom_clip
+from vivim_runtime.phantom import PhantomSpec
 from vivim_runtime.sessions import open_session
 
 
 def frames_of(frames: int, size: tuple[int, int], seed: int = 5) -> np.ndarray:
-    return phantom_clip(PhantomSpec(seed=seed, frames=frames, size=size)).frames[None]
+    return phantom_clip(PhantomSpec(seed=seed, frames=frames, size=size)).pixels[None]
 
 
 def relative_l2(value: np.ndarray, expected: np.ndarray) -> float:
@@ -168,7 +169,7 @@ def test_a_file_that_is_not_the_network_is_never_written(
 
     monkeypatch.setattr(onnx_export, "fold_for_export", wrong)
     (tmp_path / "m.onnx").write_text("earlier")
-    with pytest.raises(ParityError, match="is not the network of .* relative L2") as caught:
+    with pytest.raises(ParityError, match="does not stand for .* relative L2") as caught:
         export_onnx(checkpoint, tmp_path / "m.onnx", OnnxOptions(size=(64, 64)))
     assert caught.value.exit_code == 3 and not caught.value.comparison.passed
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]

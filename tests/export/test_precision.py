@@ -9,20 +9,20 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 from pydicom.data import get_testdata_file
 
 from tests.export.conftest import lively
 from vivim import Vivim, VivimConfig, load_checkpoint
-from vivim.training.batches import normalised
-from vivim_export.emulation import without_bfloat16
-from vivim_export.folding import fold_for_export
+from vivim.preprocessing import normalised
+from vivim_export.emulation import float_from_bfloat16, open_artefact
 from vivim_export.onnx_export import OnnxOptions, export_onnx, onnx_from_model, save_onnx
-from vivim_export.precision import KEPT_IN_FLOAT, typed_for_export
-from vivim_export.runners import open_artefact, open_runner
+from vivim_export.precision import KEEP_RULES, GraphView, half_from_float
+from vivim_export.runners import open_runner
+from vivim_runtime.datasets.phantom import phantom_clip
 from vivim_runtime.errors import ModelError, UsageError
 from vivim_runtime.judging.parity import compare
-from vivim_runtime.phantom import PhantomSpec, phantom_clip
+from vivim_runtime.phantom import PhantomSpec
 from vivim_runtime.sessions import open_session
 
 HALF = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -39,7 +39,7 @@ def typed_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def float_tensors(model: onnx.ModelProto) -> dict[str, str]:
-    """Every float32 tensor of the main graph and the reason of KEPT_IN_FLOAT that it falls under; "" for none."""
+    """Every float32 tensor of the main graph and the rule of KEEP_RULES that it falls under; "" for none."""
     graph = model.graph
     types = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input, *graph.output)}
     types |= {t.name: t.data_type for t in graph.initializer}
@@ -99,7 +99,8 @@ def test_every_float32_tensor_has_a_reason(typed_files: dict[str, Path], precisi
     reasons = float_tensors(onnx.load(typed_files[precision]))
     assert [name for name, reason in reasons.items() if not reason] == []
     # Every reason is needed; that of the residual sums by bf16 alone.
-    assert set(reasons.values()) == set(KEPT_IN_FLOAT) - ({"residual sums"} if precision == "fp16" else set())
+    assert set(reasons.values()) == {rule.name for rule in KEEP_RULES if precision in rule.halves}
+    assert [rule.name for rule in KEEP_RULES if rule.halves != tuple(HALF)] == ["residual sums"]
 
 
 @pytest.mark.parametrize("precision", HALF)
@@ -146,7 +147,7 @@ def stressed(model: Vivim) -> Vivim:
 
 def test_no_value_overflows_float16_where_a_plain_half_network_would(tmp_path: Path) -> None:
     model = stressed(lively(VivimConfig.preset("tiny", frames=2)))
-    pixels = phantom_clip(PhantomSpec(seed=5, frames=2, size=(64, 64))).frames[None]
+    pixels = phantom_clip(PhantomSpec(seed=5, frames=2, size=(64, 64))).pixels[None]
     largest = 0.0
 
     def remember(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -166,20 +167,28 @@ def test_no_value_overflows_float16_where_a_plain_half_network_would(tmp_path: P
         assert np.isfinite(session(pixels)).all()
 
 
-def test_a_weight_that_float16_cannot_hold_is_refused_by_name() -> None:
-    model = lively(VivimConfig.preset("tiny", frames=2))
+@pytest.mark.parametrize(
+    ("layer", "named"),
+    [
+        pytest.param("mlp.fc1", r"stages\.1\.mamba\.0\.mlp\.fc1\.weight", id="with a bias"),
+        pytest.param("mlp.dwconv", r"stages\.1\.mamba\.0\.mlp\.dwconv\.weight", id="convolution"),
+        pytest.param("mixer.in_proj", r"val_\d+ of node_linear_\d+", id="without a bias, by its node"),
+    ],
+)
+def test_a_weight_that_float16_cannot_hold_is_refused_by_name(layer: str, named: str) -> None:
+    model = lively(VivimConfig.preset("tiny", frames=1))
     with torch.no_grad():
-        model.stages[1].mamba[0].mlp.fc1.weight[0, 0] = 7e4
-    with pytest.raises(UsageError, match=r"stages\.1\.mamba\.0\.mlp\.fc1\.weight reaches 7e\+04.*--bf16"):
-        typed_for_export(fold_for_export(model), "fp16")
-    typed_for_export(fold_for_export(model), "bf16")
+        model.get_submodule(f"stages.1.mamba.0.{layer}").weight.view(-1)[0] = 7e4
+    proto = onnx_from_model(model, OnnxOptions(size=(64, 64)))
+    with pytest.raises(ModelError, match=rf"the weight {named} reaches 7e\+04.*float16 ends at 6\.55e\+04.*--bf16"):
+        half_from_float(proto, "fp16")
+    half_from_float(proto, "bf16")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         pytest.param({"precision": "fp8"}, "precision is fp8", id="unknown"),
-        pytest.param({"precision": "fp16", "fold": False}, "leave out --no-fold", id="decoder as trained"),
         pytest.param(
             {"precision": "bf16", "opset": 20}, "--opset is 20; expected 22 to 23 for bf16", id="no bf16 Conv"
         ),
@@ -196,8 +205,137 @@ def test_bf16_file_is_refused_by_the_runtime_with_the_way_out(typed_files: dict[
 
 
 def test_emulated_bf16_rounds_after_every_operation(typed_files: dict[str, Path]) -> None:
-    emulated = without_bfloat16(onnx.load(typed_files["bf16"]))
+    emulated = float_from_bfloat16(onnx.load(typed_files["bf16"]))
     onnx.checker.check_model(emulated, full_check=True)
     rounded = {n.output[0]: n for n in emulated.graph.node if n.op_type == "Cast" and n.input[0].endswith("_bf16")}
     products = [n.output[0] for n in emulated.graph.node if n.op_type in ("MatMul", "Gemm", "Conv")][1:]
     assert products and all(name.removesuffix("_exact") in rounded for name in products)
+
+
+# --- each rule on the smallest graph that shows it ------------------------------------------------------------------
+
+
+def graph_of(nodes: list[onnx.NodeProto], weights: tuple[str, ...] = ()) -> onnx.ModelProto:
+    """Float32 x (1, 4, 4, 4) -> y through nodes that keep the shape; `weights` are (4, 4, 1, 1)."""
+    shape = [1, 4, 4, 4]
+    names = [name for node in nodes for name in node.output]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", *names)]
+    constants = [numpy_helper.from_array(np.full((4, 4, 1, 1), 0.1, np.float32), name) for name in weights]
+    graph = helper.make_graph(nodes, "five", values[:1], values[-1:], constants, value_info=values[1:-1])
+    opsets = [helper.make_opsetid("", 22), helper.make_opsetid("vivim", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+def node(op_type: str, inputs: str, output: str, **attributes: object) -> onnx.NodeProto:
+    return helper.make_node(op_type, inputs.split(), [output], name=output, **attributes)
+
+
+CONVOLUTIONS = [
+    node("Neg", "x", "pixels"),
+    node("Conv", "pixels w", "first"),
+    node("Relu", "first", "middle"),
+    node("Conv", "middle w", "last"),
+    node("Sigmoid", "last", "y"),
+]
+
+
+def kept_by(name: str, model: onnx.ModelProto) -> set[str]:
+    (rule,) = [rule for rule in KEEP_RULES if rule.name == name]
+    return {model.graph.node[index].name for index in rule.nodes(GraphView(model.graph))}
+
+
+def test_pixels_are_kept_up_to_the_first_convolution_and_logits_behind_the_last() -> None:
+    model = graph_of(CONVOLUTIONS, ("w",))
+    assert kept_by("pixels", model) == {"pixels", "first"}
+    assert kept_by("logits", model) == {"y"}
+
+
+@pytest.mark.parametrize("name", ["pixels", "logits"])
+def test_without_a_convolution_there_is_nothing_to_keep_for_pixels_or_logits(name: str) -> None:
+    assert kept_by(name, graph_of([node("Relu", "x", "y")])) == set()
+
+
+@pytest.mark.parametrize(("name", "op_type"), [("LayerNorm", "LayerNormalization"), ("softmax", "Softmax")])
+def test_norms_and_softmax_are_kept_and_their_neighbours_are_not(name: str, op_type: str) -> None:
+    inputs = "before scale" if op_type == "LayerNormalization" else "before"
+    model = graph_of([node("Relu", "x", "before"), node(op_type, inputs, "it"), node("Abs", "it", "y")])
+    assert kept_by(name, model) == {"it"}
+
+
+def test_residual_sums_are_kept_with_what_moves_their_numbers_on() -> None:
+    stream = [
+        node("Abs", "x", "start"),
+        node("Neg", "start", "branch"),
+        node("Add", "branch start", "sum"),
+        node("Transpose", "sum", "moved", perm=[0, 1, 3, 2]),
+        node("Relu", "moved", "second"),
+        node("Add", "moved second", "y"),
+    ]
+    assert kept_by("residual sums", graph_of(stream)) == {"sum", "moved", "y"}
+
+
+def test_a_sum_of_two_branches_is_no_residual_sum() -> None:
+    """As in the decoder: neither side follows from the other."""
+    sides = [node("Relu", "x", "start"), node("Abs", "start", "a"), node("Neg", "start", "b"), node("Add", "a b", "y")]
+    assert kept_by("residual sums", graph_of(sides)) == set()
+
+
+def test_parameters_of_the_operators_are_kept_and_their_data_are_not() -> None:
+    (rule,) = [rule for rule in KEEP_RULES if rule.name == "operator parameters"]
+    nodes = [
+        node("CausalConv1d", "x weight bias", "xc", domain="vivim"),
+        node("SelectiveScan", "xc dbc x A w_dt b_dt d_skip", "y", domain="vivim"),
+    ]
+    assert rule.inputs(GraphView(graph_of(nodes).graph)) == {(0, 1), (0, 2), (1, 3), (1, 4), (1, 5), (1, 6)}
+
+
+@pytest.mark.parametrize("precision", HALF)
+def test_one_cast_stands_where_half_and_float32_meet(precision: str) -> None:
+    typed = half_from_float(graph_of(CONVOLUTIONS, ("w",)), precision)
+    onnx.checker.check_model(typed, full_check=True)
+    assert [n.op_type for n in typed.graph.node] == ["Neg", "Conv", "Cast", "Relu", "Conv", "Cast", "Sigmoid"]
+    assert {t.name: t.data_type for t in typed.graph.initializer} == {
+        "w": TensorProto.FLOAT,
+        "w_half": HALF[precision],
+    }
+
+
+def test_weights_are_rounded_to_the_nearest_bfloat16() -> None:
+    model = graph_of(CONVOLUTIONS, ("w",))
+    value = np.random.default_rng(0).standard_normal((4, 4, 1, 1)).astype(np.float32)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(value, "w"))
+    half = next(t for t in half_from_float(model, "bf16").graph.initializer if t.name == "w_half")
+    expected = torch.from_numpy(value).bfloat16().float().numpy()
+    np.testing.assert_array_equal(np.asarray(numpy_helper.to_array(half)).astype(np.float32), expected)
+
+
+def test_types_that_a_graph_does_not_say_are_inferred_and_else_refused() -> None:
+    """vivim-calibrate inserts nodes without them; of an operator of ours without a body, nobody knows."""
+    model = graph_of(CONVOLUTIONS, ("w",))
+    expected = half_from_float(model)
+    model.graph.value_info.pop(2)
+    assert list(half_from_float(model).graph.node) == list(expected.graph.node)
+
+    model = graph_of([node("CausalConv1d", "x weight bias", "xc", domain="vivim"), node("Relu", "xc", "y")])
+    model.graph.value_info.pop(0)
+    with pytest.raises(ModelError, match="the type of xc, of xc, is not known; export the model again"):
+        half_from_float(model)
+
+
+def test_a_precision_that_is_no_half_is_refused() -> None:
+    with pytest.raises(UsageError, match="is int8; expected fp16, bf16"):
+        half_from_float(graph_of(CONVOLUTIONS, ("w",)), "int8")
+
+
+def test_the_float32_model_itself_is_left_as_it_was() -> None:
+    model = graph_of(CONVOLUTIONS, ("w",))
+    before = model.SerializeToString()
+    half_from_float(model)
+    assert model.SerializeToString() == before
+
+
+def test_the_decoder_may_stay_as_it_was_trained() -> None:
+    """--fp16 --no-fold: the policy asks the graph, not which modules it came from."""
+    proto = onnx_from_model(load_checkpoint("tiny", 1), OnnxOptions(size=(64, 64), precision="fp16", fold=False))
+    reasons = float_tensors(proto)
+    assert [name for name, reason in reasons.items() if not reason] == []

@@ -272,7 +272,7 @@ def test_process_ends_with_an_error_beside_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["tiny", "w.safetensors", "w.pth", "w.PT", "w.ckpt", "w.bin"])
 def test_checkpoints_are_opened_by_what_is_registered_for_their_suffix(name: str) -> None:
     runner = runner_of(name)
-    assert (runner.__module__, runner.__name__) == ("vivim_export.runners", "open_runner")
+    assert (runner.__module__, runner.__name__) == ("vivim.session", "open_runner")
 
 
 def test_checkpoint_without_torch_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +282,7 @@ def test_checkpoint_without_torch_names_the_extra(monkeypatch: pytest.MonkeyPatc
     entries = SimpleNamespace(select=lambda group, name: [SimpleNamespace(load=load)])
     installed = [SimpleNamespace(entry_points=entries)]
     monkeypatch.setattr("vivim_runtime.sessions.distributions", lambda: installed)
-    with pytest.raises(MissingExtraError, match=r"running the checkpoint tiny .*vivim-edge\[export\]"):
+    with pytest.raises(MissingExtraError, match=r"running the checkpoint tiny .*vivim-edge\[train\]"):
         runner_of("tiny")
 
 

@@ -8,16 +8,18 @@ import cv2
 import numpy as np
 import pytest
 
+from vivim_runtime.clips import Clip
+from vivim_runtime.datasets.phantom import phantom_clip
 from vivim_runtime.errors import UsageError
-from vivim_runtime.phantom import PhantomClip, PhantomSpec, phantom_clip, phantom_frames
+from vivim_runtime.phantom import PhantomSpec, phantom_frames
 
 
-def clip(seed: int = 0, frames: int = 2, size: tuple[int, int] = (64, 64), **options: Any) -> PhantomClip:
+def clip(seed: int = 0, frames: int = 2, size: tuple[int, int] = (64, 64), **options: Any) -> Clip:
     return phantom_clip(PhantomSpec(seed=seed, frames=frames, size=size, **options))
 
 
-def same(a: PhantomClip, b: PhantomClip) -> bool:
-    return np.array_equal(a.frames, b.frames) and np.array_equal(a.masks, b.masks)
+def same(a: Clip, b: Clip) -> bool:
+    return np.array_equal(a.pixels, b.pixels) and np.array_equal(a.masks, b.masks)
 
 
 def test_a_seed_always_gives_the_same_clip() -> None:
@@ -46,14 +48,14 @@ def test_frames_are_rgb_bytes_and_masks_are_booleans_of_any_size(size: tuple[int
     # 30 seeds draw every kind of sector, shadow and furniture several times.
     for seed in range(30):
         made = clip(seed, frames=2, size=size)
-        assert made.frames.shape == (2, *size, 3) and made.frames.dtype == np.uint8
+        assert made.pixels.shape == (2, *size, 3) and made.pixels.dtype == np.uint8
         assert made.masks.shape == (2, *size) and made.masks.dtype == bool
-        assert made.frames.std() > 5
+        assert made.pixels.std() > 5
 
 
 def test_first_frames_of_a_longer_clip_are_those_of_a_shorter_one() -> None:
     long, short = clip(3, frames=5), clip(3, frames=2)
-    assert np.array_equal(long.frames[:2], short.frames) and np.array_equal(long.masks[:2], short.masks)
+    assert np.array_equal(long.pixels[:2], short.pixels) and np.array_equal(long.masks[:2], short.masks)
 
 
 def test_frames_one_by_one_are_those_of_the_clip() -> None:
@@ -61,7 +63,7 @@ def test_frames_one_by_one_are_those_of_the_clip() -> None:
     pairs = list(phantom_frames(spec))
     whole = phantom_clip(spec)
     assert len(pairs) == 3
-    assert all(np.array_equal(image, whole.frames[t]) for t, (image, _) in enumerate(pairs))
+    assert all(np.array_equal(image, whole.pixels[t]) for t, (image, _) in enumerate(pairs))
     assert all(np.array_equal(mask, whole.masks[t]) for t, (_, mask) in enumerate(pairs))
 
 
@@ -83,7 +85,7 @@ def test_motion_is_per_second_not_per_frame() -> None:
 
 
 def test_speckle_is_partly_new_in_every_frame() -> None:
-    frames = clip(5, frames=3, fps=1000.0).frames.astype(float)
+    frames = clip(5, frames=3, fps=1000.0).pixels.astype(float)
     # 6 % of the speckle's power is new, a quarter of its amplitude: measured 15 levels of 255. The motion of one or two
     # milliseconds, some hundredths of a pixel, makes 2 to 4 of them.
     assert all(np.abs(frames[a] - frames[b]).mean() > 8 for a, b in ((0, 1), (1, 2), (0, 2)))
@@ -93,7 +95,7 @@ def test_lesion_is_darker_than_the_tissue_around_it() -> None:
     darker = 0
     for seed in range(30):
         made = clip(seed, frames=1, size=(96, 96), lesion=True)
-        mask, grey = made.masks[0], made.frames[0].mean(axis=-1)
+        mask, grey = made.masks[0], made.pixels[0].mean(axis=-1)
         around = cv2.dilate(mask.astype(np.uint8), np.ones((9, 9), np.uint8)).astype(bool) & ~mask
         darker += bool(grey[mask].mean() < grey[around].mean() - 4)
     # Eight decibels or more of 62 are 33 of 255 levels, but a vessel or the edge of the sector may darken the ring.
@@ -103,7 +105,7 @@ def test_lesion_is_darker_than_the_tissue_around_it() -> None:
 def test_without_a_lesion_the_masks_are_empty() -> None:
     for seed in range(4):
         made = clip(seed, lesion=False)
-        assert not made.masks.any() and made.frames.any()
+        assert not made.masks.any() and made.pixels.any()
 
 
 def test_with_a_lesion_no_mask_is_empty_or_most_of_the_frame() -> None:
@@ -124,7 +126,7 @@ def test_mask_stays_within_what_the_scanner_shows() -> None:
     hidden_somewhere = 0
     for seed in range(40, 50):  # of these, the lesions of 41 and 44 reach beyond their sectors
         made = clip(seed, frames=3, size=(96, 96), lesion=True)
-        _, regions = cv2.connectedComponents((made.frames == 0).all(axis=(0, 3)).astype(np.uint8))
+        _, regions = cv2.connectedComponents((made.pixels == 0).all(axis=(0, 3)).astype(np.uint8))
         rim = np.concatenate((regions[0], regions[-1], regions[:, 0], regions[:, -1]))
         # Black in every frame and connected to the frame's border: outside the sector.
         hidden = np.isin(regions, rim[rim > 0])

@@ -12,9 +12,9 @@ from torch import Tensor
 
 import vivim
 from vivim.config import VivimConfig
+from vivim.preprocessing import normalised
 from vivim.rivals import RIVALS, FactorizedAttention, SelfAttention, WindowAttention, segments
 from vivim.segformer import Attention
-from vivim.training.batches import normalised
 from vivim_export.onnx_export import OnnxOptions, onnx_from_model, save_onnx
 from vivim_runtime.sessions import open_session
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from vivim.checkpoint import load_checkpoint
 from vivim.config import ABLATIONS
-from vivim.training.batches import Clip, ClipSource
+from vivim.training.batches import ClipSource
 from vivim.training.curve import read_log
 from vivim.training.fit import EpochReport, RunOptions, fit
 from vivim.training.recipe import FitConfig
 from vivim.training.scores import Scores, evaluate
+from vivim_runtime.clips import Clip
 from vivim_runtime.errors import ConfigError
 
 __all__ = ["VARIANTS", "AblationRow", "ablated", "markdown", "records", "variant"]

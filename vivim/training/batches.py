@@ -21,15 +21,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from vivim.config import MEAN, STD
+from vivim.preprocessing import normalised
+from vivim_runtime.clips import Clip
 from vivim_runtime.datasets import PHANTOM_SPLITS, Dataset, clip_indices, read_clip
+from vivim_runtime.datasets.phantom import phantom_clip
 from vivim_runtime.errors import ConfigError, DataError
-from vivim_runtime.phantom import PhantomClip, PhantomSpec, phantom_clip
+from vivim_runtime.phantom import PhantomSpec
 
 __all__ = [
     "NO_AUGMENTATION",
     "Augmentation",
-    "Clip",
     "ClipSource",
     "DatasetClips",
     "MemoryClips",
@@ -38,20 +39,11 @@ __all__ = [
     "augmented",
     "clip_source",
     "micro_batches",
-    "normalised",
     "phantom_clips",
 ]
 
 
 _MOST_CLIPS = 1_000_000
-
-
-@dataclass(frozen=True)
-class Clip:
-    """frames uint8 (T, H, W, 3) RGB and masks bool (T, H, W)."""
-
-    frames: npt.NDArray[np.uint8]
-    masks: npt.NDArray[np.bool_]
 
 
 class ClipSource(Protocol):
@@ -107,8 +99,7 @@ class PhantomClips:
 
     def clip(self, index: int, epoch: int) -> Clip:
         number = index + (epoch * self.count if self.fresh else 0)
-        made = phantom_clip(_spec(self.split, number % _MOST_CLIPS, self.frames, self.size))
-        return Clip(made.frames, made.masks)
+        return phantom_clip(_spec(self.split, number % _MOST_CLIPS, self.frames, self.size))
 
 
 class DatasetClips:
@@ -138,8 +129,7 @@ class DatasetClips:
 
     def clip(self, index: int, epoch: int) -> Clip:
         number, indices = self._clips[index]
-        read = read_clip(self.dataset.videos[number], indices, self.size)
-        return Clip(read.frames, read.masks)
+        return read_clip(self.dataset.videos[number], indices, self.size)
 
 
 def _check_phantoms(split: str, count: int) -> None:
@@ -158,11 +148,9 @@ def phantom_clips(split: str, count: int, frames: int, size: tuple[int, int], wo
     _check_phantoms(split, count)
     specs = [_spec(split, number, frames, size) for number in range(count)]
     if workers < 2 or count < 16:
-        made: list[PhantomClip] = [phantom_clip(spec) for spec in specs]
-    else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            made = list(pool.map(phantom_clip, specs, chunksize=8))
-    return [Clip(clip.frames, clip.masks) for clip in made]
+        return [phantom_clip(spec) for spec in specs]
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(phantom_clip, specs, chunksize=8))
 
 
 @dataclass(frozen=True)
@@ -206,7 +194,7 @@ NO_AUGMENTATION = Augmentation(0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0)
 
 def augmented(clip: Clip, rng: np.random.Generator, options: Augmentation = Augmentation()) -> Clip:  # noqa: B008
     """The clip mirrored, rotated, scaled, shifted, re-toned and made noisy at random; same shapes."""
-    frames, masks = clip.frames, clip.masks
+    frames, masks = clip.pixels, clip.masks
     if rng.random() < options.flip:
         frames, masks = frames[:, :, ::-1], masks[:, :, ::-1]
     if rng.random() < options.backwards:
@@ -250,12 +238,6 @@ def _random_tones(rng: np.random.Generator, options: Augmentation) -> npt.NDArra
     return np.clip(np.rint(tones[:, None] * colours * 255), 0, 255).astype(np.uint8)[None]
 
 
-def normalised(frames: npt.NDArray[np.uint8]) -> Tensor:
-    """uint8 (..., H, W, 3) RGB -> float32 (..., 3, H, W) as the network takes it."""
-    x = torch.from_numpy(np.ascontiguousarray(frames)).float() / 255.0
-    return ((x - torch.tensor(MEAN)) / torch.tensor(STD)).movedim(-1, -3)
-
-
 def micro_batches(seed: int, epoch: int, clips: int, batch: int, a_step: int) -> list[list[int]]:
     """The order of an epoch: lists of `batch` clip numbers, `a_step` lists a step; what makes no whole step is left.
 
@@ -276,10 +258,10 @@ class _TrainingClips(TorchDataset[tuple[Tensor, Tensor]]):
         epoch, index = key
         clip = self._source.clip(index, epoch)
         rng = np.random.default_rng([self._seed, epoch, index, 1])
-        first = int(rng.integers(0, len(clip.frames) - self._frames + 1))
+        first = int(rng.integers(0, len(clip) - self._frames + 1))
         cut = slice(first, first + self._frames)
-        changed = augmented(Clip(clip.frames[cut], clip.masks[cut]), rng, self._options)
-        return normalised(changed.frames), torch.from_numpy(changed.masks).float()[:, None]
+        changed = augmented(Clip(clip.pixels[cut], clip.masks[cut]), rng, self._options)
+        return normalised(changed.pixels), torch.from_numpy(changed.masks).float()[:, None]
 
 
 class TrainingBatches:

@@ -16,11 +16,12 @@ from torch.optim.swa_utils import AveragedModel
 
 from vivim.checkpoint import from_segformer, load_checkpoint, resolve_weights, save_checkpoint
 from vivim.model import Vivim
-from vivim.training.batches import Clip, ClipSource, TrainingBatches, micro_batches
+from vivim.training.batches import ClipSource, TrainingBatches, micro_batches
 from vivim.training.distributed import Group
 from vivim.training.objective import Objective
 from vivim.training.recipe import FitConfig, learning_rate
 from vivim.training.scores import Scores, evaluate
+from vivim_runtime.clips import Clip
 from vivim_runtime.errors import CheckpointError, ConfigError
 from vivim_runtime.files import atomic_path, writable_folder, write_text
 

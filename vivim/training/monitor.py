@@ -12,8 +12,10 @@ import torch
 from tensorboardX import SummaryWriter
 
 from vivim.model import Vivim
-from vivim.training.batches import Clip, ClipSource, clip_source, normalised
+from vivim.preprocessing import normalised
+from vivim.training.batches import ClipSource, clip_source
 from vivim.training.fit import EpochReport
+from vivim_runtime.clips import Clip
 from vivim_runtime.overlay import drawn
 from vivim_runtime.sessions.base import ClassInfo
 
@@ -58,6 +60,6 @@ class Monitor:
 @torch.no_grad()
 def compared(model: Vivim, clip: Clip) -> npt.NDArray[np.uint8]:
     """The last frame of a clip (H, W, 3): truth outlined in white, prediction in red."""
-    logits = model(normalised(clip.frames)[None]).logits[0, -1, 0]  # (H, W)
+    logits = model(normalised(clip.pixels)[None]).logits[0, -1, 0]  # (H, W)
     masks = np.stack((clip.masks[-1], (logits > 0).numpy()))
-    return drawn(clip.frames[-1], masks, _MARKS, ("contour",), 1.0)
+    return drawn(clip.pixels[-1], masks, _MARKS, ("contour",), 1.0)

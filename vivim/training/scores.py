@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from vivim.training.batches import Clip, ClipSource, clip_source, normalised
+from vivim.preprocessing import normalised
+from vivim.training.batches import ClipSource, clip_source
 from vivim.training.distributed import Group
+from vivim_runtime.clips import Clip
 from vivim_runtime.errors import DataError
 from vivim_runtime.judging import metrics
 
@@ -53,15 +55,12 @@ def evaluate(
     tables = []
     for index in range(group.rank, len(source), group.size):
         clip = source.clip(index, 0)
-        logits = model(normalised(clip.frames)[None].to(group.device)).logits[0]  # (T, K, H, W)
+        logits = model(normalised(clip.pixels)[None].to(group.device)).logits[0]  # (T, K, H, W)
         if logits.shape[1] != 1:
             raise DataError(f"the network has {logits.shape[1]} classes; the clips know one, lesion")
         predicted = (logits[:, 0] > 0).cpu().numpy()  # sigmoid > 0.5
-        functions = (metrics.dice, metrics.iou, metrics.precision, metrics.recall, metrics.hd95)
-        figures = [function(predicted, clip.masks) for function in functions]
-        both = predicted.any(axis=(1, 2)) & clip.masks.any(axis=(1, 2))
-        tables.append(np.stack([*figures, both]))
-    table = np.concatenate([table for tables in group.gathered(tables) for table in tables], axis=1)  # (6, frames)
+        tables.append(np.stack(list(metrics.table_1(predicted, clip.masks).values())))
+    table = np.concatenate([table for tables in group.gathered(tables) for table in tables], axis=1)  # (5, frames)
     dice, iou, precision, recall = table[:4].mean(1).tolist()
-    distances = table[4, table[5] > 0]
+    distances = table[4][~np.isnan(table[4])]
     return Scores(dice, iou, precision, recall, float(distances.mean()) if distances.size else None, table.shape[1])

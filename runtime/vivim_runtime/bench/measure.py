@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from vivim_runtime.bench.results import ModelResult
 from vivim_runtime.bench.worker import ModelRequest, Worker
 from vivim_runtime.errors import UsageError
+from vivim_runtime.sessions import is_model_file
 
 __all__ = ["BenchOptions", "bench"]
 
@@ -66,7 +66,7 @@ def bench(
         IncompatibleEngineError: exit code 4.
     """
     # Files say what a clip is, checkpoints do not: files are opened first.
-    order = sorted(range(len(models)), key=lambda i: not _is_file(models[i]))
+    order = sorted(range(len(models)), key=lambda i: not is_model_file(models[i]))
     size, frames = options.size, options.frames
     workers: dict[int, Worker] = {}
     with ExitStack() as stack:
@@ -79,7 +79,7 @@ def bench(
                     f"--export-profile times the layers of .onnx and .engine files; {models[i]} runs in "
                     f"{worker.opened.backend}"
                 )
-            if _is_file(models[i]):
+            if is_model_file(models[i]):
                 size, frames = size or worker.opened.size, frames or worker.opened.frames
         latencies = _in_turns([workers[i] for i in range(len(models))], models, options, progress)
         memories = [workers[i].memory() for i in range(len(models))]
@@ -100,11 +100,6 @@ def bench(
         )
         for i, name in enumerate(models)
     ]
-
-
-def _is_file(name: str) -> bool:
-    """Whether a model is a file with a clip size of its own, and no checkpoint."""
-    return Path(name).suffix in (".onnx", ".engine")
 
 
 def _in_turns(

@@ -15,18 +15,25 @@ import typer
 
 from vivim_runtime.errors import MissingExtraError
 
-__all__ = ["bench", "calibrate", "doctor", "evaluate", "export", "main", "run", "train"]
+__all__ = ["bench", "calibrate", "check", "doctor", "evaluate", "export", "main", "run", "train"]
 
-# Modules whose absence means that an extra is not installed, and the extra that a command asks for first.
+# Modules whose absence means that an extra is not installed, and the extra that a command (or one of its subcommands)
+# asks for first.
 _MODULES_OF_EXTRA = {
     "export": ("onnx", "onnxscript", "torch", "safetensors"),
     "train": ("torch", "safetensors", "tensorboardX", "tomli"),
+    "engine": ("onnx",),
     "quant": ("onnx",),
     "cpu": ("onnxruntime",),
     "dicom": ("pydicom", "PIL"),
     "display": ("pygame",),
 }
-_EXTRA_OF_COMMAND = {"vivim-export": "export", "vivim-train": "train", "vivim-calibrate": "quant"}
+_EXTRA_OF_COMMAND = {
+    "vivim-export": "export",
+    "vivim-export trt": "engine",
+    "vivim-train": "train",
+    "vivim-calibrate": "quant",
+}
 
 
 def _missing_extra(command: str, error: ModuleNotFoundError) -> MissingExtraError | None:
@@ -34,6 +41,9 @@ def _missing_extra(command: str, error: ModuleNotFoundError) -> MissingExtraErro
     extras = [extra for extra, modules in _MODULES_OF_EXTRA.items() if root in modules]
     if not extras:
         return None
+    subcommand = " ".join([command, *sys.argv[1:2]])
+    if subcommand in _EXTRA_OF_COMMAND:
+        command = subcommand
     own = _EXTRA_OF_COMMAND.get(command)
     return MissingExtraError(f"{command} (module {root} is missing)", own if own in extras else extras[0])
 
@@ -101,6 +111,11 @@ def train() -> NoReturn:
 def calibrate() -> NoReturn:
     """Entry point of `vivim-calibrate`."""
     main("vivim-calibrate", "vivim_calibration.commands")
+
+
+def check() -> NoReturn:
+    """Entry point of `vivim-check`."""
+    main("vivim-check", "vivim_runtime.commands.check")
 
 
 def evaluate() -> NoReturn:

@@ -27,10 +27,10 @@ from vivim_runtime.judging.records import csv_text, record
 from vivim_runtime.judging.report import Report
 from vivim_runtime.judging.tables import latex, markdown, terminal_tables
 from vivim_runtime.judging.worst import drawn_errors
-from vivim_runtime.sessions import runner_of
+from vivim_runtime.sessions import is_model_file, runner_of
 from vivim_runtime.sessions.base import Session
 
-__all__ = ["app"]
+__all__ = ["app", "eval_command"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 # File names are printed as they are: no markup.
@@ -156,7 +156,7 @@ def _evaluations(
     with ExitStack() as stack:
         sessions: dict[int, Session] = {}
         # Files say what a clip is, checkpoints do not: files are opened first.
-        for i in sorted(range(len(models)), key=lambda i: not _is_file(models[i])):
+        for i in sorted(range(len(models)), key=lambda i: not is_model_file(models[i])):
             with _progress.status(f"opening {models[i]}"):
                 runner = runner_of(models[i])
                 size = opening.size or _SIZE
@@ -164,7 +164,7 @@ def _evaluations(
             info = stack.enter_context(session).info
             check_model(info, options)
             sessions[i] = session
-            if _is_file(models[i]):
+            if is_model_file(models[i]):
                 opening = replace(opening, size=opening.size or info.size, frames=opening.frames or info.frames)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=_progress, transient=True, disable=not _progress.is_terminal) as progress:
@@ -173,11 +173,6 @@ def _evaluations(
                 evaluate(sessions[i], dataset, options, partial(progress.advance, tasks[i])) for i in range(len(models))
             ]
     return tuple(done), opening
-
-
-def _is_file(name: str) -> bool:
-    """Whether a model is a file with a clip size of its own, and no checkpoint."""
-    return Path(name).suffix in (".onnx", ".engine")
 
 
 def _speeds(models: list[str], opening: _Opening) -> tuple[ModelResult, ...]:

@@ -7,12 +7,13 @@ from functools import lru_cache
 
 import numpy as np
 
+from vivim_runtime.clips import Clip
 from vivim_runtime.datasets.videos import TitledVideo, Values
 from vivim_runtime.errors import DataError
-from vivim_runtime.phantom import PhantomClip, PhantomName, PhantomSpec, phantom_clip
+from vivim_runtime.phantom import PhantomName, PhantomSpec, phantom_frames
 from vivim_runtime.sources.base import Image
 
-__all__ = ["PHANTOM_SPLITS", "PhantomVideo", "phantom_videos"]
+__all__ = ["PHANTOM_SPLITS", "PhantomVideo", "phantom_clip", "phantom_videos"]
 
 # Seeds of the phantoms; the splits never meet. `vivim.training.batches` trains on the same ones.
 PHANTOM_SPLITS = {"train": 1_000_000, "validation": 2_000_000, "test": 3_000_000}
@@ -34,16 +35,22 @@ class PhantomVideo(TitledVideo):
         return f"{self.title}, frame {index}"
 
     def frame(self, index: int) -> Image:
-        return _made(self.spec).frames[index]
+        return _made(self.spec).pixels[index]
 
     def mask(self, index: int) -> Values:
         return _made(self.spec).masks[index].astype(np.uint8) * np.uint8(255)
 
 
+def phantom_clip(spec: PhantomSpec) -> Clip:
+    """The whole video of `spec` in memory, as one clip."""
+    pairs = list(phantom_frames(spec))
+    return Clip(np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs]))
+
+
 @lru_cache(maxsize=2)
-def _made(spec: PhantomSpec) -> PhantomClip:
+def _made(spec: PhantomSpec) -> Clip:
     clip = phantom_clip(spec)
-    clip.frames.setflags(write=False)
+    clip.pixels.setflags(write=False)
     return clip
 
 

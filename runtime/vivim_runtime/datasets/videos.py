@@ -14,14 +14,13 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from vivim_runtime.clips import resized
+from vivim_runtime.clips import WHITE_FROM, Clip, mask_at, resized
 from vivim_runtime.errors import DataError, UsageError
 from vivim_runtime.sources.base import Image
 
 __all__ = [
     "AnnotatedVideo",
     "Dataset",
-    "LabelledClip",
     "Mask",
     "Orphan",
     "Part",
@@ -30,15 +29,11 @@ __all__ = [
     "Video",
     "binary",
     "clip_indices",
-    "mask_at",
     "read_clip",
 ]
 
 Mask = npt.NDArray[np.bool_]
 Values = npt.NDArray[np.uint8]
-
-# A mask is white on black, 0 and 255; what compression or interpolation left between goes to the nearer one.
-_WHITE_FROM = 128
 
 
 class Video(Protocol):
@@ -91,9 +86,16 @@ class AnnotatedVideo(ABC):
         return ()
 
     def read(self, index: int) -> tuple[Image, Mask]:
+        image, mask = self.read_known(index)
+        if mask is None:
+            raise DataError(f"{self.label(index)} has no mask; add it, or remove the frame (vivim-train check-data)")
+        return image, mask
+
+    def read_known(self, index: int) -> tuple[Image, Mask | None]:
+        """The same, with None for the mask of a frame that has none."""
         image, values = self.frame(index), self.mask(index)
         if values is None:
-            raise DataError(f"{self.label(index)} has no mask; add it, or remove the frame (vivim-train check-data)")
+            return image, None
         if values.shape != image.shape[:2]:
             raise DataError(
                 f"{self.label(index)} is {image.shape[1]}x{image.shape[0]} and its mask "
@@ -197,41 +199,24 @@ class Dataset:
         return sum(len(video) for video in self.videos)
 
 
-@dataclass(frozen=True, eq=False)
-class LabelledClip:
-    """frames uint8 (T, H, W, 3) RGB and masks bool (T, H, W)."""
-
-    frames: npt.NDArray[np.uint8]
-    masks: npt.NDArray[np.bool_]
-
-
 def binary(values: Values) -> Mask:
     """Stored values (H, W) -> bool: white is the object, or 1 where 1 is the largest value there is."""
-    return values >= (1 if values.max(initial=0) == 1 else _WHITE_FROM)
+    return values >= (1 if values.max(initial=0) == 1 else WHITE_FROM)
 
 
-def read_clip(video: Video, indices: Sequence[int], size: tuple[int, int]) -> LabelledClip:
-    """The frames `indices` of a video at the network's size (H, W).
-
-    Frames are resized as when the model is used (`vivim_runtime.clips.resized`). Masks go through the same filter, and
-    a pixel belongs to the object when at least half of it does: nearest neighbours would shift outlines against the
-    frames by up to half a pixel.
+def read_clip(video: Video, indices: Sequence[int], size: tuple[int, int]) -> Clip:
+    """The frames `indices` of a video at the network's size (H, W), resized as when the model is used.
 
     Raises:
         DataError: a frame or mask that cannot be read, or of different sizes.
     """
     pairs = [video.read(index) for index in indices]
-    return LabelledClip(
+    return Clip(
         np.stack([resized(image, size) for image, _ in pairs]),
         np.stack([mask_at(mask, size) for _, mask in pairs]),
+        source=video.name,
+        start=indices[0],
     )
-
-
-def mask_at(mask: Mask, size: tuple[int, int]) -> Mask:
-    """bool (h, w) -> (H, W), true where at least half of a pixel's area was."""
-    if mask.shape == size:
-        return mask
-    return resized(mask.astype(np.uint8) * np.uint8(255), size) >= _WHITE_FROM
 
 
 def clip_indices(length: int, frames: int, stride: int, hop: int) -> list[tuple[int, ...]]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from types import TracebackType
 
 import numpy as np
 
 from vivim_runtime.clips import Show, threshold_logit
 from vivim_runtime.datasets import Dataset, Video
+from vivim_runtime.datasets.as_source import VideoSource
 from vivim_runtime.errors import DataError, ModelError, UsageError
 from vivim_runtime.judging.figures import FIGURES, Bootstrap, Estimate, Units, estimate
 from vivim_runtime.judging.frames import FrameJudge, columns
@@ -20,7 +20,6 @@ from vivim_runtime.judging.worst import WorstFrame, WorstFrames
 from vivim_runtime.offline import RunOptions, run
 from vivim_runtime.sessions.base import ModelInfo, Session
 from vivim_runtime.sinks.base import Segmented
-from vivim_runtime.sources.base import DEFAULT_FPS, Frame
 
 __all__ = ["Evaluation", "EvaluationOptions", "ModelFacts", "VideoFigures", "check_model", "evaluate"]
 
@@ -219,7 +218,7 @@ def _stretches(
         if not np.isfinite(logits).all():
             raise ModelError(
                 f"{session.info.path.name} gives values that are not finite in frame {frame.index} of {video.name}; "
-                "compare it with the checkpoint: vivim-export check"
+                "compare it with the checkpoint: vivim-check"
             )
         row = judge.row(logits, frame.truth)
         stretches.add(row, bool(frame.truth.any()))
@@ -227,7 +226,7 @@ def _stretches(
         on_frame()
 
     settings = RunOptions(hop=options.hop, show=options.show, threshold=options.threshold, layers=())
-    with _VideoSource(video) as source:
+    with VideoSource(video) as source:
         report = run(source, session, (), settings, add)
     if report.interrupted:
         raise KeyboardInterrupt
@@ -264,28 +263,3 @@ def _notes(
             yield "there is one video: the intervals come from its stretches, and say nothing about other patients"
         elif len(units) < 10:
             yield f"intervals from {len(units)} videos are rough"
-
-
-class _VideoSource:
-    """An annotated video as a source of frames that know their truth."""
-
-    size, fps = (0, 0), DEFAULT_FPS
-
-    def __init__(self, video: Video) -> None:
-        self.name = video.name
-        self.frame_count: int | None = len(video)
-        self.notes: list[str] = []
-        self._video = video
-
-    def __iter__(self) -> Iterator[Frame]:
-        for index in range(len(self._video)):
-            image, truth = self._video.read(index)
-            yield Frame(index, index / self.fps, image, truth)
-
-    def __enter__(self) -> _VideoSource:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return

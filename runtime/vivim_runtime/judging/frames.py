@@ -89,10 +89,8 @@ class FrameJudge:
         return row
 
     def _of_masks(self, mask: Masks, truth: Masks) -> dict[str, float]:
-        values = {name: float(getattr(metrics, name)(mask, truth)) for name in ("dice", "iou", "precision", "recall")}
+        values = {name: float(figure) for name, figure in metrics.table_1(mask, truth).items()}
         values["area"] = float(np.count_nonzero(truth))
-        if mask.any() and truth.any():
-            values["hd95"] = float(metrics.hd95(mask, truth))
         if truth.any():
             values["missed"] = float(not mask.any())
         else:

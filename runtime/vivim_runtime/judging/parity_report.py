@@ -24,12 +24,12 @@ _COLOR_A, _COLOR_B = (0, 230, 118), (255, 64, 196)
 def rows(comparison: Comparison) -> Iterator[tuple[str, str, str]]:
     """Name, value and budget of every figure."""
     tensor, masks, budget = comparison.tensor, comparison.masks, comparison.budget
-    yield "relative L2 of the logits", f"{tensor.relative_l2:.2e}", _limit("at most", budget.relative_l2, ".0e")
+    yield "relative L2 of the logits", f"{tensor.relative_l2:.2e}", f"at most {budget.relative_l2:g}"
     yield "largest |difference|", f"{tensor.max_abs:.2e}", ""
     yield "|difference| p50, p99, p99.9", f"{tensor.p50:.1e}, {tensor.p99:.1e}, {tensor.p999:.1e}", ""
     yield "cosine", f"{tensor.cosine:.9f}", ""
     yield "logits that are not finite", str(tensor.not_finite), "0"
-    yield "mask Dice, mean", _number(masks.dice, ".6f"), _limit("at least", budget.mask_dice, "g")
+    yield "mask Dice, mean", _number(masks.dice, ".6f"), f"at least {budget.mask_dice:g}"
     yield "mask Dice, worst frame", _number(masks.worst_dice, ".6f"), ""
     yield "mask IoU, mean", _number(masks.iou, ".6f"), ""
     yield "HD95, worst frame", _number(masks.hd95, ".2f", " px"), ""
@@ -45,12 +45,8 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
     return "no masks" if value is None else f"{value:{form}}{unit}"
 
 
-def _limit(word: str, value: float | None, form: str) -> str:
-    return "" if value is None else f"{word} {value:{form}}"
-
-
 def _verdict(comparison: Comparison) -> str:
-    return "within budget" if comparison.passed else "OVER BUDGET: " + "; ".join(comparison.failures)
+    return "within budget" if comparison.passed else "REFUSED: " + "; ".join(comparison.failures)
 
 
 def terminal_table(comparison: Comparison) -> Table:

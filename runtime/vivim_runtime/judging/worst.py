@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 
+from vivim_runtime.clips import mask_at, resized
 from vivim_runtime.judging.metrics import Masks
 from vivim_runtime.overlay import drawn
 from vivim_runtime.sessions.base import ClassInfo
@@ -73,14 +73,11 @@ def _badness(frame: WorstFrame) -> tuple[float, int]:
 def drawn_errors(frame: WorstFrame) -> Image:
     """Side by side: the frame; both outlines on it; what was missed and what was marked wrongly, filled."""
     scale = min(1.0, _HIGHEST / frame.image.shape[0])
-    size = round(frame.image.shape[1] * scale), round(frame.image.shape[0] * scale)
-    image = cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA) if scale < 1 else frame.image
-    truth, mask = (
-        cv2.resize(m.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
-        for m in (frame.truth, frame.mask)
-    )
+    size = round(frame.image.shape[0] * scale), round(frame.image.shape[1] * scale)
+    image = resized(frame.image, size)
+    truth, mask = mask_at(frame.truth, size), mask_at(frame.mask, size)
     classes = ClassInfo("truth", TRUTH_COLOR), ClassInfo("mask", MASK_COLOR)
     outlines = drawn(image, np.stack((truth, mask)), classes, ("contour",), 1.0)
     errors = drawn(image, np.stack((truth & ~mask, mask & ~truth)), classes, ("overlay",), 0.7)
-    gap = np.full((size[1], 6, 3), 255, np.uint8)
+    gap = np.full((size[0], 6, 3), 255, np.uint8)
     return np.concatenate((image, gap, outlines, gap, errors), axis=1)

@@ -12,7 +12,7 @@ from vivim_runtime.sessions.base import ClassInfo, Clips, Logits, ModelInfo, Ses
 from vivim_runtime.sessions.onnx import OnnxSession
 from vivim_runtime.sessions.tensorrt import TensorRTSession
 
-__all__ = ["ClassInfo", "Clips", "Logits", "ModelInfo", "Session", "open_session", "runner_of"]
+__all__ = ["ClassInfo", "Clips", "Logits", "ModelInfo", "Session", "is_model_file", "open_session", "runner_of"]
 
 # Distributions register what opens a checkpoint, by its suffix ("safetensors"; "name" for no suffix), as
 # function(name, size, frames, device, threads) -> Session. Ours does so for PyTorch; this package imports none of it.
@@ -42,6 +42,11 @@ def open_session(path: str | Path, device: str = "auto", threads: int = 0) -> Se
     return OnnxSession(path, device, threads)
 
 
+def is_model_file(name: str) -> bool:
+    """Whether a name stands for a model file, which has a size and T of its own, and not for a checkpoint."""
+    return Path(name).suffix in (".onnx", ".engine")
+
+
 def runner_of(name: str) -> Callable[..., Session]:
     """What opens a model: function(name, size, frames, device, threads) -> Session.
 
@@ -56,5 +61,5 @@ def runner_of(name: str) -> Callable[..., Session]:
             try:
                 return cast("Callable[..., Session]", registered.load())
             except ModuleNotFoundError:
-                raise MissingExtraError(f"running the checkpoint {name}", "export") from None
+                raise MissingExtraError(f"running the checkpoint {name}", "train") from None
     return lambda name, size, frames, device, threads: open_session(name, device, threads)

@@ -211,6 +211,7 @@ def test_every_command_of_the_distribution_has_its_entry_point(monkeypatch: pyte
     )
     assert scripts == {
         "vivim-run": "run",
+        "vivim-check": "check",
         "vivim-export": "export",
         "vivim-train": "train",
         "vivim-eval": "evaluate",
@@ -224,6 +225,7 @@ def test_every_command_of_the_distribution_has_its_entry_point(monkeypatch: pyte
         getattr(entry, name)()
     assert started == [
         ("vivim-run", "vivim_runtime.commands.run"),
+        ("vivim-check", "vivim_runtime.commands.check"),
         ("vivim-export", "vivim_export.commands"),
         ("vivim-train", "vivim.commands.train"),
         ("vivim-eval", "vivim_runtime.commands.evaluate"),

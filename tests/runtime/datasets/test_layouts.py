@@ -9,8 +9,9 @@ import pytest
 
 from tests.runtime.datasets.trees import frame_of, mask_of, write_film, write_image, write_video_folders, write_vtus
 from vivim_runtime.datasets import PHANTOM_SPLITS, Dataset, open_dataset, read_clip
+from vivim_runtime.datasets.phantom import phantom_clip
 from vivim_runtime.errors import DataError, UsageError
-from vivim_runtime.phantom import PhantomSpec, phantom_clip
+from vivim_runtime.phantom import PhantomSpec
 
 VTUS = Path(__file__).parents[4] / "shared" / "data" / "vtus"
 needs_vtus = pytest.mark.skipif(not VTUS.is_dir(), reason="needs the real video of ../shared/data/vtus")
@@ -56,9 +57,9 @@ def test_the_real_video_is_read() -> None:
     opened = open_dataset(str(VTUS), "train")
     assert (opened.name, opened.layout, names(opened), len(opened)) == ("VTUS", "vtus", ["0002"], 91)
     clip = read_clip(opened.videos[0], range(5), (256, 256))
-    assert clip.frames.shape == (5, 256, 256, 3) and clip.masks.shape == (5, 256, 256)
+    assert clip.pixels.shape == (5, 256, 256, 3) and clip.masks.shape == (5, 256, 256)
     # By eye the nodule of this case fills a tenth of the frame.
-    assert 0.05 < clip.masks.mean() < 0.25 and clip.frames.std() > 20
+    assert 0.05 < clip.masks.mean() < 0.25 and clip.pixels.std() > 20
 
 
 # BUV2022
@@ -259,7 +260,7 @@ def test_phantoms_have_the_seeds_of_their_split() -> None:
     assert opened.layout == "phantom" and names(opened) == ["validation-0000", "validation-0001"]
     made = phantom_clip(PhantomSpec(PHANTOM_SPLITS["validation"] + 1, 3, (48, 64)))
     clip = read_clip(opened.videos[1], range(3), (48, 64))
-    assert np.array_equal(clip.frames, made.frames) and np.array_equal(clip.masks, made.masks)
+    assert np.array_equal(clip.pixels, made.pixels) and np.array_equal(clip.masks, made.masks)
 
 
 def test_phantoms_have_three_splits_and_defaults() -> None:

@@ -55,9 +55,9 @@ def test_frames_and_masks_come_as_they_were_written(tmp_path: Path) -> None:
 
 def test_a_clip_is_resized_as_the_runtime_does_it(tmp_path: Path) -> None:
     clip = read_clip(video(tmp_path), (3, 1), (12, 20))
-    assert clip.frames.shape == (2, 12, 20, 3) and clip.masks.shape == (2, 12, 20)
-    assert np.array_equal(clip.frames[0], resized(frame_of(4), (12, 20)))
-    assert np.array_equal(clip.frames[1], resized(frame_of(2), (12, 20)))
+    assert clip.pixels.shape == (2, 12, 20, 3) and clip.masks.shape == (2, 12, 20)
+    assert np.array_equal(clip.pixels[0], resized(frame_of(4), (12, 20)))
+    assert np.array_equal(clip.pixels[1], resized(frame_of(2), (12, 20)))
 
 
 def test_a_pixel_of_a_smaller_mask_is_set_where_at_least_half_of_it_was(tmp_path: Path) -> None:

@@ -118,13 +118,13 @@ def test_fit_trains_and_evaluate_scores_what_it_wrote(train: Train, tmp_path: Pa
     assert metadata["trained_on"] == "phantom train, 2 clips of 1x32x32, new in every epoch"
 
     figures = tmp_path / "scores" / "test.json"
-    size = ("--frames", 1, "--imgsz", 32, "--threads", 1)
-    outcome = train("evaluate", tmp_path / "best.safetensors", "--clips", 2, *size, "--json", figures)
-    assert (outcome.code, outcome.err) == (0, "")
-    scores = json.loads(figures.read_text())
-    assert {"dice", "iou", "precision", "recall", "hd95"} < set(scores)
-    assert (scores["clips"], scores["frames"], scores["data"]) == (2, 2, "phantom test, 2 clips of 1x32x32")
-    assert scores["weights_sha256"] == sha256_file(tmp_path / "best.safetensors")
+    size = ("--frames", 1, "--imgsz", 32, "--threads", 1, "--no-speed")
+    data = ("--data", "phantom:clips=2,frames=1,size=32", "--json", figures)
+    outcome = train("evaluate", tmp_path / "best.safetensors", *data, *size)
+    assert outcome.code == 0, outcome.err
+    (found,) = json.loads(figures.read_text())["models"]
+    scores = {name: figure["value"] for name, figure in found["overall"]["all"].items()}
+    assert found["model"]["weights_sha256"] == sha256_file(tmp_path / "best.safetensors")
     assert f"{scores['dice']:.4f}" in outcome.out
 
 
@@ -380,8 +380,8 @@ REFUSED = [
     pytest.param(f"fit --out {{}}/run {SMALL} --epochs 0", "--epochs is 0", id="no epochs"),
     pytest.param(f"fit --out {{}}/run {SMALL} --threads -1", "--threads is -1", id="negative threads"),
     pytest.param("evaluate tiny --data other", "there is no folder other", id="evaluate on other data"),
-    pytest.param("evaluate {}/tiny.safetensors --clips 1 --split nope", "no split 'nope'", id="unknown split"),
-    pytest.param("evaluate {}/tiny.safetensors --clips 1 --imgsz 16", "16x16", id="frames too small"),
+    pytest.param("evaluate {}/tiny.safetensors --split nope", "no split 'nope'", id="unknown split"),
+    pytest.param("evaluate {}/tiny.safetensors --imgsz 16", "16x16", id="frames too small"),
     pytest.param("evaluate {}/nothing.safetensors", "there is no checkpoint", id="evaluate a missing file"),
     pytest.param(f"fit --out {{}}/run {SMALL} --imgsz 0", "clips of 1 frames of 0x0", id="no pixels"),
     pytest.param(f"fit --out {{}}/run {SMALL} --device gpu", "--device is gpu", id="unknown device"),

@@ -14,11 +14,12 @@ import torch
 
 from tests.vivim.runs import write_start
 from vivim.checkpoint import load_checkpoint
-from vivim.training.batches import Clip, phantom_clips
+from vivim.training.batches import phantom_clips
 from vivim.training.distributed import Group, process_group
 from vivim.training.fit import RunOptions, fit
 from vivim.training.recipe import FitConfig
 from vivim.training.scores import evaluate
+from vivim_runtime.clips import Clip
 
 
 def recipe(folder: Path) -> FitConfig:

@@ -12,10 +12,11 @@ import torch
 
 import vivim
 from vivim.training.ablation import VARIANTS, AblationRow, ablated, markdown, records, variant
-from vivim.training.batches import Clip, phantom_clips
+from vivim.training.batches import phantom_clips
 from vivim.training.fit import EpochReport, RunOptions
 from vivim.training.recipe import FitConfig
 from vivim.training.scores import Scores, evaluate
+from vivim_runtime.clips import Clip
 
 RECIPE = FitConfig(preset="tiny", epochs=2, batch=1, frames=1, seed=2)
 

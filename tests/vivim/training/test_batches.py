@@ -18,10 +18,10 @@ from tests.runtime.datasets.trees import frame_of, mask_of, write_vtus
 from vivim import DataError
 from vivim.commands.clip_options import ClipOptions
 from vivim.config import MEAN, STD
+from vivim.preprocessing import normalised
 from vivim.training.batches import (
     NO_AUGMENTATION,
     Augmentation,
-    Clip,
     ClipSource,
     DatasetClips,
     MemoryClips,
@@ -29,19 +29,19 @@ from vivim.training.batches import (
     TrainingBatches,
     augmented,
     micro_batches,
-    normalised,
     phantom_clips,
 )
 from vivim_runtime import errors
+from vivim_runtime.clips import Clip
 from vivim_runtime.datasets import PHANTOM_SPLITS, open_dataset
-from vivim_runtime.phantom import PhantomClip, PhantomSpec
+from vivim_runtime.phantom import PhantomSpec
 
 MOST_CLIPS = 1_000_000
 
 
 def same(a: list[Clip], b: list[Clip]) -> bool:
     return len(a) == len(b) and all(
-        np.array_equal(x.frames, y.frames) and np.array_equal(x.masks, y.masks) for x, y in zip(a, b, strict=True)
+        np.array_equal(x.pixels, y.pixels) and np.array_equal(x.masks, y.masks) for x, y in zip(a, b, strict=True)
     )
 
 
@@ -99,9 +99,9 @@ def test_splits_never_meet() -> None:
 def test_clips_of_a_split_are_its_first_seeds(split: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[PhantomSpec] = []
 
-    def record(spec: PhantomSpec) -> PhantomClip:
+    def record(spec: PhantomSpec) -> Clip:
         made.append(spec)
-        return PhantomClip(np.zeros((1, 1, 1, 3), np.uint8), np.zeros((1, 1, 1), bool))
+        return Clip(np.zeros((1, 1, 1, 3), np.uint8), np.zeros((1, 1, 1), bool))
 
     monkeypatch.setattr(vivim.training.batches, "phantom_clip", record)
     assert len(phantom_clips(split, 5, 3, (48, 64))) == 5
@@ -111,7 +111,7 @@ def test_clips_of_a_split_are_its_first_seeds(split: str, monkeypatch: pytest.Mo
 
 def test_phantom_clips_are_the_same_every_time_and_differ_from_each_other() -> None:
     once = phantom_clips("validation", 3, 2, (48, 32))
-    assert once[0].frames.shape == (2, 48, 32, 3) and once[0].masks.shape == (2, 48, 32)
+    assert once[0].pixels.shape == (2, 48, 32, 3) and once[0].masks.shape == (2, 48, 32)
     assert same(phantom_clips("validation", 2, 2, (48, 32)), once[:2])
     assert not same(once[:1], once[1:2])
     assert not same(phantom_clips("test", 1, 2, (48, 32)), once[:1])
@@ -135,11 +135,11 @@ def test_clips_that_do_not_exist_are_refused(split: str, count: int, message: st
 def test_augmentation_moves_frames_and_masks_together(seed: int) -> None:
     clip = moving_rectangle()
     result = augmented(clip, np.random.default_rng(seed))
-    assert result.frames.shape == clip.frames.shape and result.frames.dtype == np.uint8
+    assert result.pixels.shape == clip.pixels.shape and result.pixels.dtype == np.uint8
     assert result.masks.shape == clip.masks.shape and result.masks.dtype == bool
     # Tones end within 0..15 for black and 188..255 for white. Pixels are interpolated and masks are not, so the two may
     # differ in the pixels on both sides of the outline, and nowhere else.
-    bright = result.frames[..., 0] > 100
+    bright = result.pixels[..., 0] > 100
     for t in range(len(clip.masks)):
         around = np.stack([np.roll(result.masks[t], (y, x), (0, 1)) for y in (-1, 0, 1) for x in (-1, 0, 1)])
         assert bright[t][around.all(axis=0)].all()
@@ -148,10 +148,10 @@ def test_augmentation_moves_frames_and_masks_together(seed: int) -> None:
 
 
 def test_augmentation_treats_every_frame_alike() -> None:
-    still = Clip(np.repeat(phantom_clips("train", 1, 1, (64, 64))[0].frames, 5, axis=0), np.ones((5, 64, 64), bool))
+    still = Clip(np.repeat(phantom_clips("train", 1, 1, (64, 64))[0].pixels, 5, axis=0), np.ones((5, 64, 64), bool))
     for seed in range(6):
         result = augmented(still, np.random.default_rng(seed), dataclasses.replace(Augmentation(), speckle=0.0))
-        assert (result.frames == result.frames[:1]).all() and (result.masks == result.masks[:1]).all()
+        assert (result.pixels == result.pixels[:1]).all() and (result.masks == result.masks[:1]).all()
 
 
 def test_augmentation_flips_reverses_scales_and_retones() -> None:
@@ -169,7 +169,7 @@ def test_augmentation_flips_reverses_scales_and_retones() -> None:
         seen["backwards"].add(backwards)
         seen["mirrored"].add((centres[-1] < centres[0]) != backwards)
         seen["larger"].add(bool(areas[0] > clip.masks[0].sum()))
-        whites.add(int(result.frames.max()))
+        whites.add(int(result.pixels.max()))
     assert all(values == {False, True} for values in seen.values()), seen
     assert len(whites) > 3
 
@@ -206,7 +206,7 @@ def test_normalised_frames_are_channels_first_with_imagenet_statistics() -> None
 
 def test_no_augmentation_is_the_identity() -> None:
     clip = moving_rectangle()
-    noisy = Clip(np.random.default_rng(0).integers(0, 256, clip.frames.shape, np.uint8), clip.masks)
+    noisy = Clip(np.random.default_rng(0).integers(0, 256, clip.pixels.shape, np.uint8), clip.masks)
     for seed in range(6):
         assert same([augmented(noisy, np.random.default_rng(seed), NO_AUGMENTATION)], [noisy])
 
@@ -219,9 +219,9 @@ def only(**changes: float) -> Augmentation:
 def test_chances_of_one_mirror_and_reverse_every_clip() -> None:
     clip = moving_rectangle()
     mirrored = augmented(clip, np.random.default_rng(0), only(flip=1.0))
-    assert same([mirrored], [Clip(clip.frames[:, :, ::-1], clip.masks[:, :, ::-1])])
+    assert same([mirrored], [Clip(clip.pixels[:, :, ::-1], clip.masks[:, :, ::-1])])
     backwards = augmented(clip, np.random.default_rng(0), only(backwards=1.0))
-    assert same([backwards], [Clip(clip.frames[::-1], clip.masks[::-1])])
+    assert same([backwards], [Clip(clip.pixels[::-1], clip.masks[::-1])])
 
 
 def test_half_the_clips_are_mirrored_at_a_chance_of_a_half() -> None:
@@ -268,7 +268,7 @@ def test_scale_goes_in_and_out_up_to_the_factor() -> None:
 def test_tones_stay_within_their_ranges_and_masks_where_they_are() -> None:
     def white(clip: Clip) -> tuple[int, int, int]:
         assert np.array_equal(clip.masks, centred().masks)
-        return tuple(clip.frames[0, 40, 40].tolist())
+        return tuple(clip.pixels[0, 40, 40].tolist())
 
     # Of a pixel of 200 / 255 = 0.784: gain 1.25 gives 160 to 250; gamma 2 gives 0.784^2 to 0.784^0.5, 156.9 to 225.8;
     # an offset of 0.1 gives 174.5 to 225.5; colour 1.1 gives 181.8 to 220, by channel; rounded.
@@ -290,7 +290,7 @@ def test_speckle_is_noise_in_proportion_to_the_signal_and_new_in_every_frame() -
     clip = Clip(grey, np.ones((3, 64, 64), bool))
     spread = []
     for seed in range(24):
-        frames = augmented(clip, np.random.default_rng(seed), only(speckle=0.2)).frames.astype(float)
+        frames = augmented(clip, np.random.default_rng(seed), only(speckle=0.2)).pixels.astype(float)
         assert (frames[:, :32] == 0).all()  # of nothing, nothing
         assert (frames[..., 0] == frames[..., 1]).all() and (frames[..., 0] == frames[..., 2]).all()  # grey stays grey
         grain = frames[:, 32:, :, 0] - frames[:, 32:, :, 0].mean(axis=(1, 2), keepdims=True)
@@ -384,9 +384,9 @@ def test_fresh_phantoms_are_new_in_every_epoch_and_the_same_for_the_same_epoch()
 def test_fresh_phantoms_stay_in_their_split_however_many_epochs_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 
-    def record(spec: PhantomSpec) -> PhantomClip:
+    def record(spec: PhantomSpec) -> Clip:
         made.append(spec.seed)
-        return PhantomClip(np.zeros((1, 1, 1, 3), np.uint8), np.zeros((1, 1, 1), bool))
+        return Clip(np.zeros((1, 1, 1, 3), np.uint8), np.zeros((1, 1, 1), bool))
 
     monkeypatch.setattr(vivim.training.batches, "phantom_clip", record)
     PhantomClips("train", MOST_CLIPS, 1, (32, 32)).clip(3, 7)
@@ -414,7 +414,7 @@ def test_clips_of_a_data_set_are_frames_of_one_video_with_their_masks(tmp_path: 
     for index, first in ((0, 1), (1, 1), (2, 3)):
         clip = source.clip(index, epoch=4)
         numbers = range(first, first + 3)
-        assert np.array_equal(clip.frames, np.stack([frame_of(number) for number in numbers]))
+        assert np.array_equal(clip.pixels, np.stack([frame_of(number) for number in numbers]))
         assert np.array_equal(clip.masks, np.stack([mask_of(number) > 0 for number in numbers]))
 
 
@@ -423,7 +423,7 @@ def test_clips_of_a_data_set_have_their_stride_and_size(tmp_path: Path) -> None:
     source = DatasetClips(open_dataset(str(tmp_path), "train"), 3, (48, 64), stride=2, hop=1)
     assert len(source) == 2
     clip = source.clip(1, 0)
-    assert clip.frames.shape == (3, 48, 64, 3) and clip.masks.shape == (3, 48, 64)
+    assert clip.pixels.shape == (3, 48, 64, 3) and clip.masks.shape == (3, 48, 64)
     whole = np.stack([mask_of(number) > 0 for number in (2, 4, 6)])
     assert clip.masks[:, 1::2, 1::2].mean() == pytest.approx(whole.mean(), rel=0.05)
 

@@ -17,10 +17,11 @@ import vivim.training.fit
 from tests.vivim.runs import ALONE, FILES, SMALL, differences, log_without_times, scores, weights_of, write_start
 from vivim.checkpoint import read_metadata
 from vivim.model import Vivim
-from vivim.training.batches import NO_AUGMENTATION, Clip, phantom_clips
+from vivim.training.batches import NO_AUGMENTATION, phantom_clips
 from vivim.training.fit import RunOptions, fit
 from vivim.training.recipe import FitConfig, learning_rate
 from vivim.training.scores import Scores
+from vivim_runtime.clips import Clip
 
 NEVER = RunOptions(save_every=math.inf)
 ALWAYS = RunOptions(save_every=0.0)

@@ -10,10 +10,10 @@ import torch
 from tensorboardX.proto.event_pb2 import Event
 
 import vivim
-from vivim.training.batches import Clip
 from vivim.training.fit import EpochReport
 from vivim.training.monitor import Monitor, compared
 from vivim.training.scores import Scores
+from vivim_runtime.clips import Clip
 
 
 def events(folder: Path) -> list[Event]:

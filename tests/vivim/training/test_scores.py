@@ -9,8 +9,12 @@ from torch import Tensor, nn
 
 import vivim
 from vivim.model import VivimOutput
-from vivim.training.batches import Clip, MemoryClips, PhantomClips, phantom_clips
+from vivim.session import open_runner
+from vivim.training.batches import MemoryClips, PhantomClips, phantom_clips
 from vivim.training.scores import Scores, evaluate
+from vivim_runtime import judging
+from vivim_runtime.clips import Clip
+from vivim_runtime.datasets import open_dataset
 
 
 class Oracle(nn.Module):
@@ -34,7 +38,7 @@ def bright(*masks: np.ndarray) -> Clip:
 
 def marking(predicted: np.ndarray, truth: np.ndarray) -> Clip:
     """A clip of one frame of which the oracle says `predicted`."""
-    return Clip(bright(predicted).frames, truth[None])
+    return Clip(bright(predicted).pixels, truth[None])
 
 
 ROWS, COLUMNS = np.indices((6, 8))
@@ -55,7 +59,7 @@ def test_clips_are_given_whole_one_after_the_other_in_evaluation_mode_without_gr
 
 def test_scores_are_means_over_frames_not_over_clips() -> None:
     right = bright(LEFT)
-    wrong = Clip(bright(LEFT, LEFT, LEFT).frames, np.stack([~LEFT] * 3))
+    wrong = Clip(bright(LEFT, LEFT, LEFT).pixels, np.stack([~LEFT] * 3))
     assert evaluate(Oracle(), [right, wrong]).dice == pytest.approx(1 / 4)
 
 
@@ -87,6 +91,17 @@ def test_a_source_and_a_list_of_its_clips_score_alike() -> None:
     assert evaluate(model, MemoryClips(listed)) == expected
     # Fresh ones, too: to evaluate means to evaluate on the same clips every time.
     assert evaluate(model, PhantomClips("validation", 2, 2, (32, 32))) == expected
+
+
+def test_training_and_vivim_eval_measure_alike() -> None:
+    scores = evaluate(vivim.load_checkpoint("tiny", 2), phantom_clips("test", 4, 2, (128, 128)))
+    with open_runner("tiny", (128, 128), 2, "cpu") as session:
+        dataset = open_dataset("phantom:clips=4,frames=2,size=128", "test")
+        found = judging.evaluate(session, dataset, judging.EvaluationOptions(bootstrap=judging.Bootstrap(0)))
+    figures = {name: found.overall["all"][name].value for name in ("dice", "iou", "precision", "recall", "hd95")}
+    assert 0.1 < scores.dice < 1.0 and scores.hd95
+    # The same masks and the same functions; only the order of the sums differs.
+    assert {name: getattr(scores, name) for name in figures} == pytest.approx(figures, rel=1e-12)
 
 
 def test_what_cannot_be_scored_is_refused() -> None:

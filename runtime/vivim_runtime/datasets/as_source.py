@@ -1,4 +1,7 @@
-"""The videos that names on the command line stand for: files, folders of them, annotated data sets, phantoms."""
+"""The videos that names on the command line stand for: files, folders of them, annotated data sets, phantoms.
+
+Every one is a `Source`, annotated or not: what compares or calibrates models reads them all in one way.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,15 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
-from vivim_runtime.datasets import LAYOUTS, AnnotatedVideo, open_dataset
+from vivim_runtime.datasets import LAYOUTS, open_dataset
+from vivim_runtime.datasets.videos import AnnotatedVideo, Mask, Video
 from vivim_runtime.errors import DataError, UsageError
 from vivim_runtime.sources import LiveSource, Source, open_source
-from vivim_runtime.sources.base import DEFAULT_FPS, Frame
+from vivim_runtime.sources.base import DEFAULT_FPS, Frame, Image
 from vivim_runtime.sources.dicom import is_dicom
 from vivim_runtime.sources.images import IMAGE_SUFFIXES
 
-__all__ = ["DatasetSource", "Opener", "videos_of"]
+__all__ = ["Opener", "VideoSource", "videos_of"]
 
 # Opens a video anew, from its first frame on.
 Opener = Callable[[], Source]
@@ -22,29 +26,37 @@ Opener = Callable[[], Source]
 _VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts"})
 
 
-class DatasetSource:
-    """An annotated video of a data set as a `Source`, whose frames know their truth; without masks they know none."""
+class VideoSource:
+    """A video of a data set as a `Source` whose frames know their truth.
 
-    fps = DEFAULT_FPS
+    Attributes:
+        size: (0, 0), since nothing is read before frames are asked for.
+    """
 
-    def __init__(self, name: str, video: AnnotatedVideo) -> None:
-        self.name = name
-        self.notes = list(video.notes)
-        self._video = video
-        self._annotated = _is_annotated(video)
-        height, width = video.frame(0).shape[:2] if len(video) else (0, 0)
-        self.size = height, width
+    fps, size = DEFAULT_FPS, (0, 0)
+
+    def __init__(
+        self, video: Video, name: str = "", read: Callable[[int], tuple[Image, Mask | None]] | None = None
+    ) -> None:
+        """A source called `name`, by default as the video; `read` gives a frame, by default with its mask at any rate.
+
+        With `AnnotatedVideo.read_known` frames without a mask come too, and know no truth.
+        """
+        self.name = name or video.name
+        self.notes = list(video.notes) if isinstance(video, AnnotatedVideo) else []
         self.frame_count: int | None = len(video)
+        self._length, self._read = len(video), read or video.read
 
     def __len__(self) -> int:
-        return len(self._video)
+        return self._length
 
     def __iter__(self) -> Iterator[Frame]:
-        for index in range(len(self._video)):
-            image, truth = self._video.read(index) if self._annotated else (self._video.frame(index), None)
+        """The frames; DataError where one cannot be read."""
+        for index in range(self._length):
+            image, truth = self._read(index)
             yield Frame(index, index / self.fps, image, truth)
 
-    def __enter__(self) -> DatasetSource:
+    def __enter__(self) -> VideoSource:
         return self
 
     def __exit__(
@@ -55,8 +67,8 @@ class DatasetSource:
 
 
 def _is_annotated(video: AnnotatedVideo) -> bool:
-    """Whether a video has masks, as far as its first frame tells."""
-    return len(video) > 0 and video.mask(0) is not None
+    """Whether a frame of a video has a mask."""
+    return any(video.mask(index) is not None for index in range(len(video)))
 
 
 def videos_of(names: Sequence[str], split: str) -> Mapping[str, Opener]:
@@ -98,7 +110,7 @@ def _annotated(folder: Path, split: str) -> Mapping[str, Opener]:
 def _of_dataset(name: str, split: str) -> Mapping[str, Opener]:
     dataset = open_dataset(name, split)
     named = {f"{name}, {video.name}": video for video in dataset.videos}
-    return {label: partial(DatasetSource, label, video) for label, video in named.items()}
+    return {label: partial(VideoSource, video, label, video.read_known) for label, video in named.items()}
 
 
 def _within(folder: Path) -> list[str]:

@@ -1,0 +1,115 @@
+"""`vivim-check`: two models on the same clips, logits and masks. A thin layer over vivim_runtime.judging.parity."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.core
+from rich.console import Console
+
+from vivim_runtime.commands.options import (
+    Device,
+    FramesOfCheckpoint,
+    HtmlFile,
+    JsonFile,
+    SizeOfCheckpoint,
+    Threads,
+    check_outputs,
+    size_or_none,
+)
+from vivim_runtime.errors import ParityError
+from vivim_runtime.files import write_text
+from vivim_runtime.judging.parity import Comparison, compare
+from vivim_runtime.judging.parity_report import html_report, terminal_table
+from vivim_runtime.sessions import is_model_file, runner_of
+from vivim_runtime.sessions.base import Session
+
+__all__ = ["ClipsCommand", "app", "check_command", "publish"]
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+# File names are printed as they are: no markup.
+_console = Console(markup=False, highlight=False)
+_progress = Console(stderr=True, markup=False, highlight=False)
+
+
+class ClipsCommand(typer.core.TyperCommand):
+    """Options that take several values: `--imgsz 256 320` and `--clips a.mp4 b.dcm`, as in other exporters."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _spread(args))
+
+
+def _spread(args: list[str]) -> list[str]:
+    """Two numbers behind --imgsz become `HxW`; more names behind --clips, each its own --clips."""
+    result: list[str] = []
+    # Names behind --clips are clips only where A and B came first.
+    named = [not arg.startswith("-") for arg in args[:2]] == [True, True]
+    option = ""
+    for arg in args:
+        if option == "--imgsz" and arg.isdigit() and result[-1].isdigit():
+            result[-1] += f"x{arg}"
+        elif option == "--clips" and named and not arg.startswith("-") and result[-1] != "--clips":
+            result += ["--clips", arg]
+        else:
+            result.append(arg)
+        option = arg if arg.startswith("-") else option
+    return result
+
+
+def publish(comparison: Comparison, json_file: Path | None, html_file: Path | None) -> None:
+    """Show a comparison, and write the reports that were asked for."""
+    _console.print(terminal_table(comparison))
+    if json_file:
+        write_text(json_file, json.dumps(comparison.record(), indent=2) + "\n")
+    if html_file:
+        write_text(html_file, html_report(comparison))
+
+
+def _opened(name: str, size: tuple[int, int] | None, frames: int | None, device: str, threads: int) -> Session:
+    return runner_of(name)(name, size, frames, device, threads)
+
+
+def check_command(opened: Callable[..., Session]) -> Callable[..., None]:
+    """The command, given what opens a side: function(name, size, frames, device, threads) -> Session."""
+
+    def check(
+        a: Annotated[str, typer.Argument(metavar="A", help="The reference: a model file, or a checkpoint (PyTorch).")],
+        b: Annotated[str, typer.Argument(metavar="B", help="What is compared with it.")],
+        clips: Annotated[
+            list[str] | None,
+            typer.Option(help="Videos, image folders, DICOM, data sets, phantom:...; default two phantoms."),
+        ] = None,
+        imgsz: SizeOfCheckpoint = None,
+        frames: FramesOfCheckpoint = None,
+        device: Device = "auto",
+        threads: Threads = 0,
+        json_file: JsonFile = None,
+        html_file: HtmlFile = None,
+    ) -> None:
+        """Compare two models on the same clips, on logits and on masks; exit code 3 where B does not stand for A."""
+        check_outputs((json_file, html_file), (a, b, *(clips or ())))
+        size = size_or_none(imgsz)
+        with ExitStack() as stack:
+            sides: dict[str, Session] = {}
+            # A checkpoint takes size and T of the model file on the other side, which opens first.
+            for name in sorted({a: None, b: None}, key=lambda name: not is_model_file(name)):
+                with _progress.status(f"opening {name}"):
+                    sides[name] = stack.enter_context(opened(name, size, frames, device, threads))
+                info = sides[name].info
+                if is_model_file(name):
+                    size, frames = info.size, info.frames
+            with _progress.status("comparing") as status:
+                comparison = compare(sides[a], sides[b], clips, lambda n: status.update(f"comparing, clip {n}"))
+        publish(comparison, json_file, html_file)
+        if not comparison.passed:
+            raise ParityError(f"{b} does not stand for {a}: {'; '.join(comparison.failures)}", comparison)
+
+    return check
+
+
+app.command(cls=ClipsCommand)(check_command(_opened))

@@ -1,0 +1,142 @@
+"""A network in PyTorch behind the interface of the runtime's sessions, and what a model file says about itself.
+
+`vivim_runtime.sessions.runner_of` finds `open_runner` by the entry points `vivim.runners`, so that every command of the
+runtime takes a checkpoint where PyTorch is installed. Nothing here needs onnx.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+
+import numpy as np
+import torch
+
+from vivim.checkpoint import load_checkpoint, resolve_weights
+from vivim.config import MEAN, STD
+from vivim.model import Vivim, stage_sizes
+from vivim.preprocessing import normalised
+from vivim_runtime.errors import UsageError
+from vivim_runtime.files import sha256_file
+from vivim_runtime.sessions.base import Clips, Logits, ModelInfo, Session
+
+__all__ = ["TorchSession", "describe", "open_runner", "weights_digest"]
+
+_FORMAT = "1"
+# Of checkpoints, which do not say at which size they were trained: that of the paper.
+_SIZE = (256, 256)
+# Distinct and visible on grey-scale images; repeated when there are more classes.
+_COLORS = ((0, 230, 118), (255, 193, 7), (3, 169, 244), (233, 30, 99), (156, 39, 176), (255, 87, 34))
+_NO_TOOLS: Mapping[str, str] = MappingProxyType({})
+
+
+def describe(
+    model: Vivim,
+    size: tuple[int, int],
+    weights_sha256: str,
+    *,
+    batch: int | None = None,
+    raw_input: bool = False,
+    precision: str = "fp32",
+    tools: Mapping[str, str] = _NO_TOOLS,
+) -> dict[str, str]:
+    """What a network that takes frames of `size` (H, W) says about itself; ModelInfo.from_metadata reads it.
+
+    Args:
+        batch: clips a call; None is any number.
+        raw_input: float32, normalised outside, instead of pixels.
+        tools: versions of what made the file, besides PyTorch.
+    """
+    config = model.config
+    classes = [{"name": n, "color": _COLORS[i % len(_COLORS)]} for i, n in enumerate(config.classes)]
+    versions = {
+        "vivim-edge": importlib.metadata.version("vivim-edge"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        **tools,
+    }
+    return {
+        "vivim.format": _FORMAT,
+        "vivim.config": config.to_json(),
+        "vivim.preset": config.preset_name,
+        "vivim.frames": str(config.frames),
+        "vivim.height": str(size[0]),
+        "vivim.width": str(size[1]),
+        "vivim.batch": "dynamic" if batch is None else str(batch),
+        "vivim.input": "float32" if raw_input else "uint8",
+        "vivim.mean": json.dumps(MEAN),
+        "vivim.std": json.dumps(STD),
+        "vivim.classes": json.dumps(classes),
+        "vivim.precision": precision,
+        "vivim.weights_sha256": weights_sha256,
+        "vivim.versions": json.dumps(versions, sort_keys=True),
+    }
+
+
+def weights_digest(model: Vivim) -> str:
+    """SHA-256 over names and bytes of the weights, for a network that came from no file."""
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def open_runner(
+    name: str,
+    size: tuple[int, int] | None = None,
+    frames: int | None = None,
+    device: str = "auto",
+    threads: int = 0,
+) -> Session:
+    """A checkpoint as a session; it runs in PyTorch on the CPU, in float32.
+
+    Args:
+        name: a checkpoint file, or shipped weights such as `tiny`.
+        size, frames: (H, W) and T; None is what the checkpoint says.
+        device: of model files; PyTorch is the reference, and stays on the CPU.
+        threads: CPU threads; 0 leaves the number to PyTorch.
+
+    Raises:
+        CheckpointError, ConfigError, InputError, UsageError: exit code 2.
+    """
+    if threads < 0:
+        raise UsageError(f"--threads is {threads}; expected 0 (automatic) or more")
+    path = resolve_weights(name)
+    if threads:
+        torch.set_num_threads(threads)
+    return TorchSession(load_checkpoint(path, frames), size or _SIZE, path, sha256_file(path))
+
+
+class TorchSession:
+    """A network in PyTorch on the CPU, in float32: the truth that artefacts are measured against."""
+
+    backend, device = "PyTorch", "cpu"
+
+    def __init__(self, model: Vivim, size: tuple[int, int], path: Path, weights_sha256: str) -> None:
+        stage_sizes(model.config, *size)  # raises for a size that the network cannot take
+        self._model = model.eval()
+        self.info = ModelInfo.from_metadata(path, describe(model, size, weights_sha256))
+
+    def __call__(self, clips: Clips) -> Logits:
+        """uint8 RGB (B, T, H, W, 3) -> float32 logits (B, T, K, H, W)."""
+        with torch.inference_mode():
+            logits: Logits = self._model(normalised(clips)).logits.numpy()
+        return logits
+
+    def warm_up(self) -> None:
+        """Run once on black pixels."""
+        self(np.zeros((1, self.info.frames, *self.info.size, 3), np.uint8))
+
+    def __enter__(self) -> TorchSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
