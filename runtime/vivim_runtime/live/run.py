@@ -201,7 +201,7 @@ class _LiveRun:
     def _deliver(self, frame: Frame, arrived: float, first: bool) -> None:
         """In the reader's thread."""
         self.arrivals.add()
-        self.ledger.captured()
+        self.ledger.captured(frame)
         if first:
             self.buffer.reset()
             self.compositor.new_scene(frame.taken or arrived)
