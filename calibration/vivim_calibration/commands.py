@@ -14,8 +14,9 @@ from vivim_calibration.clips import DrawOptions
 from vivim_calibration.plot import sensitivity_svg
 from vivim_calibration.procedure import Options, Outcome, calibrate
 from vivim_calibration.report import sensitivity_table, verdict_table
+from vivim_runtime.commands.options import check_outputs
 from vivim_runtime.errors import UsageError, VerdictError
-from vivim_runtime.files import writable_file, write_text
+from vivim_runtime.files import write_text
 
 __all__ = ["app"]
 
@@ -90,9 +91,8 @@ def calibrate_command(
         raise UsageError(f"--plot is {plot}; expected a name ending in .svg")
     if plot is not None and not (analyse or budget is not None):
         raise UsageError("--plot shows the ranking of the layers; add --analyse")
-    for file in (json_file, plot, cache):
-        if file is not None:
-            writable_file(file)
+    read = (model, *(calib_data or ()), *(eval_data or ()), *((fp16,) if fp16 else ()))
+    check_outputs((output, json_file, plot, cache), read)
     options = Options(
         method=method,
         draw=DrawOptions(fraction, max_clips, seed),

@@ -20,8 +20,9 @@ from vivim.efficiency.measuring import Limits, Outcome, free_memory
 from vivim.efficiency.plot import growth_svg
 from vivim.efficiency.report import growth_markdown, number, record, table_markdown
 from vivim.efficiency.study import METHODS, Row, StudyOptions, run_growth, run_table
+from vivim_runtime.commands.options import check_outputs
 from vivim_runtime.errors import ConfigError
-from vivim_runtime.files import writable_file, write_text
+from vivim_runtime.files import write_text
 
 __all__ = ["app"]
 
@@ -73,7 +74,7 @@ def paper_command(
         threads=threads,
         runs=runs,
     )
-    _check_outputs([path for path in (json_file, markdown, plot) if path])
+    check_outputs((json_file, markdown, plot))
     with _progress.status("starting") as status:
         table = _reported(run_table(options, status.update))
         growing = _reported(run_growth(options, status.update))
@@ -166,14 +167,6 @@ def _limit(text: str | None, device: str) -> int:
     if not match:
         raise ConfigError(f"--memory-limit is {text}; expected bytes, or 500M, 8G")
     return int(float(match[1]) * _UNITS[match[2]])
-
-
-def _check_outputs(outputs: list[Path]) -> None:
-    """Find out before the work that a file could not be written after it."""
-    for path in outputs:
-        writable_file(path)
-    if len({path.resolve() for path in outputs}) < len(outputs):
-        raise ConfigError("an output is named twice; expected different ones")
 
 
 def _machine(device: str) -> dict[str, Any]:

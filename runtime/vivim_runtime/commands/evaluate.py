@@ -16,9 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vivim_runtime.bench import BenchOptions, ModelResult, bench
+from vivim_runtime.commands.options import check_outputs
 from vivim_runtime.datasets import Dataset, open_dataset
 from vivim_runtime.errors import AccuracyError, UsageError
-from vivim_runtime.files import atomic_path, writable_file, writable_folder, write_text
+from vivim_runtime.files import atomic_path, writable_folder, write_text
 from vivim_runtime.judging.evaluation import Evaluation, EvaluationOptions, check_model, evaluate
 from vivim_runtime.judging.figures import Bootstrap
 from vivim_runtime.judging.page import html_page, png
@@ -94,9 +95,9 @@ def eval_command(
     if min_dice is not None and not 0.0 <= min_dice <= 1.0:
         raise UsageError(f"--min-dice is {min_dice:g}; expected 0 to 1")
     opening = _Opening(device, threads, _size(imgsz), frames)
-    _check_outputs(
-        [path for path in (json_file, markdown_file, latex_file, csv_file, html_file) if path], plots, models
-    )
+    check_outputs((json_file, markdown_file, latex_file, csv_file, html_file), (*models, data))
+    if plots:
+        writable_folder(plots)
     if split is None:
         split = "test" if data.partition(":")[0] == "phantom" else ""
     dataset = open_dataset(data, split, layout, split_file)
@@ -135,18 +136,6 @@ def _size(text: str | None) -> tuple[int, int] | None:
     if not match:
         raise UsageError(f"--imgsz is {text}; expected one number, or height and width: --imgsz 256x320")
     return int(match[1]), int(match[2] or match[1])
-
-
-def _check_outputs(files: list[Path], folder: Path | None, models: list[str]) -> None:
-    """Find out before the work that something could not be written after it, or would replace a model."""
-    for path in files:
-        writable_file(path)
-        if any(path.resolve() == Path(name).resolve() for name in models):
-            raise UsageError(f"{path} is both read and written; choose another output")
-    if len({path.resolve() for path in files}) < len(files):
-        raise UsageError("an output is named twice; expected different ones")
-    if folder:
-        writable_folder(folder)
 
 
 def _evaluations(
