@@ -197,7 +197,7 @@ def _segmented(
             )
         with watch.measure("draw"):
             picture = drawn(frame.image, masked.masks, session.info.classes, options.layers, options.alpha)
-        yield Segmented.of(masked, picture)
+        yield Segmented.drawn(masked, picture)
 
 
 def _percentiles(latencies: list[float]) -> dict[str, float]:

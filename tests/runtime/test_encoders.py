@@ -19,7 +19,7 @@ SIZE = (480, 640)
 def item(index: int) -> Segmented:
     picture = np.full((33, 47, 3), 90, np.uint8)
     logits = np.zeros((1, 33, 47), np.float32)
-    return Segmented(Frame(index, index / 25, picture), 0, 0, False, logits, logits > 0, picture, 1.0)
+    return Segmented(Frame(index, index / 25, picture), 0, 0, False, logits, logits > 0, 1.0, picture)
 
 
 def works_on(*names: str) -> video.Callable[[str, tuple[int, int], float], bool]:

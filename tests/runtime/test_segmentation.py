@@ -34,7 +34,7 @@ def model(*names: str) -> Any:
 
 def item(index: int, masks: np.ndarray) -> Segmented:
     image = np.zeros((*masks.shape[1:], 3), np.uint8)
-    return Segmented(Frame(index, index / 25, image), 0, 0, False, masks.astype(np.float32), masks, image, 1.0)
+    return Segmented(Frame(index, index / 25, image), 0, 0, False, masks.astype(np.float32), masks, 1.0, image)
 
 
 def written(

@@ -28,7 +28,7 @@ def item(index: int, time: float | None = None, picture: np.ndarray | None = Non
     logits = np.full((1, *picture.shape[:2]), -1.0, np.float32)
     logits[0, :1, :marked] = 1.0
     frame = Frame(index, index / 25 if time is None else time, picture)
-    return Segmented(frame, index // 5, index % 5, False, logits, logits > 0, picture, 12.5)
+    return Segmented(frame, index // 5, index % 5, False, logits, logits > 0, 12.5, picture)
 
 
 def decoded(path: Path) -> tuple[list[float], list[np.ndarray]]:

@@ -163,7 +163,7 @@ class Compositor:
             if self._controls.recording.is_set():
                 # The masks are those on the picture, whichever frame they are of.
                 masked = drawn.masked if drawn else MaskedFrame.none(frame, len(self._model.classes))
-                self._record(Segmented.of(masked, picture, frame))
+                self._record(Segmented.drawn(masked, picture, frame))
         elif time.monotonic() - self._told >= _STATUS_S:
             self._show_again()
         details = {}

@@ -89,7 +89,7 @@ class Recorder:
         def write(result: Inferred) -> int:
             for position in result.fresh:
                 masked = result.masked(position, self._controls.threshold)
-                sink.write(Segmented.of(masked, masked.frame.image))
+                sink.write(Segmented.drawn(masked, masked.frame.image))
             return len(result.fresh)
 
         return write

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Protocol
 
@@ -62,41 +62,16 @@ class MaskedFrame:
 
 
 @dataclass(frozen=True, eq=False)
-class Segmented:
-    """One frame with its masks.
+class Segmented(MaskedFrame):
+    """One frame with its masks, and uint8 (H, W, 3) `picture`, the frame with the masks drawn on it."""
 
-    Attributes:
-        frame: as the source gave it.
-        clip, position: the clip that the masks are from, and the frame's place in it.
-        padded: whether that clip holds repeated frames, because the source is shorter than a clip.
-        logits: float32 (K, H, W) at the frame's resolution.
-        masks: bool (K, H, W).
-        picture: uint8 (H, W, 3), the frame with the masks drawn on it.
-        latency_ms: from the clip being complete to its masks, shared by all frames of the clip.
-    """
-
-    frame: Frame
-    clip: int
-    position: int
-    padded: bool
-    logits: Logits
-    masks: npt.NDArray[np.bool_]
     picture: Image
-    latency_ms: float
 
     @classmethod
-    def of(cls, masked: MaskedFrame, picture: Image, frame: Frame | None = None) -> Segmented:
+    def drawn(cls, masked: MaskedFrame, picture: Image, frame: Frame | None = None) -> Segmented:
         """Masks with the picture they were drawn on; `frame` where that is another one than they are of."""
-        return cls(
-            frame or masked.frame,
-            masked.clip,
-            masked.position,
-            masked.padded,
-            masked.logits,
-            masked.masks,
-            picture,
-            masked.latency_ms,
-        )
+        values = {field.name: getattr(masked, field.name) for field in fields(MaskedFrame)}
+        return cls(**{**values, "frame": frame or masked.frame}, picture=picture)
 
 
 class Sink(Protocol):

@@ -41,7 +41,7 @@ def segmented(source: Path, target: Path, segments: int = 1, frames: range | Non
             masks = kept[index] = random.random((segments, *opened.size)) > 0.7
             image = np.zeros((*opened.size, 3), np.uint8)
             frame = Frame(index, index / 25, image)
-            sink.write(Segmented(frame, 0, 0, False, masks.astype(np.float32), masks, image, 1.0))
+            sink.write(Segmented(frame, 0, 0, False, masks.astype(np.float32), masks, 1.0, image))
     return kept
 
 
