@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 import typer.core
-from rich.console import Console
 
 from vivim_calibration.clips import DrawOptions
 from vivim_calibration.plot import sensitivity_svg
 from vivim_calibration.procedure import Options, Outcome, calibrate
 from vivim_calibration.report import sensitivity_table, verdict_table
 from vivim_runtime.commands.options import check_outputs
+from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import UsageError, VerdictError
 from vivim_runtime.files import write_text
 
@@ -22,8 +22,8 @@ __all__ = ["app"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 # File names are printed as they are: no markup.
-_console = Console(markup=False, highlight=False)
-_progress = Console(stderr=True, markup=False, highlight=False)
+_console = terminal()
+_progress = terminal(stderr=True)
 
 
 class _Command(typer.core.TyperCommand):

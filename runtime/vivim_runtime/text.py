@@ -19,7 +19,7 @@ _STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
 
 def printable(text: str, most: int = 2000) -> str:
-    """The text in one line that nothing obeys: control, format and separator characters become "\N{REPLACEMENT CHARACTER}".
+    """The text in one line that nothing obeys: control, format and separator characters are replaced.
 
     Args:
         most: characters; what is longer ends in an ellipsis.

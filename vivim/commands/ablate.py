@@ -12,7 +12,6 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 
 from vivim.commands.check_data import checked
 from vivim.commands.clip_options import ClipOptions
@@ -21,12 +20,13 @@ from vivim.training.ablation import VARIANTS, AblationRow, ablated, markdown, re
 from vivim.training.distributed import process_group
 from vivim.training.fit import EpochReport, RunOptions
 from vivim.training.recipe import FitConfig
+from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import ConfigError
 from vivim_runtime.files import write_text
 
 __all__ = ["ablate_command"]
 
-_console = Console(stderr=True, markup=False, highlight=False)
+_console = terminal(stderr=True)
 
 
 def ablate_command(
@@ -101,4 +101,4 @@ def ablate_command(
             if group.leads:
                 write_text(out / "table.md", markdown(rows))
                 write_text(out / "table.json", json.dumps(content, indent=2) + "\n")
-    Console(markup=False, highlight=False).print(markdown(rows), soft_wrap=True)
+    terminal().print(markdown(rows), soft_wrap=True)

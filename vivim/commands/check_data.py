@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from vivim_runtime.commands.options import check_outputs
+from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.datasets import Dataset, open_dataset
 from vivim_runtime.datasets.check import CheckReport, check
 from vivim_runtime.datasets.report import problem_lines, summary, videos_table
@@ -20,8 +20,8 @@ from vivim_runtime.judging.page import png
 
 __all__ = ["check_command", "checked"]
 
-_console = Console(markup=False, highlight=False)
-_progress = Console(stderr=True, markup=False, highlight=False)
+_console = terminal()
+_progress = terminal(stderr=True)
 
 
 def check_command(

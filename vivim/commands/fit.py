@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vivim.checkpoint import load_checkpoint
@@ -25,12 +24,13 @@ from vivim.training.distributed import Group, process_group
 from vivim.training.fit import EpochReport, RunOptions, check_run, fit
 from vivim.training.monitor import Monitor
 from vivim.training.recipe import FitConfig, read_recipe
+from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import ConfigError
 
 __all__ = ["fit_command", "report_line", "set_threads"]
 
 # File names are printed as they are: no markup.
-_console = Console(stderr=True, markup=False, highlight=False)
+_console = terminal(stderr=True)
 
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes all.")]
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vivim_runtime.bench import BenchOptions, ModelResult, bench
 from vivim_runtime.commands.options import check_outputs
+from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.datasets import Dataset, open_dataset
 from vivim_runtime.errors import AccuracyError, UsageError
 from vivim_runtime.files import atomic_path, writable_folder, write_text
@@ -35,8 +35,8 @@ __all__ = ["app", "eval_command"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 # File names are printed as they are: no markup.
-_console = Console(markup=False, highlight=False)
-_progress = Console(stderr=True, markup=False, highlight=False)
+_console = terminal()
+_progress = terminal(stderr=True)
 
 _SIZE = (256, 256)  # of checkpoints, where no model file says another
 _SECONDS, _CALLS = 2.0, 5  # of each model when its speed is measured, at least

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from vivim_runtime.commands.live import live_command
 from vivim_runtime.commands.options import Device, JsonFile, Overwrite, Quiet, Show, ShownFrame, Threads, Threshold
 from vivim_runtime.commands.outputs import OutputOptions
+from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import UsageError
 from vivim_runtime.files import check_names, writable_file
 from vivim_runtime.live.run import LiveOptions
@@ -33,7 +33,7 @@ __all__ = ["app"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 # File names are printed as they are: no markup.
-_console = Console(stderr=True, markup=False, highlight=False)
+_console = terminal(stderr=True)
 
 
 def _hop(text: str, model: ModelInfo) -> int | None:

@@ -14,8 +14,13 @@ import numpy as np
 
 from vivim_runtime.errors import MissingExtraError, ModelError, UsageError
 from vivim_runtime.sessions.base import Clips, Logits, ModelInfo, model_input
+from vivim_runtime.sessions.functions import check_expansion
+from vivim_runtime.text import printable
 
 __all__ = ["OnnxSession", "node_times", "onnx_runtime"]
+
+# What an input is called in ONNX Runtime, by the description's name.
+_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
 
 
 def onnx_runtime(what: str) -> Any:
@@ -66,6 +71,7 @@ class OnnxSession:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         if profile:
             options.enable_profiling, options.profile_file_prefix = True, str(profile)
+        check_expansion(path)
         try:
             self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime's exceptions share no base class
@@ -77,12 +83,17 @@ class OnnxSession:
             raise ModelError(f"{path} is no ONNX model that ONNX Runtime can load: {_first_line(error)}") from None
         self.info = ModelInfo.from_metadata(path, dict(self._session.get_modelmeta().custom_metadata_map))
         self.device = "cuda" if "CUDAExecutionProvider" in self._session.get_providers() else "cpu"
-        self._input = self._session.get_inputs()[0].name
+        self._input = _checked_input(self.info, self._session)
         self._opened_with = (path, device, threads)
 
     def __call__(self, clips: Clips) -> Logits:
         """uint8 RGB (B, T, H, W, 3) at the model's size -> float32 logits (B, T, K, H, W)."""
-        logits: Logits = self._session.run(["logits"], {self._input: model_input(self.info, clips)})[0]
+        feed = {self._input: model_input(self.info, clips)}
+        try:
+            logits: Logits = self._session.run(["logits"], feed)[0]
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise ModelError(f"{self.info.path} failed when it ran: {_first_line(error)}") from None
+        self.info.check_logits(logits.shape, len(clips))
         return logits
 
     def warm_up(self) -> None:
@@ -127,9 +138,32 @@ def _providers(device: str, available: list[str]) -> list[Any]:
     return [("CUDAExecutionProvider", {"device_id": int(index or 0)}), *cpu]
 
 
+def _checked_input(info: ModelInfo, session: Any) -> str:
+    """The name of the input, once the graph has turned out to be what the description says.
+
+    Raises:
+        ModelError: other inputs, no logits, or other types and sizes.
+    """
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        names = printable(", ".join(value.name for value in inputs) or "none", 200)
+        raise ModelError(f"{info.path} has {len(inputs)} inputs ({names}); expected one, the frames; export it again")
+    logits = next((value for value in session.get_outputs() if value.name == "logits"), None)
+    if logits is None:
+        raise ModelError(f"{info.path} has no output `logits`; export it again")
+    for value, kind in ((inputs[0], _TYPES[info.input]), (logits, "tensor(float)")):
+        if value.type != kind:
+            name = printable(value.name, 80)
+            raise ModelError(f"{info.path} has {name} as {value.type}; expected {kind}; export it again")
+    info.check_input(inputs[0].shape)
+    if logits.shape:  # a file may leave it open, and every call is checked
+        info.check_logits(logits.shape)
+    return str(inputs[0].name)
+
+
 def _first_line(error: Exception) -> str:
     text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
+    return printable(text[0], 400) if text else type(error).__name__
 
 
 def node_times(events: list[dict[str, Any]]) -> list[dict[str, float]]:
