@@ -24,6 +24,7 @@ from vivim_runtime.offline import RunOptions
 from vivim_runtime.sessions.base import Session
 from vivim_runtime.sinks.base import Sink
 from vivim_runtime.sources.base import Frame, LiveSource
+from vivim_runtime.text import printable
 
 __all__ = ["LiveOptions", "LiveReport", "Outputs", "run_live"]
 
@@ -262,8 +263,8 @@ class _LiveRun:
         state, message = self._state(hidden)
         return Status(
             state=state,
-            message="; ".join(part for part in (message, self.recorder.message) if part),
-            source=self.source.name,
+            message=printable("; ".join(part for part in (message, self.recorder.message) if part), 400),
+            source=printable(self.source.name, 200),
             model=self.session.info.preset,
             precision=self.session.info.precision,
             backend=self.session.backend,
