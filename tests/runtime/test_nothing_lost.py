@@ -438,7 +438,7 @@ def test_help_and_doctor_end_quietly_when_nobody_reads(command: str, args: list[
         pytest.param({"precision": "p" * 1000}, "1 to 128 letters", id="a long word"),
         pytest.param({"height": "64"}, "has its input as", id="another size than the graph"),
         pytest.param({"frames": "4"}, "has its input as", id="another T than the graph"),
-        pytest.param({"batch": "dynamic"}, None, id="any batch where the graph has one"),
+        pytest.param({"batch": "dynamic"}, "has its input as", id="any batch where the graph has one"),
         pytest.param({"input": "float32"}, "expected tensor", id="another type than the graph"),
         pytest.param(
             {"classes": '[{"name":"a","color":[0,0,0]},{"name":"b","color":[0,0,0]}]'},
@@ -447,12 +447,12 @@ def test_help_and_doctor_end_quietly_when_nobody_reads(command: str, args: list[
         ),
     ],
 )
-def test_a_model_that_lies_is_refused_in_one_line(tmp_path: Path, changes: dict[str, str], message: str | None) -> None:
-    path = brightness_model(tmp_path / "m.onnx", **changes)
-    if message is None:
-        with open_session(path, "cpu") as session:
-            session.warm_up()
-        return
+def test_a_model_that_lies_is_refused_in_one_line(tmp_path: Path, changes: dict[str, str], message: str) -> None:
+    model = onnx.load(brightness_model(tmp_path / "m.onnx"))
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    helper.set_model_props(model, said | {f"vivim.{key}": value for key, value in changes.items()})
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
     with pytest.raises(ModelError) as caught:
         open_session(path, "cpu")
     assert message in str(caught.value) and str(caught.value).isprintable() and len(str(caught.value)) < 1000
@@ -541,8 +541,8 @@ def test_deep_json_is_refused_and_brackets_in_text_are_not(text: str) -> None:
 
 
 def test_a_terminal_gets_text_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
-    terminal(width=200).print("film\x1b]0;pwn\x07\x9b31m\u202e.mp4\nsecond [red]line[/red]")
-    assert capsys.readouterr().out == "film\ufffd]0;pwn\ufffd\ufffd31m\ufffd.mp4\nsecond [red]line[/red]\n"
+    terminal(width=200).print("film\x1b]0;pwn\x9b31m\u202e.mp4\nsecond [red]line[/red]")
+    assert capsys.readouterr().out == "film\ufffd]0;pwn\ufffd31m\ufffd.mp4\nsecond [red]line[/red]\n"
 
 
 @pytest.mark.parametrize("name", ["a\x1b[2Jb.mp4", "a\nerror: b.mp4", "a\x07.mp4"])

@@ -104,7 +104,7 @@ class ModelInfo:
         if pixels > _MOST_PIXELS:
             raise ValueError(f"a call takes {pixels} pixels; expected at most {_MOST_PIXELS}")
         if text["input"] not in ("uint8", "float32"):
-            raise ValueError(f"input is {text['input']!r}; expected uint8 or float32")
+            raise ValueError(f"input is {_quoted(text['input'])}; expected uint8 or float32")
         return cls(
             path=path,
             preset=_word(text["preset"], "preset"),
@@ -142,17 +142,23 @@ class ModelInfo:
             raise ModelError(f"{self.path} has {what} as ({found}), its description says ({said}); export it again")
 
 
+def _quoted(value: Any) -> str:
+    return printable(repr(value), 80)
+
+
 def _number(text: dict[str, str], key: str, most: int) -> int:
     value = parse_number(text[key])
     if value is None or not 1 <= value <= most:
-        raise ValueError(f"{key} is {text[key]!r}; expected 1 to {most}")
+        raise ValueError(f"{key} is {_quoted(text[key])}; expected 1 to {most}")
     return value
 
 
 def _word(value: Any, what: str) -> str:
     """A short text that can be shown anywhere."""
     if not isinstance(value, str) or not value or not value.isprintable() or len(value) > _MOST_LETTERS:
-        raise ValueError(f"{what} is {value!r}; expected 1 to {_MOST_LETTERS} letters without control characters")
+        raise ValueError(
+            f"{what} is {_quoted(value)}; expected 1 to {_MOST_LETTERS} letters without control characters"
+        )
     return value
 
 
@@ -160,21 +166,21 @@ def _channels(text: dict[str, str], key: str, positive: bool = False) -> tuple[f
     values = parse_json(text[key])
     kinds = isinstance(values, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     if not kinds or len(values) != 3 or not all(abs(v) < 1e6 and (v > 0 or not positive) for v in values):
-        raise ValueError(f"{key} is {text[key]!r}; expected three {'positive ' if positive else ''}numbers")
+        raise ValueError(f"{key} is {_quoted(text[key])}; expected three {'positive ' if positive else ''}numbers")
     return tuple(float(v) for v in values)
 
 
 def _classes(values: Any) -> tuple[ClassInfo, ...]:
     if not isinstance(values, list) or not 1 <= len(values) <= _MOST_CLASSES:
-        raise ValueError(f"classes are {values!r}; expected 1 to {_MOST_CLASSES} names with colours")
+        raise ValueError(f"classes are {_quoted(values)}; expected 1 to {_MOST_CLASSES} names with colours")
     classes = []
     for value in values:
         if not isinstance(value, dict):
-            raise ValueError(f"a class is {value!r}; expected a name and a color")
+            raise ValueError(f"a class is {_quoted(value)}; expected a name and a color")
         color = value["color"]
         levels = isinstance(color, list) and all(isinstance(c, int) and not isinstance(c, bool) for c in color)
         if not levels or len(color) != 3 or not all(0 <= c <= 255 for c in color):
-            raise ValueError(f"the color of a class is {color!r}; expected three levels of 0 to 255")
+            raise ValueError(f"the color of a class is {_quoted(color)}; expected three levels of 0 to 255")
         classes.append(ClassInfo(_word(value["name"], "the name of a class"), tuple(color)))
     if len({info.name for info in classes}) < len(classes):
         raise ValueError("two classes have one name")
