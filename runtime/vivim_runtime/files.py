@@ -24,6 +24,7 @@ from vivim_runtime.errors import SinkError, UsageError
 __all__ = [
     "GrowingFile",
     "atomic_path",
+    "cache_folder",
     "check_names",
     "hold_folder",
     "json_value",
@@ -311,6 +312,14 @@ def json_value(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [json_value(v) for v in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def cache_folder() -> Path | None:
+    """Where this package keeps what it can make again; None for a user without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vivim-edge"
+    except RuntimeError:
+        return None
 
 
 def sha256_file(path: str | Path) -> str:

@@ -19,7 +19,7 @@ from vivim_runtime.commands.terminal import let_go
 from vivim_runtime.errors import MissingExtraError
 from vivim_runtime.text import printable
 
-__all__ = ["bench", "calibrate", "check", "doctor", "evaluate", "export", "main", "run", "train"]
+__all__ = ["bench", "calibrate", "check", "doctor", "evaluate", "export", "main", "plugins", "run", "train"]
 
 _BROKEN_PIPE = 128 + signal.SIGPIPE
 _MOST_LETTERS = 1000  # of a line that ends a command
@@ -157,3 +157,8 @@ def doctor() -> NoReturn:
 def bench() -> NoReturn:
     """Entry point of `vivim-bench`."""
     main("vivim-bench", "vivim_runtime.commands.bench")
+
+
+def plugins() -> NoReturn:
+    """Entry point of `vivim-plugins`."""
+    main("vivim-plugins", "vivim_runtime.commands.plugins")

@@ -16,7 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from vivim_runtime.contract import CONTRACT_KEY, InputContract
 from vivim_runtime.errors import ModelError
+from vivim_runtime.provenance import DATA_KEY, TrainingData, data_from_json
 from vivim_runtime.text import parse_json, parse_number, printable
 
 __all__ = ["ClassInfo", "Clips", "Logits", "ModelInfo", "Session", "model_input"]
@@ -58,6 +60,8 @@ class ModelInfo:
         batch: clips a call; None takes any number.
         weights_sha256: of the checkpoint it was exported from.
         metadata: everything else, as text.
+        contract: pictures and clips that the weights were trained on; None of files that do not say.
+        training_data: what they were trained on.
     """
 
     path: Path
@@ -72,6 +76,19 @@ class ModelInfo:
     batch: int | None
     weights_sha256: str
     metadata: dict[str, str] = field(repr=False)
+    contract: InputContract | None = None
+    training_data: tuple[TrainingData, ...] = field(default=(), repr=False)
+
+    @property
+    def hop(self) -> int:
+        """Frames from one clip to the next where nobody asks for others."""
+        return self.contract.default_hop(self.frames) if self.contract else self.frames
+
+    @property
+    def departures(self) -> tuple[str, ...]:
+        """In what its clips differ from those of the training, such as "trained at 128x128, exported at 256x256"."""
+        done = "exported" if self.path.suffix in (".onnx", ".engine") else "used"
+        return tuple(self.contract.departures(self.size, self.frames, done)) if self.contract else ()
 
     @classmethod
     def from_metadata(cls, path: Path, metadata: dict[str, str]) -> ModelInfo:
@@ -98,6 +115,7 @@ class ModelInfo:
     def _from_text(cls, path: Path, metadata: dict[str, str]) -> ModelInfo:
         """ValueError, TypeError or KeyError say what is wrong."""
         text = {key.removeprefix("vivim."): value for key, value in metadata.items()}
+        contract = metadata.get(f"vivim.{CONTRACT_KEY}")
         frames, height, width = (_number(text, key, most) for key, most in _MOST.items())
         batch = None if text["batch"] == "dynamic" else _number(text, "batch", _MOST_BATCH)
         pixels = frames * height * width * (batch or 1)
@@ -118,6 +136,8 @@ class ModelInfo:
             batch=batch,
             weights_sha256=_word(text["weights_sha256"], "weights_sha256"),
             metadata=metadata,
+            contract=None if contract is None else InputContract.from_json(contract, str(path)),
+            training_data=data_from_json(text.get(DATA_KEY, "[]"), str(path)),
         )
 
     def check_logits(self, shape: Sequence[int | str | None], clips: int | None = None) -> None:

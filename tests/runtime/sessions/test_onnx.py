@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,10 @@ def test_session_runs_the_model_and_tells_about_it(tmp_path: Path) -> None:
 
 def test_raw_input_is_normalised_by_the_session(tmp_path: Path) -> None:
     """The model then takes float32 (B, T, 3, H, W); onnxruntime refuses uint8, so the feed itself is looked at."""
-    path = brightness_model(tmp_path / "m.onnx", input="float32")
-    session = open_session(path, "cpu")
-    fed = {}
-    session._session = type("Fake", (), {"run": lambda self, names, feed: [fed.update(feed) or 0]})()
+    session = open_session(brightness_model(tmp_path / "m.onnx"), "cpu")
+    session.info = replace(session.info, input="float32")
+    fed, logits = {}, np.zeros((1, 5, 1, 32, 48), np.float32)
+    session._session = type("Fake", (), {"run": lambda self, names, feed: [fed.update(feed) or logits]})()
     clips = np.full((1, 5, 32, 48, 3), 255, np.uint8)
     session(clips)
     value = fed["frames"]
@@ -117,3 +118,29 @@ def test_unknown_devices_are_refused(device: str) -> None:
 def test_cuda_without_its_provider_says_what_to_install() -> None:
     with pytest.raises(UsageError, match=r"vivim-edge\[gpu\]"):
         _providers("cuda", ["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:0"])
+def test_cuda_provider_that_does_not_load_is_one_line_or_an_error(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """onnxruntime-gpu without cuDNN: the provider is listed, fails to load, and ONNX Runtime goes on on the CPU."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda path, options, providers: real(path, options, providers=both[1:])
+    )
+    model = brightness_model(tmp_path / "m.onnx")
+    if device == "auto":
+        with open_session(model, device) as session:
+            assert session.device == "cpu"
+        (record,) = caplog.records
+        assert "CUDA provider did not load" in record.getMessage() and "\n" not in record.getMessage()
+    else:
+        with pytest.raises(UsageError, match=rf"--device is {device}, but .* would run on the CPU"):
+            open_session(model, device)
+    caplog.clear()
+    with open_session(model, "cpu"):
+        assert not caplog.records

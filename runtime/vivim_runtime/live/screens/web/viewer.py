@@ -43,6 +43,8 @@ _MOST_CONNECTIONS = 32
 _MOST_HEAD = 16 << 10  # bytes of a request's line and headers
 _MOST_BODY = 1 << 10
 _IDLE_S = 15.0  # for a request to come, and for a viewer to take a picture
+# So long a connection may take for its request while others find no place.
+_PATIENCE_S = 1.0
 # Small, so that a slow viewer's pictures are dropped here and do not wait in the system, getting old.
 _SEND_BUFFER = 128 << 10
 _BOUNDARY = b"vivim-picture"
@@ -128,7 +130,9 @@ class _Server(socketserver.ThreadingTCPServer):
         thread = threading.Thread(target=self.process_request_thread, args=(request, client_address), daemon=True)
         with self._lock:
             if len(self._connections) >= _MOST_CONNECTIONS and self.waiting:
-                self._send_away(min(self.waiting, key=lambda connection: self.waiting[connection]))
+                slowest = min(self.waiting, key=lambda connection: self.waiting[connection])
+                if time.monotonic() - self.waiting[slowest] > _PATIENCE_S:
+                    self._send_away(slowest)
             admitted = len(self._connections) < _MOST_CONNECTIONS
             if admitted:
                 self._connections[request] = thread
