@@ -14,6 +14,7 @@ from vivim_calibration.clips import DrawOptions
 from vivim_calibration.plot import sensitivity_svg
 from vivim_calibration.procedure import Options, Outcome, calibrate
 from vivim_calibration.report import sensitivity_table, verdict_table
+from vivim_runtime.commands.options import AllowTrained
 from vivim_runtime.errors import UsageError, VerdictError
 from vivim_runtime.files import writable_file, write_text
 
@@ -82,6 +83,7 @@ def calibrate_command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<index>.")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0 is automatic.")] = 0,
     runs: Annotated[int, typer.Option(help="Calls that latency is the median of.")] = 10,
+    allow_trained: AllowTrained = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write everything to this JSON file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write the ranking to this SVG file.")] = None,
 ) -> None:
@@ -107,6 +109,7 @@ def calibrate_command(
         device=device,
         threads=threads,
         runs=runs,
+        allow_trained=allow_trained,
     )
     try:
         with _progress.status("reading the model") as status:

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from vivim_export.precision_check import PRODUCTS
 from vivim_runtime.commands.check import ClipsCommand, check_command, publish
-from vivim_runtime.commands.options import HtmlFile, JsonFile, check_outputs, parse_size
+from vivim_runtime.commands.options import HtmlFile, JsonFile, check_outputs, size_or_none
 from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.sessions.base import Session
 from vivim_runtime.sessions.sidecar import EngineRecord, sidecar_path
@@ -45,8 +45,10 @@ ComparedOn = Annotated[
 def onnx_command(
     weights: Annotated[str, typer.Option(help="Checkpoint, or tiny for the shipped weights.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")] = Path("model.onnx"),
-    imgsz: Annotated[str, typer.Option(metavar="N | H W", help="Size of the frames, pixels.")] = "256",
-    frames: Annotated[int | None, typer.Option(help="Frames of a clip, T; default what the checkpoint says.")] = None,
+    imgsz: Annotated[
+        str | None, typer.Option(metavar="N | H W", help="Size of the frames, pixels; default that of the training.")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames of a clip, T; default that of the training.")] = None,
     batch: Annotated[int | None, typer.Option(help="Clips at once; default 1.")] = None,
     dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="Any number of clips at once.")] = False,
     raw_input: Annotated[
@@ -63,6 +65,7 @@ def onnx_command(
     html_file: HtmlFile = None,
 ) -> None:
     """Export to one ONNX file, and compare it with PyTorch: over budget nothing is written (exit code 3)."""
+    from vivim.checkpoint import read_training
     from vivim_export.onnx_export import OnnxOptions, export_onnx
 
     check_outputs((output, json_file, html_file), (weights,))
@@ -70,8 +73,12 @@ def onnx_command(
         raise UsageError(f"--batch {batch} and --dynamic-batch contradict each other; give one of them")
     if fp16 and bf16:
         raise UsageError("--fp16 and --bf16 contradict each other; give one of them")
+    contract = read_training(weights).contract
+    size = size_or_none(imgsz) or contract.size
+    for departure in contract.departures(size, frames or contract.frames, "exported"):
+        _progress.print(f"note: {departure}", soft_wrap=True)
     options = OnnxOptions(
-        parse_size(imgsz),
+        size,
         None if dynamic_batch else 1 if batch is None else batch,
         raw_input,
         opset,

@@ -24,14 +24,14 @@ from onnx import helper
 from torch import Tensor, nn
 
 import vivim.scan.operators  # noqa: F401  (registers torch.ops.vivim)
-from vivim.checkpoint import load_checkpoint, resolve_weights
-from vivim.config import MEAN, STD
+from vivim.checkpoint import Training, load_checkpoint, read_training, resolve_weights
 from vivim.model import Vivim, stage_sizes
 from vivim.session import TorchSession, describe, weights_digest
 from vivim_export.emulation import open_artefact
 from vivim_export.folding import fold_for_export
 from vivim_export.functions import DOMAIN, DOMAIN_VERSION, causal_conv1d_function, selective_scan_function
 from vivim_export.precision import HALVES, half_from_float
+from vivim_runtime.contract import InputContract
 from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.files import atomic_path, sha256_file
 from vivim_runtime.judging.parity import Comparison, compare
@@ -50,7 +50,7 @@ class OnnxOptions:
     """How to export.
 
     Attributes:
-        size: (H, W) of the network's input, pixels.
+        size: (H, W) of the network's input, pixels; None is that of its training.
         batch: clips at once; None leaves it open (dynamic).
         raw_input: take normalised float32 (B, T, 3, H, W), as the authors' code does, instead of uint8 RGB
             (B, T, H, W, 3) with the normalisation inside.
@@ -59,7 +59,7 @@ class OnnxOptions:
         precision: fp32, fp16 or bf16, written into the graph's types (vivim_export.precision).
     """
 
-    size: tuple[int, int] = (256, 256)
+    size: tuple[int, int] | None = None
     batch: int | None = 1
     raw_input: bool = False
     opset: int | None = None
@@ -92,11 +92,11 @@ class _Deployed(nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, model: Vivim, raw_input: bool) -> None:
+    def __init__(self, model: Vivim, raw_input: bool, contract: InputContract) -> None:
         super().__init__()
         self.model, self.raw_input = model, raw_input
-        self.register_buffer("mean", 255.0 * torch.tensor(MEAN))
-        self.register_buffer("scale", 1.0 / (255.0 * torch.tensor(STD)))
+        self.register_buffer("mean", 255.0 * torch.tensor(contract.mean))
+        self.register_buffer("scale", 1.0 / (255.0 * torch.tensor(contract.std)))
 
     def forward(self, x: Tensor) -> Tensor:
         """uint8 (B, T, H, W, 3), or float32 (B, T, 3, H, W) when raw -> logits (B, T, K, H, W)."""
@@ -132,14 +132,17 @@ def export_onnx(
     if output.suffix != ".onnx":
         raise UsageError(f"the output is {output}; expected a name ending in .onnx")
     path = resolve_weights(weights)
+    training = read_training(path)
     model = load_checkpoint(path, frames)
+    options = replace(options, size=options.size or training.contract.size)
+    assert options.size is not None
     with atomic_path(output) as temporary:
         on_stage(f"tracing {model.config.preset_name}, T = {model.config.frames}, {options.size[0]}x{options.size[1]}")
         digest = sha256_file(path)
-        proto = onnx_from_model(model, options, digest)
+        proto = onnx_from_model(model, options, digest, training)
         save_onnx(proto, temporary)
         on_stage("loading it in ONNX Runtime")
-        reference = TorchSession(model, options.size, path, digest)
+        reference = TorchSession(model, options.size, path, digest, training)
         with open_artefact(temporary, "cpu") as session:
             comparison = compare(reference, session, clips, lambda n: on_stage(f"comparing with PyTorch, clip {n}"))
         comparison = replace(comparison, b=replace(comparison.b, name=output.name))
@@ -161,12 +164,20 @@ def save_onnx(model: onnx.ModelProto, output: str | Path) -> None:
         onnx.checker.check_model(temporary, full_check=True)
 
 
-def onnx_from_model(model: Vivim, options: OnnxOptions, weights_sha256: str | None = None) -> onnx.ModelProto:
-    """The ONNX model of a network; its T is `model.config.frames`."""
+def onnx_from_model(
+    model: Vivim, options: OnnxOptions, weights_sha256: str | None = None, training: Training | None = None
+) -> onnx.ModelProto:
+    """The ONNX model of a network; its T is `model.config.frames`.
+
+    Args:
+        training: what its weights say of their training; default that of weights without a record.
+    """
     config = model.config
-    stage_sizes(config, *options.size)  # raises for a size that the network cannot take
-    deployed = _Deployed(fold_for_export(model, options.fold), options.raw_input).eval()
-    proto = _trace(deployed, _example(config.frames, options), options)
+    training = training or Training(InputContract.assumed(config.frames))
+    size = options.size or training.contract.size
+    stage_sizes(config, *size)  # raises for a size that the network cannot take
+    deployed = _Deployed(fold_for_export(model, options.fold), options.raw_input, training.contract).eval()
+    proto = _trace(deployed, _example(config.frames, size, options), options)
     if options.precision != "fp32":
         proto = half_from_float(proto, options.precision)
     if any(node.domain == DOMAIN for node in proto.graph.node):  # SegFormer alone has no node of ours, nor have rivals
@@ -177,8 +188,9 @@ def onnx_from_model(model: Vivim, options: OnnxOptions, weights_sha256: str | No
     _drop_debug_information(proto)
     description = describe(
         model,
-        options.size,
+        size,
         weights_sha256 or weights_digest(model),
+        training,
         batch=options.batch,
         raw_input=options.raw_input,
         precision=options.precision,
@@ -190,9 +202,9 @@ def onnx_from_model(model: Vivim, options: OnnxOptions, weights_sha256: str | No
     return proto
 
 
-def _example(frames: int, options: OnnxOptions) -> Tensor:
+def _example(frames: int, size: tuple[int, int], options: OnnxOptions) -> Tensor:
     # A dynamic batch is traced with 2 clips: torch.export takes a size of 1 for a constant.
-    batch, (height, width) = options.batch or 2, options.size
+    batch, (height, width) = options.batch or 2, size
     if options.raw_input:
         return torch.zeros(batch, frames, 3, height, width)
     return torch.zeros(batch, frames, height, width, 3, dtype=torch.uint8)

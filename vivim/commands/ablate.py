@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shlex
 import sys
@@ -77,11 +76,10 @@ def ablate_command(
     for name in names:
         variant(name, recipe)  # raises for an unknown name
     source = ClipOptions(data, layout, split_file, seed, frames, (imgsz, imgsz))
-    whole = dataclasses.replace(source, hop=frames)
     if not source.is_phantom:
         checked([source.dataset(name) for name in ("train", "validation", "test")], frames, 1)
-    training, validation = source.clips("train", clips, fresh=True), whole.clips("validation", validation_clips)
-    test = whole.clips("test", test_clips)
+    training, validation = source.clips("train", clips, fresh=True), source.judged("validation", validation_clips)
+    test = source.judged("test", test_clips)
     rows: list[AblationRow] = []
 
     def on_epoch(name: str, report: EpochReport) -> None:
@@ -89,7 +87,8 @@ def ablate_command(
 
     with process_group(device) as group:
         metadata = {"trained_on": source.described(training, "train"), "torch": torch.__version__}
-        options = RunOptions(workers=workers, group=group, metadata=metadata)
+        record = source.record("train", clips * epochs)
+        options = RunOptions(workers=workers, group=group, metadata=metadata, data=record)
         for row in ablated(names, recipe, training, validation, test, out, options, on_epoch):
             rows.append(row)
             content = {

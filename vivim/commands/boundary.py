@@ -47,7 +47,7 @@ def boundary_command(
         raise ConfigError(f"--out is {out}; expected a name ending in .safetensors")
     if min(steps, batch) < 1:
         raise ConfigError(f"--steps is {steps} and --batch is {batch}; expected at least 1")
-    source = ClipOptions(data, layout, split_file, frames=_FRAMES, size=(imgsz, imgsz), hop=_FRAMES)
+    source = ClipOptions(data, layout, split_file, seed, frames=_FRAMES, size=(imgsz, imgsz), hop=_FRAMES)
     masks = _masks(source.clips("train", clips), "masks to learn from")
     held_out = _masks(source.clips("validation", max(1, clips // 8)), "held-out masks")
     _console.print(f"{len(masks)} masks to learn from, {len(held_out)} held out")

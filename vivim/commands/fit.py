@@ -17,12 +17,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vivim.checkpoint import load_checkpoint
+from vivim.checkpoint import load_checkpoint, read_training
 from vivim.commands.check_data import checked
 from vivim.commands.clip_options import ClipOptions
 from vivim.training.batches import Augmentation, ClipSource
 from vivim.training.distributed import Group, process_group
-from vivim.training.fit import EpochReport, RunOptions, check_run, fit
+from vivim.training.fit import SPLIT_FILE, EpochReport, RunOptions, check_run, fit
 from vivim.training.monitor import Monitor
 from vivim.training.recipe import FitConfig, read_recipe
 from vivim_runtime.errors import ConfigError
@@ -114,12 +114,13 @@ def fit_command(
     chosen: dict[str, Any] = {name: given[name] for name in names}
     chosen["directions"] = tuple(directions.split(",")) if directions else None
     recipe = FitConfig(**chosen, augmentation=context.obj or Augmentation())
-    source = ClipOptions(data, layout, split_file, seed, frames, (imgsz, imgsz), stride, hop, validation_split)
+    before = read_training(init).data if init and data != "phantom" else ()  # phantoms have splits of their own
+    source = ClipOptions(data, layout, split_file, seed, frames, (imgsz, imgsz), stride, hop, validation_split, before)
     with process_group(device) as group:
-        options = RunOptions(resume, workers, save_every, group)
+        options = RunOptions(resume, workers, save_every, group, stride=stride)
         training = source.clips(split, clips, fresh)
         check_run(recipe, out, options, len(training))
-        judging = dataclasses.replace(source, hop=frames * stride).clips(validation_split, validation_clips)
+        judging = source.judged(validation_split, validation_clips)
         if group.leads and not source.is_phantom and not resume:
             checked([source.dataset(name) for name in (split, validation_split)], frames, stride)
         metadata = {
@@ -129,7 +130,14 @@ def fit_command(
             "seed": str(seed),
             "torch": torch.__version__,
         }
-        _train(recipe, training, judging, out, dataclasses.replace(options, metadata=metadata), tensorboard)
+        record = source.record(split, clips * epochs if fresh else clips)
+        _train(
+            recipe, training, judging, out, dataclasses.replace(options, metadata=metadata, data=record), tensorboard
+        )
+        if group.leads:
+            _console.print(
+                f"its Dice again: {_evaluation(source, out, validation_split, validation_clips)}", soft_wrap=True
+            )
 
 
 def _train(
@@ -151,6 +159,17 @@ def _train(
         raise
     if options.group.leads:
         _console.print(f"{out}/best.safetensors after {(time.monotonic() - began) / 60:.1f} min")
+
+
+def _evaluation(source: ClipOptions, out: Path, split: str, clips: int) -> str:
+    """The command that judges the best weights on the videos that chose them."""
+    data = source.data
+    if source.is_phantom:
+        height, width = source.size
+        data = f"phantom:clips={clips},frames={source.frames},size={height}x{width}"
+    files = [] if source.is_phantom else ["--split-file", str(out / SPLIT_FILE)]
+    split = split if source.is_phantom else "validation"
+    return shlex.join(["vivim-eval", str(out / "best.safetensors"), "--data", data, *files, "--split", split])
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from vivim_runtime.files import writable_file
 from vivim_runtime.sizes import parse_size
 
 __all__ = [
+    "AllowTrained",
     "ClipFrames",
     "Device",
     "FramesOfCheckpoint",
@@ -48,10 +49,11 @@ _SIZE_HELP = "Size of the frames, pixels: 256, or height x width as 256x320"
 
 SizeOfCheckpoint = Annotated[
     str | None,
-    typer.Option("--imgsz", metavar="N | HxW", help=f"{_SIZE_HELP}. For checkpoints; default what they say."),
+    typer.Option("--imgsz", metavar="N | HxW", help=f"{_SIZE_HELP}. For checkpoints; default that of their training."),
 ]
 FramesOfCheckpoint = Annotated[
-    int | None, typer.Option("--frames", min=1, help="Frames of a clip, T. For checkpoints; default what they say.")
+    int | None,
+    typer.Option("--frames", min=1, help="Frames of a clip, T. For checkpoints; default that of their training."),
 ]
 ClipFrames = Annotated[int | None, typer.Option("--frames", min=1, help="Frames of a clip, T.")]
 
@@ -73,6 +75,13 @@ ShownFrame = Annotated[
 ]
 Threshold = Annotated[float, typer.Option(help="Probability above which a pixel is marked.")]
 Seed = Annotated[int, typer.Option(help="Of what is drawn at random.")]
+
+# --- what a model is judged on --------------------------------------------------------------------------------------
+
+AllowTrained = Annotated[
+    bool,
+    typer.Option("--allow-trained", help="Judge a model on videos that it was trained on, too; the report says so."),
+]
 
 # --- what is written ------------------------------------------------------------------------------------------------
 
