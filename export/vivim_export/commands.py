@@ -61,6 +61,9 @@ def onnx_command(
         int | None, typer.Option(help="Opset of the standard operators, 20 to 23; default 20, for bf16 22.")
     ] = None,
     no_fold: Annotated[bool, typer.Option("--no-fold", help="Leave the decoder as it was trained.")] = False,
+    cpu: Annotated[
+        bool, typer.Option("--cpu", help="Fuse what ONNX Runtime on a CPU has compiled (make native); fp32.")
+    ] = False,
     segment_codes: Annotated[
         Path | None, typer.Option(help="JSON: what the classes are in DICOM's words; docs/dicom-seg.md.")
     ] = None,
@@ -88,6 +91,7 @@ def onnx_command(
         opset,
         fold=not no_fold,
         precision="fp16" if fp16 else "bf16" if bf16 else "fp32",
+        cpu=cpu,
         codes={} if segment_codes is None else _codes(segment_codes),
     )
     try:
@@ -138,7 +142,8 @@ def trt_command(
         str | None, typer.Option(help="For --backend rtx: 8.6,8.9,12.0 (default: these, RTX 30, 40 and 50).")
     ] = None,
     plugin: Annotated[
-        Path | None, typer.Option(help="libvivim_trt.so; default $VIVIM_PLUGIN, or make plugins.")
+        Path | None,
+        typer.Option(help="libvivim_trt.so; default $VIVIM_PLUGIN, or what vivim-plugins or make plugins built."),
     ] = None,
     profiling_verbosity: Annotated[str, typer.Option(help="none, layer_names_only or detailed.")] = "detailed",
     emit_onnx: Annotated[

@@ -27,6 +27,7 @@ import vivim.scan.operators  # noqa: F401  (registers torch.ops.vivim)
 from vivim.checkpoint import Training, load_checkpoint, read_training, resolve_weights
 from vivim.model import Vivim, stage_sizes
 from vivim.session import TorchSession, describe, weights_digest
+from vivim_export.channels_last import fuse_depthwise
 from vivim_export.emulation import open_artefact
 from vivim_export.folding import fold_for_export
 from vivim_export.functions import DOMAIN, DOMAIN_VERSION, causal_conv1d_function, selective_scan_function
@@ -57,6 +58,8 @@ class OnnxOptions:
         opset: of the standard operators; None is the lowest that has what is needed.
         fold: fold the decoder (exact; see vivim_export.folding).
         precision: fp32, fp16 or bf16, written into the graph's types (vivim_export.precision).
+        cpu: depthwise convolutions and their GELU as one node that ONNX Runtime on a CPU has compiled
+            (vivim_export.channels_last); fp32 only.
         codes: what classes are in DICOM's words (vivim.session.describe).
     """
 
@@ -66,6 +69,7 @@ class OnnxOptions:
     opset: int | None = None
     fold: bool = True
     precision: str = "fp32"
+    cpu: bool = False
     codes: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
 
     @property
@@ -82,6 +86,8 @@ class OnnxOptions:
             raise UsageError(f"--batch is {self.batch}; expected at least 1")
         if self.precision not in ("fp32", *HALVES):
             raise UsageError(f"the precision is {self.precision}; expected fp32, {', '.join(HALVES)}")
+        if self.cpu and self.precision != "fp32":
+            raise UsageError(f"--cpu and --{self.precision} contradict each other; CPUs take float32")
         if self.opset is not None and not self._lowest_opset <= self.opset < OPSETS.stop:
             raise UsageError(
                 f"--opset is {self.opset}; expected {self._lowest_opset} to {OPSETS.stop - 1} for {self.precision}"
@@ -145,7 +151,8 @@ def export_onnx(
         save_onnx(proto, temporary)
         on_stage("loading it in ONNX Runtime")
         reference = TorchSession(model, options.size, path, digest, training)
-        with open_artefact(temporary, "cpu") as session:
+        # All of the file is proven, the bodies that other runtimes take too; the reference may take compiled operators.
+        with open_artefact(temporary, "cpu", bodies=True) as session:
             comparison = compare(reference, session, clips, lambda n: on_stage(f"comparing with PyTorch, clip {n}"))
         comparison = replace(comparison, b=replace(comparison.b, name=output.name))
         if not comparison.passed:
@@ -187,6 +194,8 @@ def onnx_from_model(
         proto.functions.append(selective_scan_function(config.direction_codes, True, options.opset_version))
         if DOMAIN not in {entry.domain for entry in proto.opset_import}:
             proto.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
+    if options.cpu:
+        fuse_depthwise(proto)
     _drop_debug_information(proto)
     description = describe(
         model,
