@@ -22,6 +22,7 @@ from vivim_runtime.errors import SinkError, UsageError
 from vivim_runtime.files import part_name, writable_file
 from vivim_runtime.sinks.base import Segmented
 from vivim_runtime.sources.base import Image
+from vivim_runtime.sources.film import film_path
 
 __all__ = ["ENCODERS", "VideoWriter", "encoder_for", "encodes"]
 
@@ -135,7 +136,7 @@ class VideoWriter:
         self.encoder = encoder_for(encoder, padded, fps)
         self._pixels = _BY_NAME[self.encoder].pixels
         try:
-            self._container: Any = av.open(str(self._part), "w", format="mp4", options=_CONTAINER)
+            self._container: Any = av.open(film_path(self._part), "w", format="mp4", options=_CONTAINER)
             stream: Any = self._container.add_stream(self.encoder, rate=rate)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise SinkError(f"cannot write a video to {path}: {getattr(error, 'strerror', None) or error}") from None
