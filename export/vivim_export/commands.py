@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from vivim_export.precision_check import PRODUCTS
 from vivim_runtime.commands.check import ClipsCommand, check_command, publish
 from vivim_runtime.commands.options import HtmlFile, JsonFile, check_outputs, size_or_none
+from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.sessions.base import Session
 from vivim_runtime.sessions.sidecar import EngineRecord, sidecar_path
@@ -32,8 +32,8 @@ __all__ = ["app"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Export Vivim, and prove what was exported.")
 # File names are printed as they are: no markup.
-_console = Console(markup=False, highlight=False)
-_progress = Console(stderr=True, markup=False, highlight=False)
+_console = terminal()
+_progress = terminal(stderr=True)
 
 
 ComparedOn = Annotated[

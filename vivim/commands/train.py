@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from vivim.checkpoint import load_checkpoint, read_metadata, resolve_weights, save_checkpoint
 from vivim.commands.ablate import ablate_command
@@ -15,6 +14,7 @@ from vivim.commands.check_data import check_command
 from vivim.commands.fit import fit_command
 from vivim.training.curve import curve_svg, read_log
 from vivim_runtime.commands.evaluate import eval_command
+from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import ConfigError
 from vivim_runtime.files import sha256_file, write_text
 
@@ -55,7 +55,7 @@ def convert_command(
     save_checkpoint(target, model, {**kept, "converted_from_sha256": sha256_file(resolve_weights(source))})
     config = model.config
     count = sum(p.numel() for p in model.parameters())
-    Console(markup=False, highlight=False).print(
+    terminal().print(
         f"{target}: {config.preset_name}, {count / 1e6:.2f} M parameters, T = {config.frames}, "
         f"directions {', '.join(config.directions)}, edge head {config.edge_head}, classes {', '.join(config.classes)}"
     )
