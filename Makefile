@@ -11,7 +11,7 @@ CMAKE  ?= $(or $(shell command -v cmake),$(BIN)/cmake)
 GIVEN   = $(if $(2),-D$(1)="$(2)",-U$(1))
 C_FILES = $(shell git ls-files '*.c' '*.cpp' '*.cu' '*.cuh' '*.h')
 
-.PHONY: help dev format lint types test test-all plugins gpu-check compat demo bench clean
+.PHONY: help dev format lint types test test-all native wheels plugins gpu-check compat demo bench clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
@@ -44,6 +44,9 @@ test: dev  ## the fast tests (under 10 minutes on 2 cores)
 test-all: dev  ## every test that this machine can run
 	$(BIN)/python -m pytest
 
+native:  ## the operators for ONNX Runtime and PyTorch on this CPU, in plugins/build/native (a C++ compiler is enough)
+	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) plugins/ort/build.py
+
 plugins:  ## the CUDA kernels and the TensorRT plugin, in plugins/build/gpu (ARCH=87: for one GPU architecture)
 	$(CMAKE) -S plugins --preset gpu $(if $(NVCC),-DVIVIM_NVCC=$(NVCC)) $(call GIVEN,VIVIM_ARCHITECTURES,$(ARCH)) \
 		$(foreach name,VIVIM_TENSORRT_INCLUDE TENSORRT_ROOT VIVIM_TENSORRT_MAJOR,$(call GIVEN,$(name),$($(name))))
@@ -56,7 +59,11 @@ compat: dev  ## the code against six versions of TensorRT's bindings, its lean r
 	$(BIN)/python -m pytest -m slow tests/export/test_bindings.py tests/plugins/test_lean_registry.py \
 		tests/runtime/sessions/test_cuda_versions.py
 
+wheels:  ## vivim-edge and vivim-edge-native for x86-64 and aarch64, in dist/ (needs: pip install ziglang)
+	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) plugins/ort/wheels.py
+
 demo: dev  ## export, check and run the shipped weights; results in demo/
+	@$(BIN)/python plugins/ort/build.py || echo "The demo runs without it, slower."
 	$(BIN)/python examples/demo.py --out demo
 
 bench: dev  ## the CPU benchmarks: the scan, and whole clips end to end

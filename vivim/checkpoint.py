@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,14 +17,18 @@ from torch import Tensor
 
 from vivim.config import PRESETS, VivimConfig
 from vivim.model import Vivim
+from vivim_runtime.contract import CONTRACT_KEY, InputContract
 from vivim_runtime.errors import CheckpointError, ConfigError
 from vivim_runtime.files import atomic_path
+from vivim_runtime.provenance import DATA_KEY, TrainingData, data_from_json, data_to_json
 
 __all__ = [
+    "Training",
     "from_segformer",
     "from_upstream",
     "load_checkpoint",
     "read_metadata",
+    "read_training",
     "resolve_weights",
     "save_checkpoint",
     "upstream_key",
@@ -35,6 +40,26 @@ _PREFIXES = ("module.", "model.", "net.", "_orig_mod.", "segformer.")
 _TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")
 # Present in upstream checkpoints, read by no forward pass (golden README, point 1).
 _NEVER_USED = re.compile(r"encoder\.downsample_layers\.layer_norm\.\d\.|decoder\.classifier\.")
+
+
+@dataclass(frozen=True)
+class Training:
+    """What weights say of how they were trained: pictures and clips, and on which videos."""
+
+    contract: InputContract
+    data: tuple[TrainingData, ...] = ()
+
+    def with_dice(self, dice: float) -> Training:
+        """The same with the Dice that the weights have on the videos that validate."""
+        own, *before = self.data or (None,)
+        return self if own is None else replace(self, data=(replace(own, validation_dice=dice), *before))
+
+    def metadata(self, prefix: str = "") -> dict[str, str]:
+        """For the header of weights, and with the prefix `vivim.` for the description of a model file."""
+        return {
+            prefix + CONTRACT_KEY: self.contract.to_json(),
+            **({prefix + DATA_KEY: data_to_json(self.data)} if self.data else {}),
+        }
 
 
 def save_checkpoint(path: str | Path, model: Vivim, metadata: Mapping[str, str] | None = None) -> None:
@@ -96,7 +121,29 @@ def load_checkpoint(path: str | Path, frames: int | None = None) -> Vivim:
 def read_metadata(path: str | Path) -> dict[str, str]:
     """The metadata of a safetensors checkpoint; empty for other formats."""
     path = resolve_weights(path)
-    return _read_safetensors(path)[1] if path.suffix == ".safetensors" else {}
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from None
+
+
+def read_training(path: str | Path) -> Training:
+    """How weights were trained. Those without a record, the authors' too: 256 x 256, and the T of their configuration.
+
+    Raises:
+        CheckpointError: there is no such file, or it is damaged.
+        ModelError: the record is damaged, or of a newer version.
+    """
+    metadata, name = read_metadata(path), str(path)
+    if CONTRACT_KEY in metadata:
+        contract = InputContract.from_json(metadata[CONTRACT_KEY], name)
+    else:
+        frames = VivimConfig.from_json(metadata["config"]).frames if "config" in metadata else 5
+        contract = InputContract.assumed(frames)
+    return Training(contract, data_from_json(metadata.get(DATA_KEY, "[]"), name))
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -104,7 +151,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safetensors.safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is no readable safetensors file ({error}); is it complete?") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} is no readable safetensors file ({error}); is it complete?")
 
 
 def _torch_state(path: Path) -> dict[str, Tensor]:

@@ -8,13 +8,13 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from vivim_runtime.contract import IMAGENET_MEAN, IMAGENET_STD
 from vivim_runtime.errors import ConfigError
 
 __all__ = ["ABLATIONS", "MEAN", "PRESETS", "STD", "Direction", "EdgeHead", "SpatioTemporalModule", "VivimConfig"]
 
-# ImageNet statistics of RGB in 0..1: what the authors normalise frames with.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+# What networks are trained with; one of other weights is in their input contract.
+MEAN, STD = IMAGENET_MEAN, IMAGENET_STD
 
 Direction = Literal["forward", "backward", "spatial"]
 EdgeHead = Literal["none", "conv1x1", "conv3"]

@@ -17,8 +17,7 @@ from types import MappingProxyType, TracebackType
 import numpy as np
 import torch
 
-from vivim.checkpoint import load_checkpoint, resolve_weights
-from vivim.config import MEAN, STD
+from vivim.checkpoint import Training, load_checkpoint, read_training, resolve_weights
 from vivim.model import Vivim, stage_sizes
 from vivim.preprocessing import normalised
 from vivim_runtime.errors import UsageError
@@ -28,8 +27,6 @@ from vivim_runtime.sessions.base import Clips, Logits, ModelInfo, Session
 __all__ = ["TorchSession", "describe", "open_runner", "weights_digest"]
 
 _FORMAT = "1"
-# Of checkpoints, which do not say at which size they were trained: that of the paper.
-_SIZE = (256, 256)
 # Distinct and visible on grey-scale images; repeated when there are more classes.
 _COLORS = ((0, 230, 118), (255, 193, 7), (3, 169, 244), (233, 30, 99), (156, 39, 176), (255, 87, 34))
 _NO_TOOLS: Mapping[str, str] = MappingProxyType({})
@@ -39,6 +36,7 @@ def describe(
     model: Vivim,
     size: tuple[int, int],
     weights_sha256: str,
+    training: Training,
     *,
     batch: int | None = None,
     raw_input: bool = False,
@@ -48,6 +46,7 @@ def describe(
     """What a network that takes frames of `size` (H, W) says about itself; ModelInfo.from_metadata reads it.
 
     Args:
+        training: what the weights say of their training; it goes with them, whatever size they are now for.
         batch: clips a call; None is any number.
         raw_input: float32, normalised outside, instead of pixels.
         tools: versions of what made the file, besides PyTorch.
@@ -69,12 +68,13 @@ def describe(
         "vivim.width": str(size[1]),
         "vivim.batch": "dynamic" if batch is None else str(batch),
         "vivim.input": "float32" if raw_input else "uint8",
-        "vivim.mean": json.dumps(MEAN),
-        "vivim.std": json.dumps(STD),
+        "vivim.mean": json.dumps(training.contract.mean),
+        "vivim.std": json.dumps(training.contract.std),
         "vivim.classes": json.dumps(classes),
         "vivim.precision": precision,
         "vivim.weights_sha256": weights_sha256,
         "vivim.versions": json.dumps(versions, sort_keys=True),
+        **training.metadata("vivim."),
     }
 
 
@@ -98,7 +98,7 @@ def open_runner(
 
     Args:
         name: a checkpoint file, or shipped weights such as `tiny`.
-        size, frames: (H, W) and T; None is what the checkpoint says.
+        size, frames: (H, W) and T; None for those of its training.
         device: of model files; PyTorch is the reference, and stays on the CPU.
         threads: CPU threads; 0 leaves the number to PyTorch.
 
@@ -110,7 +110,9 @@ def open_runner(
     path = resolve_weights(name)
     if threads:
         torch.set_num_threads(threads)
-    return TorchSession(load_checkpoint(path, frames), size or _SIZE, path, sha256_file(path))
+    training = read_training(path)
+    model = load_checkpoint(path, frames)
+    return TorchSession(model, size or training.contract.size, path, sha256_file(path), training)
 
 
 class TorchSession:
@@ -118,15 +120,17 @@ class TorchSession:
 
     backend, device = "PyTorch", "cpu"
 
-    def __init__(self, model: Vivim, size: tuple[int, int], path: Path, weights_sha256: str) -> None:
+    def __init__(
+        self, model: Vivim, size: tuple[int, int], path: Path, weights_sha256: str, training: Training
+    ) -> None:
         stage_sizes(model.config, *size)  # raises for a size that the network cannot take
         self._model = model.eval()
-        self.info = ModelInfo.from_metadata(path, describe(model, size, weights_sha256))
+        self.info = ModelInfo.from_metadata(path, describe(model, size, weights_sha256, training))
 
     def __call__(self, clips: Clips) -> Logits:
         """uint8 RGB (B, T, H, W, 3) -> float32 logits (B, T, K, H, W)."""
         with torch.inference_mode():
-            logits: Logits = self._model(normalised(clips)).logits.numpy()
+            logits: Logits = self._model(normalised(clips, self.info.mean, self.info.std)).logits.numpy()
         return logits
 
     def warm_up(self) -> None:

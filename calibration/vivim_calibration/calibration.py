@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +21,12 @@ from vivim_calibration.clips import ClipSet
 from vivim_calibration.histogram import METHODS, Histogram, range_of
 from vivim_calibration.layers import quantisable_layers
 from vivim_runtime.clips import Clip
-from vivim_runtime.errors import DataError, ModelError, UsageError
+from vivim_runtime.errors import DataError, ModelError, PluginError, UsageError
 from vivim_runtime.files import write_text
 from vivim_runtime.sessions.base import ModelInfo, model_input
-from vivim_runtime.sessions.onnx import onnx_runtime
+from vivim_runtime.sessions.onnx import inference_session, onnx_runtime
 
-__all__ = ["Calibration", "calibrated", "check_method"]
+__all__ = ["Calibration", "check_method", "learn_ranges"]
 
 _FORMAT = 1
 # What one run may hand out of activations: more are read in several runs of the same clip.
@@ -118,7 +119,7 @@ def check_method(method: str) -> None:
         raise UsageError(f"--method is {method}; expected {', '.join(METHODS)}")
 
 
-def calibrated(
+def learn_ranges(
     model: onnx.ModelProto,
     info: ModelInfo,
     digest: str,
@@ -180,15 +181,19 @@ class _Probe:
             if name not in outputs:
                 untyped = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
                 probed.graph.output.append(shapes.get(name, untyped))
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = threads
-        # What a run hands out is new memory every time: an arena would keep the most it ever needed.
-        options.enable_cpu_mem_arena = False
+
+        def options() -> Any:
+            made = onnxruntime.SessionOptions()
+            made.log_severity_level = 3
+            made.intra_op_num_threads = threads
+            # What a run hands out is new memory every time: an arena would keep the most it ever needed.
+            made.enable_cpu_mem_arena = False
+            return made
+
         try:
-            self._session = onnxruntime.InferenceSession(
-                probed.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
+            self._session, _ = inference_session(probed.SerializeToString(), options, ["CPUExecutionProvider"])
+        except PluginError:
+            raise
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise ModelError(f"{info.path} does not run in ONNX Runtime: {str(error).splitlines()[0]}") from None
         self._info = info

@@ -16,6 +16,7 @@ import numpy as np
 from vivim_runtime.clips import Clip, cut_clips
 from vivim_runtime.datasets.as_source import Opener, VideoSource, videos_of
 from vivim_runtime.errors import DataError, UsageError
+from vivim_runtime.provenance import TrainingData
 
 __all__ = ["ClipSet", "DrawOptions", "check_disjoint", "drawn_clips", "whole_clips"]
 
@@ -87,34 +88,49 @@ class ClipSet:
                 raise DataError(f"{name} has fewer clips than when they were counted; is it still being written?")
 
 
-def whole_clips(names: Sequence[str], frames: int, size: tuple[int, int], most: int | None = None) -> ClipSet:
+def whole_clips(
+    names: Sequence[str],
+    frames: int,
+    size: tuple[int, int],
+    most: int | None = None,
+    trained: Sequence[TrainingData] = (),
+) -> ClipSet:
     """The clips of sources, in order; of at most `most`, evenly over the sources.
+
+    Args:
+        trained: what the weights were trained on: of a data set that they know, the test videos of the training.
 
     Raises:
         DataError: no source has a whole clip.
         SourceError: a source cannot be read.
     """
-    videos = videos_of(names, "test")
+    videos = videos_of(names, "test", trained)
     counts, notes = _counted(videos, frames)
     numbers = {name: list(range(count)) for name, count in counts.items()}
     return ClipSet(_evenly(numbers, most or sum(counts.values())), videos, frames, size, notes)
 
 
 def drawn_clips(
-    names: Sequence[str], frames: int, size: tuple[int, int], options: DrawOptions, held_out: int = 0
+    names: Sequence[str],
+    frames: int,
+    size: tuple[int, int],
+    options: DrawOptions,
+    held_out: int = 0,
+    trained: Sequence[TrainingData] = (),
 ) -> tuple[ClipSet, ClipSet]:
     """Clips to calibrate with, and up to `held_out` others to judge on.
 
     Args:
         names: see vivim_runtime.datasets.as_source.videos_of.
         frames, size: T and (H, W) of a clip.
+        trained: what the weights were trained on: of a data set that they know, the videos that trained.
 
     Raises:
         DataError: too few clips.
         SourceError: a source cannot be read.
         UsageError: a camera or a stream.
     """
-    videos = videos_of(names, "train")
+    videos = videos_of(names, "train", trained)
     counts, notes = _counted(videos, frames)
     generator = np.random.default_rng(options.seed)
     rest, apart = _set_apart(counts, generator) if held_out else (counts, {})

@@ -15,16 +15,20 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from vivim_calibration.calibration import Calibration, calibrated, check_method
+from vivim_calibration.calibration import Calibration, check_method, learn_ranges
 from vivim_calibration.clips import ClipSet, DrawOptions, check_disjoint, drawn_clips, whole_clips
 from vivim_calibration.float_model import FloatModel, load_float_model
 from vivim_calibration.layers import quantisable_layers
-from vivim_calibration.quantise import quantised
-from vivim_calibration.sensitivity import Analysis, Trial, analysed, fewest_in_float
+from vivim_calibration.quantise import quantise_layers
+from vivim_calibration.sensitivity import Analysis, Trial, fewest_in_float, rank_layers
 from vivim_calibration.verdict import agreement_of, latencies, logits_of_clips, speed_failure
+from vivim_runtime.datasets import refuse_trained
+from vivim_runtime.datasets.as_source import datasets_of
+from vivim_runtime.datasets.fingerprints import trained_videos
 from vivim_runtime.errors import DataError, ModelError, UsageError, VerdictError
 from vivim_runtime.files import atomic_path, json_value, writable_file
 from vivim_runtime.judging.agreement import BUDGETS, Agreement, budget_failures
+from vivim_runtime.provenance import TrainingData
 from vivim_runtime.sessions import open_session
 from vivim_runtime.sessions.base import ModelInfo, Session
 from vivim_runtime.sessions.onnx import OnnxSession
@@ -51,6 +55,7 @@ class Options:
         target: the device that the file is for; "" is this one, where int8 must then be faster.
         device, threads: as for vivim_runtime.open_session; sensitivity and ranges are worked out on the CPU.
         runs: calls that latency is the median of.
+        allow_trained: judge on videos of data sets that the weights were trained on, too.
     """
 
     method: str | None = None
@@ -66,6 +71,7 @@ class Options:
     device: str = "auto"
     threads: int = 0
     runs: int = 10
+    allow_trained: bool = False
 
     def __post_init__(self) -> None:
         if self.method is not None:
@@ -147,7 +153,8 @@ def calibrate(
         source: float32 file of vivim-export.
         output: the int8 file; None only finds out.
         calibration_data, evaluation_data: see vivim_runtime.datasets.as_source.videos_of. Without evaluation data, a
-            quarter of the calibration data is set apart for it.
+            quarter of the calibration data is set apart for it; where that has trained the network, the test videos of
+            the same data sets judge.
         on_stage: told what is being done.
 
     Raises:
@@ -168,13 +175,13 @@ def calibrate(
     if options.fp16:
         _check_rival(model.info, options.fp16, options)
     on_stage("counting the clips")
-    learnt_from, judged_on = _clips(model.info, calibration_data, evaluation_data, options)
+    learnt_from, judged_on, seen = _clips(model.info, calibration_data, evaluation_data, options)
     calibration = _calibration(model, learnt_from, options, on_stage)
     check_disjoint(calibration.clips, judged_on)
     left_in_float, analysis = _left_in_float(model, calibration, learnt_from, options, on_stage)
 
     on_stage("writing the int8 graph")
-    result = quantised(model.proto, calibration.ranges, left_in_float)
+    result = quantise_layers(model.proto, calibration.ranges, left_in_float)
     _describe(result, calibration, left_in_float)
     info = model.info
     del model  # its graph: hundreds of megabytes that the sessions below can use
@@ -186,7 +193,7 @@ def calibrate(
     outcome = Outcome(
         sides=sides,
         failures=tuple(_failures(sides, device, options)),
-        notes=tuple(_notes(sides, learnt_from, judged_on, device, options)),
+        notes=(*info.departures, *seen, *_notes(sides, learnt_from, judged_on, device, options)),
         device=device,
         target=options.target,
         method=calibration.method,
@@ -210,8 +217,16 @@ def calibrate(
 
 def _clips(
     info: ModelInfo, calibration_data: Sequence[str], evaluation_data: Sequence[str], options: Options
-) -> tuple[ClipSet | None, ClipSet]:
-    """Clips to calibrate with (None where a cache stands for them), and clips to judge on."""
+) -> tuple[ClipSet | None, ClipSet, list[str]]:
+    """Clips to calibrate with (None where a cache stands for them), clips to judge on, and what to know of these."""
+    trained = info.training_data
+    if not evaluation_data and not options.allow_trained and _trained(calibration_data, "train", trained):
+        evaluation_data = calibration_data
+    seen: list[str] = []
+    for dataset in datasets_of(evaluation_data, "test", trained):
+        seen += refuse_trained(dataset, trained, info.path.name, options.allow_trained)
+    if not evaluation_data and _trained(calibration_data, "train", trained):
+        seen.append(f"{info.path.name} was trained on videos of {', '.join(calibration_data)} (--allow-trained)")
     if not calibration_data:
         if options.cache is None or not options.cache.is_file():
             raise UsageError("nothing to calibrate on; give videos, folders or DICOM files with --calib-data")
@@ -219,12 +234,17 @@ def _clips(
             raise UsageError("nothing to judge the result on; give --eval-data, or the clips again with --calib-data")
         if options.analyse or options.budget is not None:
             raise UsageError("--analyse and --budget look at calibration clips; give them with --calib-data")
-        return None, whole_clips(evaluation_data, info.frames, info.size, options.eval_clips)
+        return None, whole_clips(evaluation_data, info.frames, info.size, options.eval_clips, trained), seen
     held_out = 0 if evaluation_data else options.eval_clips
-    learnt_from, judged_on = drawn_clips(calibration_data, info.frames, info.size, options.draw, held_out)
+    learnt_from, judged_on = drawn_clips(calibration_data, info.frames, info.size, options.draw, held_out, trained)
     if evaluation_data:
-        judged_on = whole_clips(evaluation_data, info.frames, info.size, options.eval_clips)
-    return learnt_from, judged_on
+        judged_on = whole_clips(evaluation_data, info.frames, info.size, options.eval_clips, trained)
+    return learnt_from, judged_on, seen
+
+
+def _trained(names: Sequence[str], split: str, trained: Sequence[TrainingData]) -> bool:
+    """Whether a network was trained on videos of a data set among names."""
+    return bool(trained) and any(trained_videos(dataset, trained) for dataset in datasets_of(names, split, trained))
 
 
 def _calibration(
@@ -240,7 +260,7 @@ def _calibration(
             calibration.check_clips(options.cache, clips)
         return calibration
     assert clips is not None
-    calibration = calibrated(
+    calibration = learn_ranges(
         model.proto,
         model.info,
         model.sha256,
@@ -268,7 +288,7 @@ def _left_in_float(
     on_stage("reading clips to rank the layers on")
     few = list(clips.first(options.analyse_clips))
     trial = Trial(model.proto, calibration.ranges, model.info.path, few, options.threads)
-    analysis = analysed(trial, lambda done, count: on_stage(f"ranking the layers, {done} of {count}"))
+    analysis = rank_layers(trial, lambda done, count: on_stage(f"ranking the layers, {done} of {count}"))
     if options.budget is None:
         return always, analysis
     if analysis.all_int8.masks.dice is None:

@@ -18,10 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from vivim_export.precision_check import PRODUCTS
-from vivim_export.runners import open_runner
 from vivim_runtime.commands.check import ClipsCommand, check_command, publish
-from vivim_runtime.commands.options import HtmlFile, JsonFile, check_outputs, parse_size
+from vivim_runtime.commands.options import HtmlFile, JsonFile, check_outputs, size_or_none
 from vivim_runtime.errors import ParityError, UsageError
+from vivim_runtime.sessions.base import Session
 from vivim_runtime.sessions.sidecar import EngineRecord, sidecar_path
 
 if TYPE_CHECKING:
@@ -45,8 +45,10 @@ ComparedOn = Annotated[
 def onnx_command(
     weights: Annotated[str, typer.Option(help="Checkpoint, or tiny for the shipped weights.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")] = Path("model.onnx"),
-    imgsz: Annotated[str, typer.Option(metavar="N | H W", help="Size of the frames, pixels.")] = "256",
-    frames: Annotated[int | None, typer.Option(help="Frames of a clip, T; default what the checkpoint says.")] = None,
+    imgsz: Annotated[
+        str | None, typer.Option(metavar="N | H W", help="Size of the frames, pixels; default that of the training.")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames of a clip, T; default that of the training.")] = None,
     batch: Annotated[int | None, typer.Option(help="Clips at once; default 1.")] = None,
     dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="Any number of clips at once.")] = False,
     raw_input: Annotated[
@@ -58,11 +60,15 @@ def onnx_command(
         int | None, typer.Option(help="Opset of the standard operators, 20 to 23; default 20, for bf16 22.")
     ] = None,
     no_fold: Annotated[bool, typer.Option("--no-fold", help="Leave the decoder as it was trained.")] = False,
+    cpu: Annotated[
+        bool, typer.Option("--cpu", help="Fuse what ONNX Runtime on a CPU has compiled (make native); fp32.")
+    ] = False,
     clips: ComparedOn = None,
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
 ) -> None:
     """Export to one ONNX file, and compare it with PyTorch: over budget nothing is written (exit code 3)."""
+    from vivim.checkpoint import read_training
     from vivim_export.onnx_export import OnnxOptions, export_onnx
 
     check_outputs((output, json_file, html_file), (weights,))
@@ -70,13 +76,18 @@ def onnx_command(
         raise UsageError(f"--batch {batch} and --dynamic-batch contradict each other; give one of them")
     if fp16 and bf16:
         raise UsageError("--fp16 and --bf16 contradict each other; give one of them")
+    contract = read_training(weights).contract
+    size = size_or_none(imgsz) or contract.size
+    for departure in contract.departures(size, frames or contract.frames, "exported"):
+        _progress.print(f"note: {departure}", soft_wrap=True)
     options = OnnxOptions(
-        parse_size(imgsz),
+        size,
         None if dynamic_batch else 1 if batch is None else batch,
         raw_input,
         opset,
         fold=not no_fold,
         precision="fp16" if fp16 else "bf16" if bf16 else "fp32",
+        cpu=cpu,
     )
     try:
         with _progress.status("reading the checkpoint") as status:
@@ -220,7 +231,13 @@ def _counted(counts: Mapping[str, str | int]) -> str:
     return ", ".join(f"{name} {value}" for name, value in counts.items())
 
 
+def _opened(name: str, size: tuple[int, int] | None, frames: int | None, device: str, threads: int) -> Session:
+    from vivim_export.runners import open_runner
+
+    return open_runner(name, size, frames, device, threads)
+
+
 # The bf16 files of `vivim-export onnx --bf16` are for TensorRT; here they are emulated, in vivim-check refused.
 app.command("check", cls=ClipsCommand, help="The same as vivim-check, with bf16 ONNX files emulated.")(
-    check_command(open_runner)
+    check_command(_opened)
 )

@@ -70,11 +70,14 @@ def float_from_bfloat16(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def open_artefact(path: Path, device: str = "auto", threads: int = 0) -> Session:
-    """A session for a model file, as vivim_runtime.open_session gives it; a bf16 ONNX file is emulated."""
+def open_artefact(path: Path, device: str = "auto", threads: int = 0, bodies: bool = False) -> Session:
+    """A session for a model file, as vivim_runtime.open_session gives it; a bf16 ONNX file is emulated.
+
+    `bodies`: an ONNX file computes the scan itself, as in a runtime that has not our operators.
+    """
     if path.suffix == ".onnx" and path.is_file() and _is_bfloat16(path):
-        return EmulatedSession(path, device, threads)
-    return open_session(path, device, threads)
+        return EmulatedSession(path, device, threads, bodies)
+    return OnnxSession(path, device, threads, bodies=True) if bodies else open_session(path, device, threads)
 
 
 def _is_bfloat16(path: Path) -> bool:
@@ -88,10 +91,10 @@ def _is_bfloat16(path: Path) -> bool:
 class EmulatedSession(OnnxSession):
     """A bf16 file in ONNX Runtime, which has no bf16 convolutions: float32 rounded to bf16 after every operation."""
 
-    def __init__(self, path: Path, device: str = "auto", threads: int = 0) -> None:
+    def __init__(self, path: Path, device: str = "auto", threads: int = 0, bodies: bool = False) -> None:
         with TemporaryDirectory() as folder:
             emulated = Path(folder) / path.name
             onnx.save(float_from_bfloat16(onnx.load(path)), emulated)
-            super().__init__(emulated, device, threads)
+            super().__init__(emulated, device, threads, bodies=bodies)
         self.backend = "ONNX Runtime, bf16 emulated"
         self.info = replace(self.info, path=path)

@@ -24,14 +24,15 @@ from onnx import helper
 from torch import Tensor, nn
 
 import vivim.scan.operators  # noqa: F401  (registers torch.ops.vivim)
-from vivim.checkpoint import load_checkpoint, resolve_weights
-from vivim.config import MEAN, STD
+from vivim.checkpoint import Training, load_checkpoint, read_training, resolve_weights
 from vivim.model import Vivim, stage_sizes
 from vivim.session import TorchSession, describe, weights_digest
+from vivim_export.channels_last import fuse_depthwise
 from vivim_export.emulation import open_artefact
 from vivim_export.folding import fold_for_export
 from vivim_export.functions import DOMAIN, DOMAIN_VERSION, causal_conv1d_function, selective_scan_function
 from vivim_export.precision import HALVES, half_from_float
+from vivim_runtime.contract import InputContract
 from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.files import atomic_path, sha256_file
 from vivim_runtime.judging.parity import Comparison, compare
@@ -50,21 +51,24 @@ class OnnxOptions:
     """How to export.
 
     Attributes:
-        size: (H, W) of the network's input, pixels.
+        size: (H, W) of the network's input, pixels; None is that of its training.
         batch: clips at once; None leaves it open (dynamic).
         raw_input: take normalised float32 (B, T, 3, H, W), as the authors' code does, instead of uint8 RGB
             (B, T, H, W, 3) with the normalisation inside.
         opset: of the standard operators; None is the lowest that has what is needed.
         fold: fold the decoder (exact; see vivim_export.folding).
         precision: fp32, fp16 or bf16, written into the graph's types (vivim_export.precision).
+        cpu: depthwise convolutions and their GELU as one node that ONNX Runtime on a CPU has compiled
+            (vivim_export.channels_last); fp32 only.
     """
 
-    size: tuple[int, int] = (256, 256)
+    size: tuple[int, int] | None = None
     batch: int | None = 1
     raw_input: bool = False
     opset: int | None = None
     fold: bool = True
     precision: str = "fp32"
+    cpu: bool = False
 
     @property
     def opset_version(self) -> int:
@@ -80,6 +84,8 @@ class OnnxOptions:
             raise UsageError(f"--batch is {self.batch}; expected at least 1")
         if self.precision not in ("fp32", *HALVES):
             raise UsageError(f"the precision is {self.precision}; expected fp32, {', '.join(HALVES)}")
+        if self.cpu and self.precision != "fp32":
+            raise UsageError(f"--cpu and --{self.precision} contradict each other; CPUs take float32")
         if self.opset is not None and not self._lowest_opset <= self.opset < OPSETS.stop:
             raise UsageError(
                 f"--opset is {self.opset}; expected {self._lowest_opset} to {OPSETS.stop - 1} for {self.precision}"
@@ -92,11 +98,11 @@ class _Deployed(nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, model: Vivim, raw_input: bool) -> None:
+    def __init__(self, model: Vivim, raw_input: bool, contract: InputContract) -> None:
         super().__init__()
         self.model, self.raw_input = model, raw_input
-        self.register_buffer("mean", 255.0 * torch.tensor(MEAN))
-        self.register_buffer("scale", 1.0 / (255.0 * torch.tensor(STD)))
+        self.register_buffer("mean", 255.0 * torch.tensor(contract.mean))
+        self.register_buffer("scale", 1.0 / (255.0 * torch.tensor(contract.std)))
 
     def forward(self, x: Tensor) -> Tensor:
         """uint8 (B, T, H, W, 3), or float32 (B, T, 3, H, W) when raw -> logits (B, T, K, H, W)."""
@@ -132,15 +138,19 @@ def export_onnx(
     if output.suffix != ".onnx":
         raise UsageError(f"the output is {output}; expected a name ending in .onnx")
     path = resolve_weights(weights)
+    training = read_training(path)
     model = load_checkpoint(path, frames)
+    options = replace(options, size=options.size or training.contract.size)
+    assert options.size is not None
     with atomic_path(output) as temporary:
         on_stage(f"tracing {model.config.preset_name}, T = {model.config.frames}, {options.size[0]}x{options.size[1]}")
         digest = sha256_file(path)
-        proto = onnx_from_model(model, options, digest)
+        proto = onnx_from_model(model, options, digest, training)
         save_onnx(proto, temporary)
         on_stage("loading it in ONNX Runtime")
-        reference = TorchSession(model, options.size, path, digest)
-        with open_artefact(temporary, "cpu") as session:
+        reference = TorchSession(model, options.size, path, digest, training)
+        # All of the file is proven, the bodies that other runtimes take too; the reference may take compiled operators.
+        with open_artefact(temporary, "cpu", bodies=True) as session:
             comparison = compare(reference, session, clips, lambda n: on_stage(f"comparing with PyTorch, clip {n}"))
         comparison = replace(comparison, b=replace(comparison.b, name=output.name))
         if not comparison.passed:
@@ -161,12 +171,20 @@ def save_onnx(model: onnx.ModelProto, output: str | Path) -> None:
         onnx.checker.check_model(temporary, full_check=True)
 
 
-def onnx_from_model(model: Vivim, options: OnnxOptions, weights_sha256: str | None = None) -> onnx.ModelProto:
-    """The ONNX model of a network; its T is `model.config.frames`."""
+def onnx_from_model(
+    model: Vivim, options: OnnxOptions, weights_sha256: str | None = None, training: Training | None = None
+) -> onnx.ModelProto:
+    """The ONNX model of a network; its T is `model.config.frames`.
+
+    Args:
+        training: what its weights say of their training; default that of weights without a record.
+    """
     config = model.config
-    stage_sizes(config, *options.size)  # raises for a size that the network cannot take
-    deployed = _Deployed(fold_for_export(model, options.fold), options.raw_input).eval()
-    proto = _trace(deployed, _example(config.frames, options), options)
+    training = training or Training(InputContract.assumed(config.frames))
+    size = options.size or training.contract.size
+    stage_sizes(config, *size)  # raises for a size that the network cannot take
+    deployed = _Deployed(fold_for_export(model, options.fold), options.raw_input, training.contract).eval()
+    proto = _trace(deployed, _example(config.frames, size, options), options)
     if options.precision != "fp32":
         proto = half_from_float(proto, options.precision)
     if any(node.domain == DOMAIN for node in proto.graph.node):  # SegFormer alone has no node of ours, nor have rivals
@@ -174,11 +192,14 @@ def onnx_from_model(model: Vivim, options: OnnxOptions, weights_sha256: str | No
         proto.functions.append(selective_scan_function(config.direction_codes, True, options.opset_version))
         if DOMAIN not in {entry.domain for entry in proto.opset_import}:
             proto.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
+    if options.cpu:
+        fuse_depthwise(proto)
     _drop_debug_information(proto)
     description = describe(
         model,
-        options.size,
+        size,
         weights_sha256 or weights_digest(model),
+        training,
         batch=options.batch,
         raw_input=options.raw_input,
         precision=options.precision,
@@ -190,9 +211,9 @@ def onnx_from_model(model: Vivim, options: OnnxOptions, weights_sha256: str | No
     return proto
 
 
-def _example(frames: int, options: OnnxOptions) -> Tensor:
+def _example(frames: int, size: tuple[int, int], options: OnnxOptions) -> Tensor:
     # A dynamic batch is traced with 2 clips: torch.export takes a size of 1 for a constant.
-    batch, (height, width) = options.batch or 2, options.size
+    batch, (height, width) = options.batch or 2, size
     if options.raw_input:
         return torch.zeros(batch, frames, 3, height, width)
     return torch.zeros(batch, frames, height, width, 3, dtype=torch.uint8)

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -42,6 +42,7 @@ __all__ = [
 
 Masks = npt.NDArray[np.bool_]
 Show = Literal["newest", "centre"]
+_Frame = TypeVar("_Frame")  # a frame, or its number
 
 # A mask is white on black, 0 and 255; what compression or interpolation left between goes to the nearer one.
 WHITE_FROM = 128
@@ -122,7 +123,7 @@ def _clip(frames: list[Frame], size: tuple[int, int], source: str, start: int) -
 
 
 @dataclass(frozen=True, eq=False)
-class Window:
+class Window(Generic[_Frame]):
     """T frames to infer together.
 
     Attributes:
@@ -133,12 +134,12 @@ class Window:
     """
 
     number: int
-    frames: tuple[Frame, ...]
+    frames: tuple[_Frame, ...]
     used: slice
     padded: int = 0
 
 
-def windows(frames: Iterable[Frame], length: int, hop: int, show: Show) -> Iterator[Window]:
+def windows(frames: Iterable[_Frame], length: int, hop: int, show: Show) -> Iterator[Window[_Frame]]:
     """A stream of frames in windows of `length`, one every `hop` frames; at most `length` frames are kept.
 
     A window is given out when the next frame arrives or the stream ends, since the last one serves more frames.
@@ -146,7 +147,7 @@ def windows(frames: Iterable[Frame], length: int, hop: int, show: Show) -> Itera
     if not 1 <= hop <= length:
         raise UsageError(f"--hop is {hop}; expected 1 to {length}, the frames of a clip")
     first_used = length - hop if show == "newest" else (length - hop) // 2
-    kept: deque[Frame] = deque(maxlen=length)
+    kept: deque[_Frame] = deque(maxlen=length)
     count = number = served = 0  # frames seen, windows given out, frames whose window is given out
     due = length  # frames seen when the next window is complete
     for frame in frames:

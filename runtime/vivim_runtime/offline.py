@@ -16,7 +16,7 @@ from vivim_runtime.errors import UsageError
 from vivim_runtime.overlay import Layer, drawn
 from vivim_runtime.sessions.base import Session
 from vivim_runtime.sinks.base import MaskedFrame, Segmented, Sink
-from vivim_runtime.sources.base import Source
+from vivim_runtime.sources.base import Frame, Source
 
 __all__ = ["RunOptions", "RunReport", "Stopwatch", "run"]
 
@@ -29,7 +29,7 @@ class RunOptions:
     """How to run.
 
     Attributes:
-        hop: frames from one clip to the next; None is T, so that every frame is inferred once.
+        hop: frames from one clip to the next; None is that of the model, mostly T: every frame is inferred once.
         show: which frames of a clip give their masks when clips overlap (vivim_runtime.clips).
         threshold: probability above which a pixel belongs to a class.
         layers, alpha: what is drawn, and the opacity of `overlay`.
@@ -113,7 +113,7 @@ def run(
         SourceError, SinkError, UsageError.
     """
     info, watch = session.info, Stopwatch()
-    hop = info.frames if options.hop is None else options.hop
+    hop = info.hop if options.hop is None else options.hop
     frames = _watched(islice(source, options.max_frames), watch, "read")
     latencies: list[float] = []
     padded = written = with_mask = 0
@@ -167,20 +167,20 @@ def _watched(items: Iterable[_Item], watch: Stopwatch, part: str) -> Iterator[_I
         yield item
 
 
-def _grouped(items: Iterable[Window], size: int) -> Iterator[list[Window]]:
+def _grouped(items: Iterable[Window[Frame]], size: int) -> Iterator[list[Window[Frame]]]:
     iterator = iter(items)
     while group := list(islice(iterator, size)):
         yield group
 
 
-def _stacked(group: list[Window], size: tuple[int, int], batch: int) -> np.ndarray:
+def _stacked(group: list[Window[Frame]], size: tuple[int, int], batch: int) -> np.ndarray:
     """uint8 (batch, T, H, W, 3); a group that is too small for the model's batch is filled with its last window."""
     pixels = [np.stack([resized(frame.image, size) for frame in window.frames]) for window in group]
     return np.stack([*pixels, *[pixels[-1]] * (batch - len(group))])
 
 
 def _segmented(
-    window: Window, logits: np.ndarray, session: Session, options: RunOptions, latency: float, watch: Stopwatch
+    window: Window[Frame], logits: np.ndarray, session: Session, options: RunOptions, latency: float, watch: Stopwatch
 ) -> Iterator[Segmented]:
     """The frames that this window serves, with masks at their own resolution."""
     for position in range(window.used.start, window.used.stop):

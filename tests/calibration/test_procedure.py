@@ -12,6 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 from tests.calibration.conftest import FRAMES, SIZE, clips_of
+from tests.runtime.models import brightness_model
 from vivim_calibration import procedure
 from vivim_calibration.calibration import Calibration
 from vivim_calibration.clips import DrawOptions, whole_clips
@@ -20,6 +21,7 @@ from vivim_export.precision import half_from_float
 from vivim_runtime import open_session
 from vivim_runtime.commands.entry import main
 from vivim_runtime.errors import DataError, ModelError, UsageError, VerdictError
+from vivim_runtime.provenance import TrainingData, data_to_json
 
 # Phantoms 21 and 25 have lesions at this size; others among the low numbers show none.
 CALIBRATION, EVALUATION = [clips_of(1), clips_of(2)], [clips_of(21), clips_of(25)]
@@ -91,7 +93,7 @@ def marking_nothing(model: onnx.ModelProto, path: Path) -> Path:
 def test_a_cache_gives_the_same_file_without_calibrating(
     made: tuple[Path, Outcome, Path], exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(procedure, "calibrated", None)  # whoever calls it fails
+    monkeypatch.setattr(procedure, "learn_ranges", None)  # whoever calls it fails
     calibrate(exported, tmp_path / "again.onnx", CALIBRATION, EVALUATION, replace(OPTIONS, cache=made[2]))
     calibrate(exported, tmp_path / "bare.onnx", [], EVALUATION, replace(OPTIONS, cache=made[2]))
     for name in ("again.onnx", "bare.onnx"):
@@ -224,13 +226,13 @@ def test_the_model_itself_is_never_overwritten(exported: Path) -> None:
 def test_over_budget_nothing_is_written_and_an_earlier_file_stays(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = procedure.calibrated
+    real = procedure.learn_ranges
 
     def narrow(*arguments: object) -> Calibration:
         found = real(*arguments)  # type: ignore[arg-type]
         return replace(found, ranges={name: reach / 20 for name, reach in found.ranges.items()})
 
-    monkeypatch.setattr(procedure, "calibrated", narrow)
+    monkeypatch.setattr(procedure, "learn_ranges", narrow)
     output = tmp_path / "net.int8.onnx"
     output.write_text("earlier")
     with pytest.raises(VerdictError, match=r"mask Dice 0\.\d+ is under 0\.99.*nothing was written") as caught:
@@ -323,3 +325,18 @@ def test_the_command_says_what_is_wrong_in_one_line(
 def test_draw_options_reach_the_draw(exported: Path) -> None:
     options = replace(OPTIONS, draw=DrawOptions(max_clips=1))
     assert calibrate(exported, None, CALIBRATION, EVALUATION, options).calibration_clips == 1
+
+
+def test_int8_is_judged_on_videos_that_trained_nothing(tmp_path: Path) -> None:
+    """Without --eval-data, where a quarter of the training videos would have been set apart."""
+    trained = data_to_json([TrainingData("phantom", "by seeds", {}, 100)])
+    path = brightness_model(tmp_path / "m.onnx", frames=FRAMES, size=SIZE, training_data=trained)
+    phantoms = f"phantom:clips=5,frames={FRAMES},size={SIZE[0]}x{SIZE[1]}"
+    with open_session(path, "cpu") as session:
+        info = session.info
+    learnt_from, judged_on, notes = procedure._clips(info, [phantoms], [], OPTIONS)
+    assert learnt_from is not None and notes == []
+    assert all("train-" in source for source in learnt_from.sources)
+    assert judged_on.sources == tuple(f"{phantoms}, test-000{i}" for i in range(5))
+    apart = procedure._clips(info, [phantoms], [], replace(OPTIONS, allow_trained=True))
+    assert all("train-" in source for source in apart[1].sources) and "--allow-trained" in apart[2][0]

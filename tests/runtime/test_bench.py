@@ -181,15 +181,10 @@ def test_few_iterations_make_few_rounds_and_no_warm_up_none(fake: type[FakeWorke
     assert [entry for entry in fake.log if entry[0] == "run"] == [("run", "a.onnx", 0.5, 1)] * 2
 
 
-def test_checkpoint_takes_its_size_from_the_file_beside_it(fake: type[FakeWorker]) -> None:
-    bench(["tiny", "a.onnx"], QUICK)
-    assert [(r.name, r.size, r.frames) for r in fake.requests] == [("a.onnx", (256, 256), None), ("tiny", (32, 48), 5)]
-
-
-def test_checkpoint_alone_has_the_size_that_is_asked_for(fake: type[FakeWorker]) -> None:
-    bench(["tiny", "tiny"], BenchOptions(size=(64, 96)))
-    bench(["tiny", "tiny"], QUICK)
-    assert [(r.size, r.frames) for r in fake.requests] == [((64, 96), None)] * 2 + [((256, 256), None)] * 2
+def test_checkpoint_has_the_size_that_is_asked_for_or_its_own(fake: type[FakeWorker]) -> None:
+    bench(["tiny", "a.onnx"], BenchOptions(size=(64, 96), frames=3))
+    bench(["tiny", "a.onnx"], QUICK)  # None: what its training says, whatever stands beside it
+    assert [(r.size, r.frames) for r in fake.requests] == [((64, 96), 3)] * 2 + [(None, None)] * 2
 
 
 def test_layers_are_timed_after_everything_else(fake: type[FakeWorker]) -> None:
@@ -304,8 +299,10 @@ def test_pytorch_and_onnx_stand_in_one_table(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     brightness_model(tmp_path / "m.onnx", size=(32, 32))
-    assert call(monkeypatch, "tiny", "m.onnx", *SHORT, "--json", "b.json", "--markdown", "b.md") == 0
-    printed = capsys.readouterr().out.splitlines()
+    assert call(monkeypatch, "tiny", "m.onnx", *SHORT, "--imgsz", "32", "--json", "b.json", "--markdown", "b.md") == 0
+    captured = capsys.readouterr()
+    assert captured.err == "note: tiny: trained at 256x256, used at 32x32\n"
+    printed = captured.out.splitlines()
     assert printed[0].split() == ["tiny", "m.onnx"]
     assert printed[1].split() == ["runs", "in", "PyTorch", "ONNX", "Runtime"]
     content = json.loads(Path("b.json").read_text())

@@ -1,7 +1,8 @@
-"""The compiled kernels for PyTorch: `plugins/include/vivim_kernels.h` through ctypes, on torch's current stream.
+"""The compiled kernels for PyTorch, through ctypes: those for CUDA (`plugins/include/vivim_kernels.h`), on torch's
+current stream, and those for the CPU (`plugins/ort/vivim_ort.h`), on as many threads as torch has.
 
-The library is found by the environment variable VIVIM_KERNELS (a path), or as `lib/libvivim_kernels.so` inside this
-package. Without it, CUDA tensors take the same vectorised PyTorch code as CPU tensors.
+The first library is found by the environment variable VIVIM_KERNELS (a path), or as `lib/libvivim_kernels.so` inside
+this package; the second as `vivim_runtime.sessions.native` says. Without them, tensors take vectorised PyTorch code.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ import torch
 from torch import Tensor
 
 from vivim_runtime.errors import KernelError
+from vivim_runtime.sessions.native import NativeLibrary, native_library
 
-__all__ = ["KernelLibrary", "library"]
+__all__ = ["CpuLibrary", "KernelLibrary", "cpu_library", "library"]
 
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _MAX_DIRECTIONS = 4
 _MAX_STATES, _MAX_RANK, _TAPS = 16, 64, 4
+# Of the kernels for the CPU.
+_CPU_MAX_STATES, _CPU_MAX_RANK, _CPU_MAX_TAPS = 256, 1024, 8
 
 
 class _ConvDesc(ctypes.Structure):
@@ -87,13 +91,11 @@ class KernelLibrary:
 
     def causal_conv1d(self, x: Tensor, weight: Tensor, bias: Tensor, rows: int, directions: Sequence[int]) -> Tensor:
         """See `vivim.scan.operators.causal_conv1d`; x is float32, float16 or bfloat16, its rows contiguous."""
-        batch, length, x_width = x.shape
-        x, (weight, bias) = x.contiguous(), self._parameters(weight, bias)
+        x, (weight, bias) = x.contiguous(), _parameters(weight, bias)
         if weight.shape[2] != _TAPS:
             raise KernelError(f"the convolution has {weight.shape[2]} taps; the kernels take {_TAPS}")
-        width = weight.shape[1]
-        desc = _ConvDesc(batch, length, width, rows, x_width, len(directions), _codes(directions), _dtype(x))
-        xc = x.new_empty(len(directions), batch, length, width)
+        desc = _describe_conv(x, weight, rows, directions)
+        xc = x.new_empty(len(directions), *x.shape[:2], weight.shape[1])
         self._check(
             self._library.vivim_causal_conv1d(ctypes.byref(desc), *map(_pointer, (x, weight, bias, xc)), _stream(x))
         )
@@ -114,23 +116,9 @@ class KernelLibrary:
         tactic: int | None = None,
     ) -> Tensor:
         """See `operators.selective_scan`; `tactic` indexes `tactics`, None takes the library's own choice."""
-        _, batch, length, width = xc.shape
         xc, dbc, xz = xc.contiguous(), dbc.contiguous(), None if xz is None else xz.contiguous()
-        parameters = self._parameters(A_log2e, dt_weight, dt_bias, d_skip)
-        desc = _ScanDesc(
-            batch,
-            length,
-            width,
-            rows,
-            dt_weight.shape[2],
-            A_log2e.shape[2],
-            len(directions),
-            _codes(directions),
-            int(xc.shape[0] == 1 and len(directions) > 1),
-            int(mean),
-            0 if xz is None else xz.shape[-1],
-            _dtype(xc),
-        )
+        parameters = _parameters(A_log2e, dt_weight, dt_bias, d_skip)
+        desc = _describe_scan(xc, xz, A_log2e, dt_weight, rows, directions, mean)
         reference = ctypes.byref(desc)
         default = self._library.vivim_scan_default_tactic(reference)
         if default < 0:
@@ -138,7 +126,7 @@ class KernelLibrary:
         tactic = default if tactic is None else tactic
         size = self._library.vivim_scan_workspace(reference, tactic)
         workspace = torch.empty(size, dtype=torch.uint8, device=xc.device)
-        y = xc.new_empty(batch, length, width)
+        y = xc.new_empty(xc.shape[1:])
         tensors = (xc, dbc, xz, *parameters, y, workspace)
         self._check(
             self._library.vivim_selective_scan(
@@ -147,13 +135,109 @@ class KernelLibrary:
         )
         return y
 
-    @staticmethod
-    def _parameters(*tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(tensor.float().contiguous() for tensor in tensors)
-
     def _check(self, status: int) -> None:
         if status:
             raise KernelError(self._library.vivim_kernels_error().decode())
+
+
+@functools.cache
+def cpu_library() -> CpuLibrary | None:
+    """The kernels for the CPU that are installed, loaded once; None where there are none."""
+    native = native_library()
+    return None if native is None else CpuLibrary(native)
+
+
+class CpuLibrary:
+    """A loaded `libvivim_ort.so`. Results do not depend on the number of threads."""
+
+    def __init__(self, native: NativeLibrary) -> None:
+        self._library = native.load()
+        self._library.vivim_cpu_error.restype = ctypes.c_char_p
+
+    @staticmethod
+    def takes_conv(x: Tensor, weight: Tensor) -> bool:
+        """Whether the kernels can compute a convolution with these tensors."""
+        return x.dtype in _DTYPES and weight.shape[2] <= _CPU_MAX_TAPS and x.shape[0] > 0
+
+    @staticmethod
+    def takes_scan(xc: Tensor, A_log2e: Tensor, dt_weight: Tensor) -> bool:
+        """Whether the kernels can compute a scan with these tensors."""
+        fits = A_log2e.shape[2] <= _CPU_MAX_STATES and dt_weight.shape[2] <= _CPU_MAX_RANK
+        return xc.dtype in _DTYPES and fits and xc.shape[1] > 0
+
+    def causal_conv1d(self, x: Tensor, weight: Tensor, bias: Tensor, rows: int, directions: Sequence[int]) -> Tensor:
+        """See `vivim.scan.operators.causal_conv1d`; x is float32, float16 or bfloat16."""
+        x, (weight, bias) = x.contiguous(), _parameters(weight, bias)
+        desc = _describe_conv(x, weight, rows, directions)
+        xc = x.new_empty(len(directions), *x.shape[:2], weight.shape[1])
+        pointers = map(_pointer, (x, weight, bias, xc))
+        self._check(
+            self._library.vivim_cpu_causal_conv1d(
+                ctypes.byref(desc), weight.shape[2], *pointers, torch.get_num_threads()
+            )
+        )
+        return xc
+
+    def selective_scan(
+        self,
+        xc: Tensor,
+        dbc: Tensor,
+        xz: Tensor | None,
+        A_log2e: Tensor,
+        dt_weight: Tensor,
+        dt_bias: Tensor,
+        d_skip: Tensor,
+        rows: int,
+        directions: Sequence[int],
+        mean: bool,
+    ) -> Tensor:
+        """See `vivim.scan.operators.selective_scan`."""
+        xc, dbc, xz = xc.contiguous(), dbc.contiguous(), None if xz is None else xz.contiguous()
+        parameters = _parameters(A_log2e, dt_weight, dt_bias, d_skip)
+        desc = _describe_scan(xc, xz, A_log2e, dt_weight, rows, directions, mean)
+        y = xc.new_empty(xc.shape[1:])
+        pointers = map(_pointer, (xc, dbc, xz, *parameters, y))
+        self._check(self._library.vivim_cpu_selective_scan(ctypes.byref(desc), *pointers, torch.get_num_threads()))
+        return y
+
+    def _check(self, status: int) -> None:
+        if status:
+            raise KernelError(self._library.vivim_cpu_error().decode())
+
+
+def _parameters(*tensors: Tensor) -> tuple[Tensor, ...]:
+    return tuple(tensor.float().contiguous() for tensor in tensors)
+
+
+def _describe_conv(x: Tensor, weight: Tensor, rows: int, directions: Sequence[int]) -> _ConvDesc:
+    batch, length, x_width = x.shape
+    return _ConvDesc(batch, length, weight.shape[1], rows, x_width, len(directions), _codes(directions), _dtype(x))
+
+
+def _describe_scan(
+    xc: Tensor,
+    xz: Tensor | None,
+    A_log2e: Tensor,
+    dt_weight: Tensor,
+    rows: int,
+    directions: Sequence[int],
+    mean: bool,
+) -> _ScanDesc:
+    _, batch, length, width = xc.shape
+    return _ScanDesc(
+        batch,
+        length,
+        width,
+        rows,
+        dt_weight.shape[2],
+        A_log2e.shape[2],
+        len(directions),
+        _codes(directions),
+        int(xc.shape[0] == 1 and len(directions) > 1),
+        int(mean),
+        0 if xz is None else xz.shape[-1],
+        _dtype(xc),
+    )
 
 
 def _codes(directions: Sequence[int]) -> ctypes.Array[ctypes.c_int32]:

@@ -14,8 +14,8 @@ sequences are cut into M chunks that advance side by side too, and there are L /
 gives each chunk's last state; those are chained through the chunks' total decays; a second pass from the true initial
 states gives y. Nothing of size L * N * D is stored, so the memory is that of a few (K*B, L, D) tensors. State and
 recurrence are float32 (float64 for float64 input) whatever the inputs are. Where they are installed, compiled kernels
-do the forward pass on a GPU (vivim.scan.kernels), and those of mamba-ssm and causal-conv1d the backward pass
-(vivim.scan.fused_backward).
+do the forward pass, on a GPU and on the CPU (vivim.scan.kernels), and those of mamba-ssm and causal-conv1d the backward
+pass on a GPU (vivim.scan.fused_backward).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vivim.scan import fused_backward
-from vivim.scan.kernels import library
+from vivim.scan.kernels import cpu_library, library
 from vivim.scan.orders import from_order, to_order
 
 __all__ = ["causal_conv1d", "selective_scan"]
@@ -87,6 +87,14 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, rows: int, directions
 @causal_conv1d.register_kernel("cuda")
 def _causal_conv1d_cuda(x: Tensor, weight: Tensor, bias: Tensor, rows: int, directions: list[int]) -> Tensor:
     kernels = library()
+    if kernels and kernels.takes_conv(x, weight):
+        return kernels.causal_conv1d(x, weight, bias, rows, directions)
+    return _vectorised_conv(x, weight, bias, rows, directions)
+
+
+@causal_conv1d.register_kernel("cpu")
+def _causal_conv1d_cpu(x: Tensor, weight: Tensor, bias: Tensor, rows: int, directions: list[int]) -> Tensor:
+    kernels = cpu_library()
     if kernels and kernels.takes_conv(x, weight):
         return kernels.causal_conv1d(x, weight, bias, rows, directions)
     return _vectorised_conv(x, weight, bias, rows, directions)
@@ -213,6 +221,24 @@ def _selective_scan_cuda(
     mean: bool,
 ) -> Tensor:
     kernels = library()
+    compute = kernels.selective_scan if kernels and kernels.takes_scan(xc, A_log2e, dt_weight) else _chunked_scan
+    return compute(xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip, rows, directions, mean)
+
+
+@selective_scan.register_kernel("cpu")
+def _selective_scan_cpu(
+    xc: Tensor,
+    dbc: Tensor,
+    xz: Tensor | None,
+    A_log2e: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    d_skip: Tensor,
+    rows: int,
+    directions: list[int],
+    mean: bool,
+) -> Tensor:
+    kernels = cpu_library()
     compute = kernels.selective_scan if kernels and kernels.takes_scan(xc, A_log2e, dt_weight) else _chunked_scan
     return compute(xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip, rows, directions, mean)
 

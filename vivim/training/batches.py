@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from vivim.preprocessing import normalised
-from vivim_runtime.clips import Clip
+from vivim_runtime.clips import Clip, Masks, resized, windows
 from vivim_runtime.datasets import PHANTOM_SPLITS, Dataset, clip_indices, read_clip
 from vivim_runtime.datasets.phantom import phantom_clip
 from vivim_runtime.errors import ConfigError, DataError
@@ -33,11 +33,14 @@ __all__ = [
     "Augmentation",
     "ClipSource",
     "DatasetClips",
+    "JudgedClip",
+    "JudgedVideos",
     "MemoryClips",
     "PhantomClips",
     "TrainingBatches",
     "augmented",
     "clip_source",
+    "judged_clip",
     "micro_batches",
     "phantom_clips",
 ]
@@ -130,6 +133,65 @@ class DatasetClips:
     def clip(self, index: int, epoch: int) -> Clip:
         number, indices = self._clips[index]
         return read_clip(self.dataset.videos[number], indices, self.size)
+
+
+@dataclass(frozen=True)
+class JudgedClip:
+    """A clip to judge a network on.
+
+    Attributes:
+        pixels: uint8 (T, H, W, 3) RGB at the network's size.
+        used: the positions whose masks count.
+        truths: the true masks of these, each at the size of its frame: where the network's logits are judged.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    used: slice
+    truths: tuple[Masks, ...]
+
+
+class JudgedVideos:
+    """The clips that judge a network on annotated videos just as `vivim-eval` does: every frame once, at its own size.
+
+    Of a network that learnt from every `stride`-th frame, these are the frames.
+    """
+
+    def __init__(self, dataset: Dataset, frames: int, size: tuple[int, int], stride: int = 1) -> None:
+        """DataError where no video has the frames of a clip; of a shorter one among others, the last is repeated."""
+        self.dataset, self.size = dataset, size
+        span = (frames - 1) * stride + 1
+        if not any(len(video) >= span for video in dataset.videos):
+            raise DataError(
+                f"no video of {dataset.name} has the {span} frames of a clip; take fewer --frames or a smaller --stride"
+            )
+        self._windows = [
+            (number, window)
+            for number, video in enumerate(dataset.videos)
+            for window in windows(range(0, len(video), stride), frames, frames, "newest")
+        ]
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def clip(self, index: int, epoch: int) -> Clip:
+        """A clip as training sees it, masks at the network's size."""
+        number, window = self._windows[index]
+        return read_clip(self.dataset.videos[number], window.frames, self.size)
+
+    def judged(self, index: int) -> JudgedClip:
+        """A clip to judge on; DataError for a frame or mask that cannot be read."""
+        number, window = self._windows[index]
+        pairs = [self.dataset.videos[number].read(i) for i in window.frames]
+        pixels = np.stack([resized(image, self.size) for image, _ in pairs])
+        return JudgedClip(pixels, window.used, tuple(truth for _, truth in pairs[window.used]))
+
+
+def judged_clip(source: ClipSource, index: int) -> JudgedClip:
+    """A clip of any source to judge on; of those that are made at the network's size, all frames count."""
+    if isinstance(source, JudgedVideos):
+        return source.judged(index)
+    clip = source.clip(index, 0)
+    return JudgedClip(clip.pixels, slice(0, len(clip)), tuple(clip.masks))
 
 
 def _check_phantoms(split: str, count: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,26 +15,38 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from vivim.checkpoint import from_segformer, load_checkpoint, resolve_weights, save_checkpoint
+from vivim.checkpoint import (
+    Training,
+    from_segformer,
+    load_checkpoint,
+    read_training,
+    resolve_weights,
+    save_checkpoint,
+)
+from vivim.config import MEAN, STD
 from vivim.model import Vivim
-from vivim.training.batches import ClipSource, TrainingBatches, micro_batches
+from vivim.training.batches import ClipSource, TrainingBatches, clip_source, micro_batches
 from vivim.training.distributed import Group
 from vivim.training.objective import Objective
 from vivim.training.recipe import FitConfig, learning_rate
 from vivim.training.scores import Scores, evaluate
 from vivim_runtime.clips import Clip
+from vivim_runtime.contract import InputContract
 from vivim_runtime.errors import CheckpointError, ConfigError
 from vivim_runtime.files import atomic_path, writable_folder, write_text
+from vivim_runtime.provenance import TrainingData, data_to_json, joined
 
-__all__ = ["EpochReport", "FitConfig", "RunOptions", "check_run", "fit"]
+__all__ = ["SPLIT_FILE", "EpochReport", "FitConfig", "RunOptions", "check_run", "fit"]
 
 _STATE = "state.pt"
+# Which videos train, validate and test: what --split-file takes.
+SPLIT_FILE = "split.json"
 _CPU = Group(0, 1, torch.device("cpu"))
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is carried out; none of it changes its numbers, but for the device and the number of processes.
+    """How a run is carried out, and what it says of itself; only device and number of processes change its numbers.
 
     Attributes:
         resume: go on with the run in the folder.
@@ -41,6 +54,8 @@ class RunOptions:
         save_every: seconds after which the state is saved within an epoch, too.
         group: processes and device.
         metadata: stored in the weights.
+        stride: of the clips, for the weights' input contract.
+        data: what the clips are from, for the weights; None where that has no name.
     """
 
     resume: bool = False
@@ -48,6 +63,8 @@ class RunOptions:
     save_every: float = 300.0
     group: Group = _CPU
     metadata: dict[str, str] = field(default_factory=dict)
+    stride: int = 1
+    data: TrainingData | None = None
 
 
 @dataclass(frozen=True)
@@ -94,8 +111,9 @@ def fit(
     """Train, yielding after every epoch; `folder` receives what is needed to go on, and the weights.
 
     Files, each whole or absent: `best.safetensors` (highest validation Dice so far), `last.safetensors`, `log.jsonl`
-    (a line an epoch) and `state.pt` (to resume from). A resumed run continues with the very numbers of an uninterrupted
-    one: order, augmentation and dropout of a batch follow from the seed, the epoch and its number alone.
+    (a line an epoch), `state.pt` (to resume from), and of a data set `split.json` (which videos train, validate and
+    test). A resumed run continues with the very numbers of an uninterrupted one: order, augmentation and dropout of a
+    batch follow from the seed, the epoch and its number alone.
 
     Args:
         on_step: called with (step within the epoch, steps an epoch, loss).
@@ -109,6 +127,8 @@ def fit(
     run = _Run(config, clips, options)
     if options.resume:
         run.restore(folder / _STATE)
+    if options.data is not None and options.data.splits and options.group.leads:
+        write_text(folder / SPLIT_FILE, options.data.split_file())
     while run.epoch < config.epochs and not run.is_stuck():
         began = time.monotonic()
         terms, rate = run.train_epoch(folder / _STATE, on_step)
@@ -137,6 +157,7 @@ class _Run:
         self.average = AveragedModel(self.model, multi_avg_fn=update, use_buffers=True) if config.ema else None
         self._batches = TrainingBatches(clips, config.frames, config.seed, config.augmentation, options.workers)
         self._clips = len(clips)
+        self._training = _training(config, clips, options)
         self.epoch = self._step = 0  # where the run is: both count from 0
         self._sums: dict[str, float] = {}  # of the losses of the steps of this epoch so far
         self._best, self._best_epoch = -1.0, 0
@@ -145,7 +166,10 @@ class _Run:
     @property
     def _identity(self) -> dict[str, Any]:
         """What must be the same when a run is resumed."""
-        return {**asdict(self.config), "clips": self._clips, "processes": self.group.size}
+        data = data_to_json((self._options.data,)) if self._options.data else ""
+        fingerprint = hashlib.sha256(data.encode()).hexdigest()[:12]
+        counts = {"clips": self._clips, "processes": self.group.size}
+        return {**asdict(self.config), **counts, "the videos' fingerprint": fingerprint}
 
     def is_stuck(self) -> bool:
         """Whether the last `patience` epochs brought nothing better."""
@@ -232,6 +256,7 @@ class _Run:
             return
         notes = {
             **self._options.metadata,
+            **self._training.with_dice(report.scores.dice).metadata(),
             "epoch": str(report.epoch),
             "validation_dice": f"{report.scores.dice:.4f}",
         }
@@ -270,7 +295,8 @@ class _Run:
         try:
             state = torch.load(path, map_location=self.group.device, weights_only=True)
             before = json.loads(state["run"])
-            changed = [name for name in identity if before.get(name) != identity[name]]
+            # What a run of before did not note is not compared.
+            changed = [name for name in identity if before.get(name, identity[name]) != identity[name]]
             if not changed:
                 self.model.load_state_dict(state["model"])
                 if self.average is not None:
@@ -286,6 +312,22 @@ class _Run:
             raise CheckpointError(f"{path} is damaged ({error!r}); start again in another folder") from None
         differences = ", ".join(f"{name} was {before.get(name)} and is {identity[name]}" for name in changed)
         raise CheckpointError(f"{path.parent} holds a run with other options ({differences}); use those to resume it")
+
+
+def _training(config: FitConfig, clips: ClipSource | Sequence[Clip], options: RunOptions) -> Training:
+    """What the weights will say of this training, and of those before it."""
+    height, width = clip_source(clips).clip(0, 0).pixels.shape[1:3]
+    contract = InputContract((height, width), config.frames, config.frames, options.stride, MEAN, STD)
+    before: tuple[TrainingData, ...] = ()
+    if config.init:
+        start = read_training(config.init)
+        before = start.data
+        if (start.contract.mean, start.contract.std) != (contract.mean, contract.std):
+            raise ConfigError(
+                f"{config.init} takes frames normalised by {start.contract.mean} and {start.contract.std}; training "
+                f"gives {contract.mean} and {contract.std}: start from other weights"
+            )
+    return Training(contract, joined(() if options.data is None else (options.data,), before))
 
 
 def _network(config: FitConfig) -> Vivim:

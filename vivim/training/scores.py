@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from vivim.preprocessing import normalised
-from vivim.training.batches import ClipSource, clip_source
+from vivim.training.batches import ClipSource, clip_source, judged_clip
 from vivim.training.distributed import Group
-from vivim_runtime.clips import Clip
+from vivim_runtime.clips import Clip, logits_at
 from vivim_runtime.errors import DataError
 from vivim_runtime.judging import metrics
 
@@ -45,6 +45,8 @@ def evaluate(
 ) -> Scores:
     """Scores of a network on clips, each given whole (T frames at once) and shared out over the processes.
 
+    Logits are brought to the size of the true masks first, as when the network is used.
+
     Raises:
         DataError: no clips, or a network of several classes.
     """
@@ -54,12 +56,15 @@ def evaluate(
     model.eval()
     tables = []
     for index in range(group.rank, len(source), group.size):
-        clip = source.clip(index, 0)
-        logits = model(normalised(clip.pixels)[None].to(group.device)).logits[0]  # (T, K, H, W)
+        clip = judged_clip(source, index)
+        logits = model(normalised(clip.pixels)[None].to(group.device)).logits[0].float().cpu().numpy()  # (T, K, H, W)
         if logits.shape[1] != 1:
             raise DataError(f"the network has {logits.shape[1]} classes; the clips know one, lesion")
-        predicted = (logits[:, 0] > 0).cpu().numpy()  # sigmoid > 0.5
-        tables.append(np.stack(list(metrics.table_1(predicted, clip.masks).values())))
+        rows = [
+            list(metrics.table_1(logits_at(plane, truth.shape)[0] > 0, truth).values())  # sigmoid > 0.5
+            for plane, truth in zip(logits[clip.used], clip.truths, strict=True)
+        ]
+        tables.append(np.array(rows, np.float64).T)
     table = np.concatenate([table for tables in group.gathered(tables) for table in tables], axis=1)  # (5, frames)
     dice, iou, precision, recall = table[:4].mean(1).tolist()
     distances = table[4][~np.isnan(table[4])]

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from vivim_runtime.bench.results import ModelResult
 from vivim_runtime.bench.worker import ModelRequest, Worker
 from vivim_runtime.errors import UsageError
-from vivim_runtime.sessions import is_model_file
 
 __all__ = ["BenchOptions", "bench"]
 
 # Shares of a model's time: many, so that all see the same machine; few, since the caches are another's at first.
 _ROUNDS = 10
-_SIZE = (256, 256)  # of checkpoints, where no model file says another
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,7 @@ class BenchOptions:
         batch: clips a call.
         threads: of the CPU; 0 leaves the number to the library.
         device: "auto", "cpu", "cuda" or "cuda:<index>".
-        size: (H, W) of checkpoints; None is that of the first model file.
-        frames: T of checkpoints; None is that of the first model file.
+        size, frames: (H, W) and T of checkpoints; None for those of their training.
     """
 
     warm_up: float = 200.0
@@ -65,23 +62,18 @@ def bench(
         ModelError, UsageError, MissingExtraError: exit code 2.
         IncompatibleEngineError: exit code 4.
     """
-    # Files say what a clip is, checkpoints do not: files are opened first.
-    order = sorted(range(len(models)), key=lambda i: not is_model_file(models[i]))
-    size, frames = options.size, options.frames
-    workers: dict[int, Worker] = {}
+    workers: list[Worker] = []
     with ExitStack() as stack:
-        for i in order:
-            progress(f"opening {models[i]}")
-            request = ModelRequest(models[i], options.batch, options.device, options.threads, size or _SIZE, frames)
-            workers[i] = worker = stack.enter_context(Worker(request))
-            if profile and not worker.opened.has_layers:
+        for name in models:
+            progress(f"opening {name}")
+            request = ModelRequest(name, options.batch, options.device, options.threads, options.size, options.frames)
+            workers.append(stack.enter_context(Worker(request)))
+            opened = workers[-1].opened
+            if profile and not opened.has_layers:
                 raise UsageError(
-                    f"--export-profile times the layers of .onnx and .engine files; {models[i]} runs in "
-                    f"{worker.opened.backend}"
+                    f"--export-profile times the layers of .onnx and .engine files; {name} runs in {opened.backend}"
                 )
-            if is_model_file(models[i]):
-                size, frames = size or worker.opened.size, frames or worker.opened.frames
-        latencies = _in_turns([workers[i] for i in range(len(models))], models, options, progress)
+        latencies = _in_turns(workers, models, options, progress)
         memories = [workers[i].memory() for i in range(len(models))]
         layers: list[list[dict[str, float]] | None] = [None] * len(models)
         if profile:

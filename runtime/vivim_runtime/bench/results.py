@@ -91,6 +91,7 @@ _ROWS: dict[str, Callable[[ModelResult], str]] = {
     "device": lambda r: r.opened.device,
     "precision": lambda r: r.opened.precision,
     "clip": lambda r: f"{r.opened.frames} x {r.opened.size[0]} x {r.opened.size[1]}",
+    "not as trained": lambda r: "; ".join(r.opened.departures),
     "clips a call": lambda r: str(r.batch),
     "file, MB": lambda r: _megabytes(r.opened.file_bytes),
     "load, ms": lambda r: _number(r.opened.load_ms),

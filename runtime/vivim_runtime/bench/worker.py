@@ -26,14 +26,14 @@ class ModelRequest:
         name: a model file, or a checkpoint.
         batch: clips a call.
         device, threads: as for vivim_runtime.open_session.
-        size, frames: (H, W) and T for a checkpoint; a model file has its own.
+        size, frames: (H, W) and T for a checkpoint, None for those of its training; a model file has its own.
     """
 
     name: str
     batch: int
     device: str
     threads: int
-    size: tuple[int, int]
+    size: tuple[int, int] | None
     frames: int | None
 
 
@@ -49,6 +49,7 @@ class Opened:
         load_ms: from a fresh interpreter to a model that is ready, its libraries included.
         first_ms: the first inference.
         has_layers: whether `Worker.layer_times` can be asked for.
+        departures: in what clips differ from those of the training.
     """
 
     backend: str
@@ -61,6 +62,7 @@ class Opened:
     load_ms: float
     first_ms: float
     has_layers: bool
+    departures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ class _Model:
             load_ms=1e3 * (loaded - start),
             first_ms=self.run(0.0, 1)[0],
             has_layers=isinstance(self.session, _Layered),
+            departures=info.departures,
         )
 
     def describe(self) -> Opened:

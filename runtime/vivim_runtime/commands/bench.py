@@ -77,6 +77,9 @@ def bench_command(
     check_outputs((json_file, markdown, export_profile), models)
     with _progress.status("starting") as status:
         results = bench(models, options, status.update, profile=export_profile is not None)
+    for result in results:
+        for departure in result.opened.departures:
+            _progress.print(f"note: {result.name}: {departure}", soft_wrap=True)
     _console.print(terminal_table(results))
     if json_file:
         content = {"machine": _machine(), "options": asdict(options), "models": record(results)}

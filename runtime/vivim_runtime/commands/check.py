@@ -13,6 +13,7 @@ import typer.core
 from rich.console import Console
 
 from vivim_runtime.commands.options import (
+    AllowTrained,
     Device,
     FramesOfCheckpoint,
     HtmlFile,
@@ -86,6 +87,7 @@ def check_command(opened: Callable[..., Session]) -> Callable[..., None]:
         ] = None,
         imgsz: SizeOfCheckpoint = None,
         frames: FramesOfCheckpoint = None,
+        allow_trained: AllowTrained = False,
         device: Device = "auto",
         threads: Threads = 0,
         json_file: JsonFile = None,
@@ -96,15 +98,18 @@ def check_command(opened: Callable[..., Session]) -> Callable[..., None]:
         size = size_or_none(imgsz)
         with ExitStack() as stack:
             sides: dict[str, Session] = {}
-            # A checkpoint takes size and T of the model file on the other side, which opens first.
+            # A checkpoint takes size and T of the other side: of a model file, which opens first, else of A.
             for name in sorted({a: None, b: None}, key=lambda name: not is_model_file(name)):
                 with _progress.status(f"opening {name}"):
                     sides[name] = stack.enter_context(opened(name, size, frames, device, threads))
                 info = sides[name].info
-                if is_model_file(name):
-                    size, frames = info.size, info.frames
+                for departure in info.departures:
+                    _progress.print(f"note: {info.path.name}: {departure}", soft_wrap=True)
+                size, frames = size or info.size, frames or info.frames
             with _progress.status("comparing") as status:
-                comparison = compare(sides[a], sides[b], clips, lambda n: status.update(f"comparing, clip {n}"))
+                comparison = compare(
+                    sides[a], sides[b], clips, lambda n: status.update(f"comparing, clip {n}"), allow_trained
+                )
         publish(comparison, json_file, html_file)
         if not comparison.passed:
             raise ParityError(f"{b} does not stand for {a}: {'; '.join(comparison.failures)}", comparison)

@@ -122,6 +122,9 @@ def run_command(
         if isinstance(opened, LiveSource) and not threads:
             threads = max(1, (os.cpu_count() or 2) - 1)  # one core for the picture
         session = stack.enter_context(open_session(model, device, threads))
+        if not quiet:
+            for departure in session.info.departures:
+                _console.print(f"note: {session.info.path.name}: {departure}", soft_wrap=True)
         options = RunOptions(
             hop=_hop(hop, session.info),
             show=show.value,
@@ -193,9 +196,10 @@ def _settings(source: str, model: ModelInfo, device: str, options: RunOptions) -
         "preset": model.preset,
         "precision": model.precision,
         "weights_sha256": model.weights_sha256,
+        "departures": model.departures,
         "device": device,
         **asdict(options),
-        "hop": options.hop or model.frames,
+        "hop": options.hop or model.hop,
     }
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vivim_runtime.datasets.buv2022 import is_buv2022, list_buv2022
 from vivim_runtime.datasets.check import CheckReport, Problem, check
+from vivim_runtime.datasets.fingerprints import changes, known_data, recorded_split, refuse_trained, training_data
 from vivim_runtime.datasets.listing import Listing, split_name
 from vivim_runtime.datasets.phantom import PHANTOM_SPLITS, phantom_videos
 from vivim_runtime.datasets.plain import is_plain, list_plain
@@ -25,6 +26,7 @@ from vivim_runtime.datasets.videos import (
 )
 from vivim_runtime.datasets.vtus import is_vtus, list_vtus
 from vivim_runtime.errors import DataError, UsageError
+from vivim_runtime.provenance import TrainingData
 
 __all__ = [
     "LAYOUTS",
@@ -44,6 +46,8 @@ __all__ = [
     "open_dataset",
     "random_split",
     "read_clip",
+    "refuse_trained",
+    "training_data",
 ]
 
 
@@ -75,7 +79,12 @@ LAYOUTS = {
 
 
 def open_dataset(
-    name: str, split: str = "", layout: str = "auto", split_file: Path | None = None, seed: int = 0
+    name: str,
+    split: str = "",
+    layout: str = "auto",
+    split_file: Path | None = None,
+    seed: int = 0,
+    trained: Sequence[TrainingData] = (),
 ) -> Dataset:
     """The annotated videos that a name stands for. Lists files; reads no pixels.
 
@@ -83,8 +92,9 @@ def open_dataset(
         name: a folder, or `phantom`, `phantom:clips=40,frames=5,size=256` (synthetic, built in).
         split: `train`, `validation`, `test`, or another one that the layout or the split file has; "" for all videos.
         layout: one of `LAYOUTS`, `phantom`, or `auto`.
-        split_file: see `vivim_runtime.datasets.splits`; it overrides the splits of the layout.
-        seed: of the draw where neither the layout nor a file makes splits.
+        split_file: see `vivim_runtime.datasets.splits`; it overrides all other splits.
+        seed: of the draw where nothing else makes splits.
+        trained: what weights were trained on. Where they know this data set, its splits are those of their training.
 
     Raises:
         DataError: no such folder, a layout that does not fit, a split that does not exist, a wrong split file, or
@@ -106,8 +116,25 @@ def open_dataset(
         raise DataError(f"cannot list {error.filename or name}: {error.strerror}") from None
     if not listing.videos:
         raise DataError(f"{root} holds no videos; the layout {chosen} is {LAYOUTS[chosen].shape}")
-    videos, notes = _of_split(root, listing, split, split_file, seed)
-    return Dataset(listing.official or root.resolve().name, split, videos, chosen, (*listing.notes, *notes))
+    title = listing.official or root.resolve().name
+    known = known_data(title, listing.videos, trained) if split and split_file is None else None
+    recorded = known[0].splits.get(split_name(split) or split) if known else None
+    if known and recorded:
+        entry, prints = known
+        videos = recorded_split(recorded, listing.videos, prints)
+        if not videos:
+            raise DataError(
+                f"{root} has none of the videos of the split {split!r} that the weights were trained beside, such as "
+                f"{recorded[0].label}; give the data set of the training, or a split file"
+            )
+        notes = (f"the split {split} is that of the training ({entry.origin})", *changes(entry, prints))
+        return Dataset(title, split, videos, chosen, (*listing.notes, *notes), entry.origin)
+    if known and not listing.splits:
+        raise DataError(
+            f"the weights were trained on {title}, and set no videos apart for the split {split!r}; give a split file"
+        )
+    videos, notes, origin = _of_split(root, listing, split, split_file, seed)
+    return Dataset(title, split, videos, chosen, (*listing.notes, *notes), origin)
 
 
 def _detected(root: Path) -> str:
@@ -125,11 +152,13 @@ def _detected(root: Path) -> str:
 
 def _of_split(
     root: Path, listing: Listing, split: str, split_file: Path | None, seed: int
-) -> tuple[tuple[AnnotatedVideo, ...], tuple[str, ...]]:
-    """The videos of a split, and what to know about it."""
+) -> tuple[tuple[AnnotatedVideo, ...], tuple[str, ...], str]:
+    """The videos of a split, what to know about it, and who made it."""
     notes: tuple[str, ...] = ()
+    origin = "of the data set"
     if split_file is not None:
         splits = split_by_file(split_file, listing.videos)
+        origin = f"of the split file {split_file.name}"
         everything = tuple(video for videos in splits.values() for video in videos)
     elif listing.splits:
         by_name = {video.name: video for video in listing.videos}
@@ -137,12 +166,13 @@ def _of_split(
         everything = listing.videos
     elif split:
         splits, everything = random_split(listing.videos, seed), listing.videos
+        origin = f"drawn with seed {seed}"
         shares = ", ".join(f"{share:.0%} {part}" for part, share in RANDOM_SHARES.items())
         notes = (f"{root.name} has no splits; whole videos were drawn with seed {seed} ({shares})",)
     else:
-        return listing.videos, ()
+        return listing.videos, (), ""
     if not split:
-        return everything, notes
+        return everything, notes, ""
     folded = {part.lower(): part for part in splits}
     found = folded.get(split.lower()) or folded.get(split_name(split) or "")
     if found is None:
@@ -150,4 +180,4 @@ def _of_split(
         raise DataError(f"{where} has no split {split!r}; it has {', '.join(splits)}: name one, or give a split file")
     if not splits[found]:
         raise DataError(f"the split {split!r} of {split_file or root} holds no videos")
-    return splits[found], notes
+    return splits[found], notes, origin

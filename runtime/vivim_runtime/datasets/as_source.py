@@ -11,14 +11,16 @@ from pathlib import Path
 from types import TracebackType
 
 from vivim_runtime.datasets import LAYOUTS, open_dataset
-from vivim_runtime.datasets.videos import AnnotatedVideo, Mask, Video
+from vivim_runtime.datasets.fingerprints import known_data
+from vivim_runtime.datasets.videos import AnnotatedVideo, Dataset, Mask, Video
 from vivim_runtime.errors import DataError, UsageError
+from vivim_runtime.provenance import TrainingData
 from vivim_runtime.sources import LiveSource, Source, open_source
 from vivim_runtime.sources.base import DEFAULT_FPS, Frame, Image
 from vivim_runtime.sources.dicom import is_dicom
 from vivim_runtime.sources.images import IMAGE_SUFFIXES
 
-__all__ = ["Opener", "VideoSource", "videos_of"]
+__all__ = ["Opener", "VideoSource", "datasets_of", "videos_of"]
 
 # Opens a video anew, from its first frame on.
 Opener = Callable[[], Source]
@@ -71,46 +73,50 @@ def _is_annotated(video: AnnotatedVideo) -> bool:
     return any(video.mask(index) is not None for index in range(len(video)))
 
 
-def videos_of(names: Sequence[str], split: str) -> Mapping[str, Opener]:
+def videos_of(names: Sequence[str], split: str, trained: Sequence[TrainingData] = ()) -> Mapping[str, Opener]:
     """The videos that names stand for, each once.
 
     A name is one for vivim_runtime.open_source; or a folder of an annotated data set, which stands for the videos of a
-    split where its authors made that split, else for all; or `phantom:clips=40`, the phantoms of that split; or another
-    folder without images, which stands for the videos, DICOM files and folders of images in it.
+    split where its authors or a training made that split, else for all; or `phantom:clips=40`, the phantoms of that
+    split; or another folder without images, which stands for the videos, DICOM files and folders of images in it.
 
     Args:
         split: "train" or "test".
+        trained: what weights were trained on, and how that was split.
 
     Raises:
         DataError: a folder that holds nothing to read, or a data set that cannot be told.
     """
     result: dict[str, Opener] = {}
     for name in names:
-        folder = Path(name)
-        if name == "phantom" or (name.startswith("phantom:") and "clips=" in name):
-            result |= _of_dataset(name, split)
-        elif name.isdigit() or not folder.is_dir():
+        if (dataset := _dataset(name, split, trained)) is not None:
+            named = {f"{name}, {video.name}": video for video in dataset.videos}
+            result |= {label: partial(VideoSource, video, label, video.read_known) for label, video in named.items()}
+        elif name.isdigit() or not Path(name).is_dir():
             result[name] = partial(_opened, name)
         else:
-            result |= _annotated(folder, split) or {path: partial(_opened, path) for path in _within(folder)}
+            result |= {path: partial(_opened, path) for path in _within(Path(name))}
     return result
 
 
-def _annotated(folder: Path, split: str) -> Mapping[str, Opener]:
-    """The videos of an annotated data set; none where the folder is something else."""
-    if not any(layout.fits(folder) for layout in LAYOUTS.values()):
-        return {}
-    dataset = open_dataset(str(folder))
+def datasets_of(names: Sequence[str], split: str, trained: Sequence[TrainingData] = ()) -> list[Dataset]:
+    """The annotated data sets among names, of the videos that `videos_of` gives of them."""
+    return [dataset for name in names if (dataset := _dataset(name, split, trained)) is not None]
+
+
+def _dataset(name: str, split: str, trained: Sequence[TrainingData]) -> Dataset | None:
+    """The data set that a name stands for; None where it is something else."""
+    if name == "phantom" or (name.startswith("phantom:") and "clips=" in name):
+        return open_dataset(name, split)
+    if name.isdigit() or not Path(name).is_dir() or not any(layout.fits(Path(name)) for layout in LAYOUTS.values()):
+        return None
+    dataset = open_dataset(name)
     if not any(_is_annotated(video) for video in dataset.videos):
-        return {}
-    splits = LAYOUTS[dataset.layout].listing(folder).splits
-    return _of_dataset(str(folder), split if split in splits else "")
-
-
-def _of_dataset(name: str, split: str) -> Mapping[str, Opener]:
-    dataset = open_dataset(name, split)
-    named = {f"{name}, {video.name}": video for video in dataset.videos}
-    return {label: partial(VideoSource, video, label, video.read_known) for label, video in named.items()}
+        return None
+    known = known_data(dataset.name, dataset.videos, trained)
+    if (known and known[0].splits.get(split)) or split in LAYOUTS[dataset.layout].listing(Path(name)).splits:
+        return open_dataset(name, split, trained=trained)
+    return dataset
 
 
 def _within(folder: Path) -> list[str]:

@@ -63,6 +63,14 @@ class DicomVideo(TitledVideo):
         return tuple(f"{self.segmentation.name} for frame {i}" for i in sorted(referred) if not 0 <= i < self.frames)
 
     @property
+    def picture_files(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    @property
+    def mask_files(self) -> tuple[Path, ...]:
+        return () if self.segmentation is None else (self.segmentation,)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         segments = 1 if self.segmentation is None else _segmentation(self.segmentation).segments
         return () if segments == 1 else (f"the {segments} segments of {self.title} count as one object",)

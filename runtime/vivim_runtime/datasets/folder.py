@@ -115,6 +115,14 @@ class FolderVideo(TitledVideo):
         matched = (set(map(_stem, self.frame_names)) - self._twice) & set(self._mask_of)
         return tuple(f"{self.title}/{name}" for name in self.mask_names if _stem(name) not in matched)
 
+    @property
+    def picture_files(self) -> tuple[Path, ...]:
+        return tuple(self.frames_folder / name for name in self.frame_names)
+
+    @property
+    def mask_files(self) -> tuple[Path, ...]:
+        return tuple(self.masks_folder / name for name in self.mask_names)
+
 
 def _stem(name: str) -> str:
     return Path(name).stem

@@ -80,6 +80,14 @@ class RecordedVideo(TitledVideo):
         return tuple(f"{self.title}/{name}" for name in self.mask_names if name not in matched)
 
     @property
+    def picture_files(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    @property
+    def mask_files(self) -> tuple[Path, ...]:
+        return tuple(self.masks_folder / name for name in self.mask_names)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         return (f"masks of {self.title} are numbered from 1",) if self._first else ()
 

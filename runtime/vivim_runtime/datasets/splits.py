@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +183,6 @@ def held_out(dataset: Dataset, share: float, seed: int = 0) -> tuple[Dataset, Da
         cut = min(max(1, round(len(video) * (1.0 - share))), len(video) - 1)
         parts = {"kept": (Part(video, 0, cut),), "validation": (Part(video, cut, len(video)),)}
     return (
-        Dataset(dataset.name, dataset.split, parts["kept"], dataset.layout, dataset.notes),
-        Dataset(dataset.name, "validation", parts["validation"], dataset.layout, dataset.notes),
+        replace(dataset, videos=parts["kept"]),
+        replace(dataset, split="validation", videos=parts["validation"], origin=f"held out of train with seed {seed}"),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -83,6 +84,16 @@ class AnnotatedVideo(ABC):
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know about how the video is read."""
+        return ()
+
+    @property
+    def picture_files(self) -> tuple[Path, ...]:
+        """The files that the frames are read from, in order; none where there are no files."""
+        return ()
+
+    @property
+    def mask_files(self) -> tuple[Path, ...]:
+        """The files that the masks are read from."""
         return ()
 
     def read(self, index: int) -> tuple[Image, Mask]:
@@ -175,6 +186,14 @@ class Part(AnnotatedVideo):
     def notes(self) -> tuple[str, ...]:
         return self.whole.notes
 
+    @property
+    def picture_files(self) -> tuple[Path, ...]:
+        return self.whole.picture_files
+
+    @property
+    def mask_files(self) -> tuple[Path, ...]:
+        return self.whole.mask_files
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -186,6 +205,7 @@ class Dataset:
         videos: by split, and in natural order of their names.
         layout: how the files lie; see `vivim_runtime.datasets.LAYOUTS`.
         notes: what a user should know about how it was opened.
+        origin: who made the split, for people: "of the data set", "drawn with seed 3"; "" for all videos.
     """
 
     name: str
@@ -193,6 +213,7 @@ class Dataset:
     videos: tuple[AnnotatedVideo, ...]
     layout: str = ""
     notes: tuple[str, ...] = ()
+    origin: str = ""
 
     def __len__(self) -> int:
         """Frames of all videos."""

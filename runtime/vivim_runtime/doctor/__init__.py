@@ -25,6 +25,7 @@ PROBES: tuple[Probe, ...] = (
     engines.tensorrt_rtx,
     engines.cuda_python,
     engines.onnxruntime,
+    engines.native,
     engines.torch,
     media.decoders,
     media.encoders,

@@ -1,4 +1,4 @@
-"""Probes of what runs models: TensorRT, TensorRT for RTX, cuda-python, the plugin, ONNX Runtime, PyTorch."""
+"""Probes of what runs models: TensorRT, for RTX too, cuda-python, the plugin, ONNX Runtime, our operators, PyTorch."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from vivim_runtime.doctor.asking import ask
 from vivim_runtime.doctor.findings import Finding, State, wanting
 from vivim_runtime.doctor.hardware import has_driver, l4t_release
 from vivim_runtime.doctor.installed import least_version, older, version_of
+from vivim_runtime.sessions.native import NATIVE_VARIABLE
 from vivim_runtime.sessions.plugin import PLUGIN_VARIABLE, build_hint
 
-__all__ = ["cuda_python", "onnxruntime", "plugin", "tensorrt", "tensorrt_rtx", "torch"]
+__all__ = ["cuda_python", "native", "onnxruntime", "plugin", "tensorrt", "tensorrt_rtx", "torch"]
 
 
 def tensorrt() -> Finding:
@@ -110,6 +111,23 @@ def onnxruntime() -> Finding:
     if has_driver() and "CUDA" not in providers:
         fix = "pip uninstall --yes onnxruntime && pip install 'vivim-edge[gpu]'"
         return Finding(part, State.missing, found, f"{means}, with --device cpu alone", fix)
+    return Finding(part, State.ok, found, means)
+
+
+def native() -> Finding:
+    """libvivim_ort.so, as sessions of ONNX Runtime and PyTorch on a CPU look for it."""
+    part, means = "Operators", "the scan of .onnx files and of PyTorch on a CPU, compiled"
+    named = os.environ.get(NATIVE_VARIABLE)
+    fix = f"unset {NATIVE_VARIABLE}" if named else "make native"
+    asked = ask("native")
+    if asked.problem:
+        return Finding(part, State.broken, _sentence(asked.problem), f"needed for: {means}", fix)
+    if asked.value is None:
+        found = f"${NATIVE_VARIABLE} is {named}" if named else "not built"
+        return Finding(part, State.missing, found, "the scan runs several times slower", fix)
+    found = "{path}, version {version}, {instruction_set}".format(**asked.value)
+    if kernels := asked.value["cuda_kernels"]:
+        found += f", with {kernels} for CUDA"
     return Finding(part, State.ok, found, means)
 
 

@@ -85,6 +85,20 @@ def _plugin() -> dict[str, Any]:
     }
 
 
+def _native() -> dict[str, Any] | None:
+    from vivim_runtime.sessions.native import native_library
+
+    found = native_library()
+    if found is None:
+        return None
+    return {
+        "path": str(found.path),
+        "version": found.version,
+        "instruction_set": found.instruction_set,
+        "cuda_kernels": found.cuda_kernels,
+    }
+
+
 def _onnxruntime() -> dict[str, Any]:
     module = _module("onnxruntime")
     return {"version": module.__version__, "providers": module.get_available_providers()}
@@ -162,6 +176,7 @@ QUESTIONS: dict[str, Callable[[], Any]] = {
     "tensorrt_rtx": _version("tensorrt_rtx"),
     "cuda_python": _cuda_python,
     "plugin": _plugin,
+    "native": _native,
     "onnxruntime": _onnxruntime,
     "torch": _torch,
     "opencv": _opencv,

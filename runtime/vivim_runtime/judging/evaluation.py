@@ -54,7 +54,13 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Which model it was, for people and for records; frames and size (H, W) are those of a clip."""
+    """Which model it was, for people and for records.
+
+    Attributes:
+        name, backend, device, preset, precision, weights_sha256: as the session says.
+        frames, size: T and (H, W) of a clip.
+        departures: in what clips differ from those of the training.
+    """
 
     name: str
     backend: str
@@ -64,6 +70,7 @@ class ModelFacts:
     frames: int
     size: tuple[int, int]
     weights_sha256: str
+    departures: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, session: Session) -> ModelFacts:
@@ -78,6 +85,7 @@ class ModelFacts:
             info.frames,
             info.size,
             info.weights_sha256,
+            info.departures,
         )
 
 
@@ -190,7 +198,7 @@ def evaluate(
     else:
         units = Units(stretches.tallies, stretches=True)
         drawn = f"{len(units)} stretches of {stretches.length} frames of one video"
-    hop = options.hop or info.frames
+    hop = options.hop or info.hop
     return Evaluation(
         ModelFacts.of(session),
         hop,

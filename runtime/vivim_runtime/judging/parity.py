@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vivim_runtime.clips import Clip, Masks, cut_clips
-from vivim_runtime.datasets.as_source import videos_of
+from vivim_runtime.datasets import refuse_trained
+from vivim_runtime.datasets.as_source import datasets_of, videos_of
 from vivim_runtime.errors import UsageError
 from vivim_runtime.files import json_value
 from vivim_runtime.judging.agreement import (
@@ -29,6 +30,7 @@ from vivim_runtime.judging.agreement import (
     budget_of,
     logits_of,
 )
+from vivim_runtime.provenance import joined
 from vivim_runtime.sessions.base import ClassInfo, Logits, ModelInfo, Session
 from vivim_runtime.sources.base import Image
 
@@ -111,7 +113,11 @@ class Comparison:
 
 
 def compare(
-    a: Session, b: Session, sources: Sequence[str] | None = None, on_clip: Callable[[int], None] | None = None
+    a: Session,
+    b: Session,
+    sources: Sequence[str] | None = None,
+    on_clip: Callable[[int], None] | None = None,
+    allow_trained: bool = False,
 ) -> Comparison:
     """Run two sides on the same clips. `a` is the reference.
 
@@ -119,6 +125,7 @@ def compare(
         sources: names for vivim_runtime.datasets.as_source.videos_of; each video is cut into clips of T frames (what is
             left over at its end is dropped). Default two short phantoms.
         on_clip: called with the number of clips done.
+        allow_trained: compare on videos of data sets that a side was trained on, too.
 
     Raises:
         UsageError: the sides cannot be compared, or a source has no whole clip.
@@ -130,7 +137,13 @@ def compare(
     meter, worst = AgreementMeter(), _WorstFrames()
     counts: dict[str, int] = {}
     done = 0
-    for name, opened in videos_of(list(sources or default_sources(length, size)), "test").items():
+    names = list(sources or default_sources(length, size))
+    trained = joined(a.info.training_data, b.info.training_data)
+    sides = " or ".join(dict.fromkeys((a.info.path.name, b.info.path.name)))
+    seen: list[str] = []
+    for dataset in datasets_of(names, "test", trained):
+        seen += refuse_trained(dataset, trained, sides, allow_trained)
+    for name, opened in videos_of(names, "test", trained).items():
         before = done
         with opened() as source:
             for clip in cut_clips(source, length, size):
@@ -155,7 +168,7 @@ def compare(
         found.masks,
         budget,
         tuple(budget_failures(found, budget)),
-        tuple(_notes(a.info, b.info, found)),
+        (*_notes(a.info, b.info, found), *seen),
         worst.ranked(),
     )
 
@@ -179,6 +192,8 @@ def _notes(a: ModelInfo, b: ModelInfo, found: Agreement) -> Iterator[str]:
     masks = found.masks
     if a.weights_sha256 != b.weights_sha256:
         yield f"{b.path.name} was made from other weights than {a.path.name}"
+    for info in (b,) if a.contract == b.contract else (a, b):
+        yield from (f"{info.path.name}: {departure}" for departure in info.departures)
     if 0 < masks.empty < masks.frames:
         yield f"{masks.empty} of {masks.frames} frames have no mask on either side and do not count for Dice"
     if 0 < masks.truths < masks.frames:

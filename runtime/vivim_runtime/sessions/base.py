@@ -16,7 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from vivim_runtime.contract import CONTRACT_KEY, InputContract
 from vivim_runtime.errors import ModelError
+from vivim_runtime.provenance import DATA_KEY, TrainingData, data_from_json
 
 __all__ = ["ClassInfo", "Clips", "Logits", "ModelInfo", "Session", "model_input"]
 
@@ -51,6 +53,8 @@ class ModelInfo:
         batch: clips a call; None takes any number.
         weights_sha256: of the checkpoint it was exported from.
         metadata: everything else, as text.
+        contract: pictures and clips that the weights were trained on; None of files that do not say.
+        training_data: what they were trained on.
     """
 
     path: Path
@@ -65,6 +69,19 @@ class ModelInfo:
     batch: int | None
     weights_sha256: str
     metadata: dict[str, str] = field(repr=False)
+    contract: InputContract | None = None
+    training_data: tuple[TrainingData, ...] = field(default=(), repr=False)
+
+    @property
+    def hop(self) -> int:
+        """Frames from one clip to the next where nobody asks for others."""
+        return self.contract.default_hop(self.frames) if self.contract else self.frames
+
+    @property
+    def departures(self) -> tuple[str, ...]:
+        """In what its clips differ from those of the training, such as "trained at 128x128, exported at 256x256"."""
+        done = "exported" if self.path.suffix in (".onnx", ".engine") else "used"
+        return tuple(self.contract.departures(self.size, self.frames, done)) if self.contract else ()
 
     @classmethod
     def from_metadata(cls, path: Path, metadata: dict[str, str]) -> ModelInfo:
@@ -76,6 +93,7 @@ class ModelInfo:
             )
         if not version.isdigit() or int(version) > _FORMAT:
             raise ModelError(f"{path} has format {version}, this version reads up to {_FORMAT}; update vivim-edge")
+        contract = metadata.get(f"vivim.{CONTRACT_KEY}")
         try:
             text = {key.removeprefix("vivim."): value for key, value in metadata.items()}
             return cls(
@@ -91,6 +109,8 @@ class ModelInfo:
                 batch=None if text["batch"] == "dynamic" else int(text["batch"]),
                 weights_sha256=text["weights_sha256"],
                 metadata=metadata,
+                contract=None if contract is None else InputContract.from_json(contract, str(path)),
+                training_data=data_from_json(text.get(DATA_KEY, "[]"), str(path)),
             )
         except (KeyError, ValueError, TypeError) as error:
             raise ModelError(f"{path} describes itself wrongly ({error!r}); export it again") from None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import mmap
 import os
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -13,10 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from vivim_runtime.errors import MissingExtraError, ModelError, UsageError
+from vivim_runtime.errors import MissingExtraError, ModelError, PluginError, UsageError
 from vivim_runtime.sessions.base import Clips, Logits, ModelInfo, model_input
+from vivim_runtime.sessions.native import BODIES, NATIVE_VARIABLE, native_library
 
-__all__ = ["OnnxSession", "node_times", "onnx_runtime"]
+__all__ = ["OnnxSession", "inference_session", "node_times", "onnx_runtime"]
+
+_log = logging.getLogger(__name__)
 
 
 def onnx_runtime(what: str) -> Any:
@@ -37,11 +42,62 @@ def onnx_runtime(what: str) -> Any:
     return runtime
 
 
+def inference_session(
+    model: str | bytes, options: Callable[[], Any], providers: list[Any], bodies: bool = False
+) -> tuple[Any, str]:
+    """ONNX Runtime's session for a file or its content, with our compiled operators where they are installed.
+
+    Where they are not, or cannot take what the file holds, its bodies run, and a line of the log says so.
+
+    Args:
+        options: makes SessionOptions, to which the operators are added.
+        bodies: leave the operators out.
+
+    Returns:
+        The session, and what computes the operators: the library's instruction set, or "bodies".
+
+    Raises:
+        PluginError: there is a library of operators, and it does not load.
+        Exception: ONNX Runtime cannot load the model; its exceptions share no base class.
+    """
+    create = onnx_runtime("running an ONNX model").InferenceSession
+    native = None if bodies else native_library()
+    reason = "they are not installed: make native, or pip install vivim-edge-native"
+    if native is not None:
+        with_operators = options()
+        with_operators.register_custom_ops_library(str(native.path))
+        try:
+            return create(model, with_operators, providers=providers), native.instruction_set
+        except Exception as error:  # of the file, which then fails again, or of types that the operators do not have
+            reason = f"they cannot run this file: {_first_line(error)}"
+    session = create(model, options(), providers=providers)
+    if not bodies and os.environ.get(NATIVE_VARIABLE) != BODIES and _has_operators(model):
+        _log.warning("running without compiled operators, several times slower, since %s", reason)
+    return session, BODIES
+
+
+def _has_operators(model: str | bytes) -> bool:
+    if isinstance(model, bytes):
+        return b"SelectiveScan" in model
+    with Path(model).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(b"SelectiveScan") >= 0
+
+
 class OnnxSession:
-    """A model in ONNX Runtime. Calls may come from one thread at a time."""
+    """A model in ONNX Runtime. Calls may come from one thread at a time.
+
+    Attributes:
+        operators: what computes the scan: an instruction set of our compiled operators, or "bodies".
+    """
 
     def __init__(
-        self, path: Path, device: str = "auto", threads: int = 0, profile: Path | None = None, fused: bool = True
+        self,
+        path: Path,
+        device: str = "auto",
+        threads: int = 0,
+        profile: Path | None = None,
+        fused: bool = True,
+        bodies: bool = False,
     ) -> None:
         """Open a file; see vivim_runtime.open_session for `device`, `threads` and what is raised.
 
@@ -49,26 +105,35 @@ class OnnxSession:
             profile: start of the name of the file that `end_profiling` writes; see `node_times`.
             fused: False computes what an int8 file says, rounding where it has Q/DQ and float32 in between, and
                 nothing that a CPU's fused int8 kernels, which add in another order, make of it; it takes less memory.
+            bodies: what is in the file computes the scan, as in a runtime that has not our operators.
         """
         onnxruntime = onnx_runtime("running an ONNX model")
         self.backend = "ONNX Runtime" if fused else "ONNX Runtime, not fused"
         if threads < 0:
             raise UsageError(f"--threads is {threads}; expected 0 (automatic) or more")
         providers = _providers(device, onnxruntime.get_available_providers())
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors; its warnings are about graph rewrites
-        options.intra_op_num_threads = threads
-        # The int8 kernels of x86 without VNNI add pairs of products in 16 bits, which overflow and give wrong masks.
-        # With this, exact ones run there; results elsewhere, and of files without int8, are the same bit by bit.
-        options.add_session_config_entry("session.x64quantprecision", "1")
-        if not fused:
-            options.enable_cpu_mem_arena = False
-            # Quantised kernels come with the extended optimisations.
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        if profile:
-            options.enable_profiling, options.profile_file_prefix = True, str(profile)
+
+        def options() -> Any:
+            made = onnxruntime.SessionOptions()
+            made.log_severity_level = 3  # errors; its warnings are about graph rewrites
+            made.intra_op_num_threads = threads
+            # The int8 kernels of x86 without VNNI add pairs of products in 16 bits, which overflow and give wrong
+            # masks. With this, exact ones run there; results elsewhere, and of files without int8, are the same bit by
+            # bit.
+            made.add_session_config_entry("session.x64quantprecision", "1")
+            if not fused:
+                made.enable_cpu_mem_arena = False
+                # Quantised kernels come with the extended optimisations.
+                made.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+            if profile:
+                made.enable_profiling, made.profile_file_prefix = True, str(profile)
+            return made
+
         try:
-            self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            self._session: Any
+            self._session, self.operators = inference_session(str(path), options, providers, bodies)
+        except PluginError:
+            raise
         except Exception as error:  # onnxruntime's exceptions share no base class
             if "NOT_IMPLEMENTED" in str(error):
                 raise ModelError(
@@ -81,7 +146,7 @@ class OnnxSession:
         if self.device == "cpu" and len(providers) > 1:
             _tell_fallback(device)
         self._input = self._session.get_inputs()[0].name
-        self._opened_with = (path, device, threads)
+        self._opened_with: dict[str, Any] = {"path": path, "device": device, "threads": threads, "bodies": bodies}
 
     def __call__(self, clips: Clips) -> Logits:
         """uint8 RGB (B, T, H, W, 3) at the model's size -> float32 logits (B, T, K, H, W)."""
@@ -99,7 +164,7 @@ class OnnxSession:
     def layer_times(self, clips: Clips, runs: int) -> list[dict[str, float]]:
         """Milliseconds of every node, in order of execution, in each of some runs; opens the file once more."""
         with TemporaryDirectory() as folder:
-            with OnnxSession(*self._opened_with, profile=Path(folder) / "profile") as session:
+            with OnnxSession(**self._opened_with, profile=Path(folder) / "profile") as session:
                 for _ in range(1 + runs):  # the first is a warm-up
                     session(clips)
                 file = session.end_profiling()

@@ -1,0 +1,160 @@
+// The operators as nodes: attributes and shapes, the same for every processor that computes them.
+//
+// A Processor computes what a description says, from tensors whose shapes were checked:
+//
+//   Processor::convolve(context, tensors, description, taps, output)
+//   Processor::scan(context, tensors, description, output)
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include "context.h"
+
+namespace vivim::ort
+{
+// The attributes that the two operators have in common.
+struct Attributes
+{
+    int32_t rows;
+    std::vector<int64_t> directions;
+
+    Attributes(OrtApi const* api, OrtKernelInfo const* info);
+
+    template <class Description> void describe(Description& desc) const
+    {
+        desc.rows = rows;
+        desc.direction_count = int32_t(directions.size());
+        std::copy(directions.begin(), directions.end(), desc.directions);
+    }
+};
+
+// Where a dimension of an output comes from.
+struct Axis
+{
+    size_t input, axis;
+};
+
+template <size_t Count> std::array<Tensor, Count> inputsOf(Context const& context)
+{
+    std::array<Tensor, Count> tensors;
+    for (size_t i = 0; i < Count; ++i) tensors[i] = context.input(i);
+    return tensors;
+}
+
+template <class Processor> class CausalConv1d
+{
+public:
+    static constexpr char const* kName = "CausalConv1d";
+    enum { kXz, kWeight, kBias, kInputs };
+    static constexpr bool kIsParameter[kInputs] = {false, true, true};
+    static constexpr Axis kOutput[] = {{kWeight, 0}, {kXz, 0}, {kXz, 1}, {kWeight, 1}}; // (K, B, L, D)
+    static constexpr size_t kOutputRank = 4;
+
+    CausalConv1d(OrtApi const* api, OrtKernelInfo const* info) : m_attributes(api, info) {}
+
+    void compute(Context const& context, vivim_dtype type) const
+    {
+        auto const in = inputsOf<kInputs>(context);
+        expectRank("xz", in[kXz].shape, 3);
+        expectRank("weight", in[kWeight].shape, 3);
+        int64_t const batch = in[kXz].shape[0], length = in[kXz].shape[1];
+        int64_t const width = in[kWeight].shape[1], taps = in[kWeight].shape[2];
+        vivim_conv_desc desc{};
+        m_attributes.describe(desc);
+        desc.batch = narrowed("the batch", batch);
+        desc.length = narrowed("the number of tokens", length);
+        desc.width = narrowed("the width", width);
+        desc.x_width = narrowed("the width of xz", in[kXz].shape[2]);
+        desc.dtype = type;
+        expectShape("weight", in[kWeight].shape, {desc.direction_count, width, taps});
+        expectShape("bias", in[kBias].shape, {desc.direction_count, width});
+        void* const output = context.output(0, {desc.direction_count, batch, length, width});
+        Processor::convolve(context, in, desc, narrowed("the number of taps", taps), output);
+    }
+
+private:
+    Attributes const m_attributes;
+};
+
+template <class Processor> class SelectiveScan
+{
+public:
+    static constexpr char const* kName = "SelectiveScan";
+    enum { kXc, kDbc, kXz, kALog2e, kDtWeight, kDtBias, kDSkip, kInputs };
+    static constexpr bool kIsParameter[kInputs] = {false, false, false, true, true, true, true};
+    static constexpr Axis kOutput[] = {{kXc, 1}, {kXc, 2}, {kXc, 3}}; // (B, L, D)
+    static constexpr size_t kOutputRank = 3;
+
+    SelectiveScan(OrtApi const* api, OrtKernelInfo const* info) : m_attributes(api, info)
+    {
+        check(api, kernelInfoInt(api, info, "mean", &m_mean));
+    }
+
+    void compute(Context const& context, vivim_dtype type) const
+    {
+        auto const in = inputsOf<kInputs>(context);
+        expectRank("xc", in[kXc].shape, 4);
+        expectRank("xz", in[kXz].shape, 3);
+        expectRank("A_log2e", in[kALog2e].shape, 3);
+        expectRank("dt_weight", in[kDtWeight].shape, 3);
+        int64_t const shared = in[kXc].shape[0], batch = in[kXc].shape[1], length = in[kXc].shape[2];
+        int64_t const width = in[kXc].shape[3], states = in[kALog2e].shape[2], rank = in[kDtWeight].shape[2];
+        vivim_scan_desc desc{};
+        m_attributes.describe(desc);
+        int64_t const directions = desc.direction_count;
+        desc.batch = narrowed("the batch", batch);
+        desc.length = narrowed("the number of tokens", length);
+        desc.width = narrowed("the width", width);
+        desc.gate_width = narrowed("the width of xz", in[kXz].shape[2]);
+        desc.rank = narrowed("the rank", rank);
+        desc.states = narrowed("the number of states", states);
+        desc.shared_input = shared == 1;
+        desc.mean = m_mean != 0;
+        desc.dtype = type;
+        expectShape("xc", in[kXc].shape, {shared == 1 ? 1 : directions, batch, length, width});
+        expectShape("dbc", in[kDbc].shape, {directions, batch, length, rank + 2 * states});
+        expectShape("xz", in[kXz].shape, {batch, length, std::max<int64_t>(desc.gate_width, width)});
+        expectShape("A_log2e", in[kALog2e].shape, {directions, width, states});
+        expectShape("dt_weight", in[kDtWeight].shape, {directions, width, rank});
+        expectShape("dt_bias", in[kDtBias].shape, {directions, width});
+        expectShape("d_skip", in[kDSkip].shape, {directions, width});
+        Processor::scan(context, in, desc, context.output(0, {batch, length, width}));
+    }
+
+private:
+    Attributes const m_attributes;
+    int64_t m_mean = 1;
+};
+
+// vivim::DepthwiseConvGelu2d over (F, H, W, C) and vivim::DepthwiseConvGelu3d over (B, T, H, W, C), channels last. Of the
+// CPU alone: a file has them where it was exported for one.
+template <int Dimensions> class DepthwiseConvGelu
+{
+public:
+    static constexpr char const* kName = Dimensions == 2 ? "DepthwiseConvGelu2d" : "DepthwiseConvGelu3d";
+    enum { kX, kWeight, kBias, kInputs };
+    static constexpr bool kIsParameter[kInputs] = {false, true, true};
+    static constexpr Axis kOutput[] = {{kX, 0}, {kX, 1}, {kX, 2}, {kX, 3}, {kX, 4}};
+    static constexpr size_t kOutputRank = Dimensions + 2;
+
+    DepthwiseConvGelu(OrtApi const*, OrtKernelInfo const*) {}
+
+    void compute(Context const& context, vivim_dtype) const
+    {
+        auto const in = inputsOf<kInputs>(context);
+        Shape const& x = in[kX].shape;
+        expectRank("x", x, Dimensions + 2);
+        int64_t const frames = Dimensions == 2 ? 1 : x[1], channels = x.back();
+        expectShape("weight", in[kWeight].shape, Dimensions == 2 ? Shape{3, 3, channels} : Shape{3, 3, 3, channels});
+        expectShape("bias", in[kBias].shape, {channels});
+        auto const numbers = [&](size_t i) { return static_cast<float const*>(in[i].data); };
+        cpu::Depthwise const depthwise{numbers(kX), numbers(kWeight), numbers(kBias),
+            static_cast<float*>(context.output(0, x)), x[0], frames, x[Dimensions - 1], x[Dimensions], channels,
+            Dimensions == 2 ? 1 : 3};
+        SessionThreads threads(context, in[kX].memory);
+        cpu::convolveDepthwise(depthwise, threads);
+    }
+};
+} // namespace vivim::ort

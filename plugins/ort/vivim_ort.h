@@ -1,0 +1,37 @@
+/* libvivim_ort.so: the operators of Vivim for ONNX Runtime, and the same kernels as plain functions for everybody else.
+ *
+ * ONNX Runtime calls RegisterCustomOps (SessionOptions.register_custom_ops_library). The functions below compute on the
+ * CPU what vivim_kernels.h describes, in host memory, any width, 1 to 8 taps, ranks up to 1024, up to 256 states. They
+ * return 0 or VIVIM_BAD_ARGUMENT, and vivim_cpu_error() then says what was wrong. Results do not depend on the number of
+ * threads: 1 or more, 0 for as many as there are processors.
+ */
+#ifndef VIVIM_ORT_H
+#define VIVIM_ORT_H
+
+#include "vivim_kernels.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Of the distribution vivim-edge-native that this library belongs to. */
+VIVIM_API char const* vivim_ort_version(void);
+/* Of the kernels that run on this CPU: avx512, avx2 or baseline (SSE2, NEON). VIVIM_CPU_ISA asks for a lesser one. */
+VIVIM_API char const* vivim_ort_instruction_set(void);
+/* The file of the CUDA kernels that sessions with the CUDA provider call; null where none is found. */
+VIVIM_API char const* vivim_ort_cuda_kernels(void);
+
+VIVIM_API int32_t vivim_cpu_causal_conv1d(vivim_conv_desc const* desc, int32_t taps, void const* x, float const* weight,
+    float const* bias, void* xc, int32_t threads);
+
+VIVIM_API int32_t vivim_cpu_selective_scan(vivim_scan_desc const* desc, void const* xc, void const* dbc, void const* xz,
+    float const* A_log2e, float const* dt_weight, float const* dt_bias, float const* d_skip, void* y, int32_t threads);
+
+/* What the last failing call of this thread said. */
+VIVIM_API char const* vivim_cpu_error(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,89 @@
+"""The record of what a network was taught to see."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.runtime.models import brightness_model
+from vivim_runtime.contract import InputContract
+from vivim_runtime.errors import ModelError
+from vivim_runtime.sessions import open_session
+
+SMALL = InputContract((96, 128), 3, 2, 2, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+def test_what_is_written_is_read() -> None:
+    assert InputContract.from_json(SMALL.to_json(), "w") == SMALL
+
+
+def test_fields_that_came_later_mean_what_files_of_before_them_meant() -> None:
+    values = {name: value for name, value in json.loads(SMALL.to_json()).items() if name in ("size", "frames", "hop")}
+    assert InputContract.from_json(json.dumps(values), "w") == InputContract((96, 128), 3, 2)
+
+
+def test_fields_of_a_later_version_are_refused() -> None:
+    """Pictures that were cut to a region first cannot be given whole without a word."""
+    text = json.dumps({**json.loads(SMALL.to_json()), "region": "dicom"})
+    with pytest.raises(ModelError, match=r"^w\.onnx: the input contract has region, which .*; update vivim-edge"):
+        InputContract.from_json(text, "w.onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("size", [0, 64]),
+        ("size", [64]),
+        ("size", "64"),
+        ("frames", 0),
+        ("frames", True),
+        ("hop", 4),  # beyond the 3 frames of a clip: frames between would get no mask
+        ("stride", 0),
+        ("mean", [0.5, 0.5]),
+        ("std", [0.2, 0.2, 0.0]),
+    ],
+)
+def test_impossible_values_are_refused_by_name(name: str, value: object) -> None:
+    text = json.dumps({**json.loads(SMALL.to_json()), name: value})
+    with pytest.raises(ModelError, match=rf"^w: the input contract has {name} .*; expected"):
+        InputContract.from_json(text, "w")
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", '{"size": [64, 64]}'])
+def test_what_is_no_record_is_refused(text: str) -> None:
+    with pytest.raises(ModelError, match=r"^w: the input contract"):
+        InputContract.from_json(text, "w")
+
+
+def test_uses_that_differ_are_named() -> None:
+    assert list(SMALL.departures((96, 128), 3, "used", 2)) == []
+    assert list(SMALL.departures((256, 320), 5, "exported")) == [
+        "trained at 96x128, exported at 256x320",
+        "trained on clips of 3 frames, exported on clips of 5",
+        "trained on every frame in 2 of a video, exported on every frame in 1",
+    ]
+
+
+def test_model_files_say_what_their_weights_were_trained_at(tmp_path: Path) -> None:
+    contract = InputContract((64, 64), 5, 2)
+    path = brightness_model(tmp_path / "m.onnx", input_contract=contract.to_json())
+    with open_session(path, "cpu") as session:
+        assert session.info.contract == contract and session.info.hop == 2
+        assert session.info.departures == ("trained at 64x64, exported at 32x48",)
+    other = brightness_model(tmp_path / "n.onnx", frames=3, input_contract=contract.to_json())
+    with open_session(other, "cpu") as session:
+        assert session.info.hop == 3  # a hop of clips of 5 says nothing of clips of 3
+
+
+def test_model_files_without_a_record_depart_from_nothing(tmp_path: Path) -> None:
+    with open_session(brightness_model(tmp_path / "m.onnx"), "cpu") as session:
+        assert session.info.contract is None and session.info.hop == 5 and session.info.departures == ()
+
+
+def test_model_files_with_a_later_record_are_refused(tmp_path: Path) -> None:
+    text = json.dumps({**json.loads(replace(SMALL, hop=1).to_json()), "shape": "kept"})
+    with pytest.raises(ModelError, match="has shape, which this version cannot keep"):
+        open_session(brightness_model(tmp_path / "m.onnx", input_contract=text), "cpu")
