@@ -7,8 +7,11 @@ BIN    := $(VENV)/bin
 # Of the system, or of the wheels of extra cuda-build.
 NVCC   ?= $(or $(shell command -v nvcc),$(firstword $(wildcard $(VENV)/lib/python3*/site-packages/nvidia/cu13/bin/nvcc)))
 CMAKE  ?= $(or $(shell command -v cmake),$(BIN)/cmake)
+# A variable of CMake: given, or left to its default, never what an earlier call gave.
+GIVEN   = $(if $(2),-D$(1)="$(2)",-U$(1))
+C_FILES = $(shell git ls-files '*.c' '*.cpp' '*.cu' '*.cuh' '*.h')
 
-.PHONY: help dev format lint types test test-all native wheels plugins gpu-check demo bench clean
+.PHONY: help dev format lint types test test-all native wheels plugins gpu-check compat demo bench clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
@@ -22,13 +25,15 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "pysodmetrics==1.4.4"
 	@touch $@
 
-format: dev  ## let ruff format the code
+format: dev  ## let ruff and clang-format format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(C_FILES)
 
-lint: dev  ## ruff: rules and format
+lint: dev  ## ruff: rules and format; clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
 
 types: dev  ## mypy --strict over the four packages
 	$(BIN)/mypy
@@ -43,11 +48,16 @@ native:  ## the operators for ONNX Runtime and PyTorch on this CPU, in plugins/b
 	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) plugins/ort/build.py
 
 plugins:  ## the CUDA kernels and the TensorRT plugin, in plugins/build/gpu (ARCH=87: for one GPU architecture)
-	$(CMAKE) -S plugins --preset gpu $(if $(NVCC),-DVIVIM_NVCC=$(NVCC)) $(if $(ARCH),-D,-U)VIVIM_ARCHITECTURES$(if $(ARCH),=$(ARCH))
+	$(CMAKE) -S plugins --preset gpu $(if $(NVCC),-DVIVIM_NVCC=$(NVCC)) $(call GIVEN,VIVIM_ARCHITECTURES,$(ARCH)) \
+		$(foreach name,VIVIM_TENSORRT_INCLUDE TENSORRT_ROOT VIVIM_TENSORRT_MAJOR,$(call GIVEN,$(name),$($(name))))
 	$(CMAKE) --build plugins/build/gpu --parallel
 
 gpu-check:  ## on a machine with an NVIDIA GPU: build, test, benchmark and sanitise the kernels in 8 minutes (OUT=folder)
 	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) plugins/tools/gpu_check.py $(if $(OUT),--out "$(OUT)")
+
+compat: dev  ## the code against six versions of TensorRT's bindings, its lean registry, and old cuda-python
+	$(BIN)/python -m pytest -m slow tests/export/test_bindings.py tests/plugins/test_lean_registry.py \
+		tests/runtime/sessions/test_cuda_versions.py
 
 wheels:  ## vivim-edge and vivim-edge-native for x86-64 and aarch64, in dist/ (needs: pip install ziglang)
 	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) plugins/ort/wheels.py

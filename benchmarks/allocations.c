@@ -4,22 +4,44 @@
 #include <stdatomic.h>
 #include <stddef.h>
 
-extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t),
+extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void*, size_t),
     *__libc_memalign(size_t, size_t);
 
 static atomic_llong calls, bytes;
 
-static void count(size_t size) {
+static void count(size_t size)
+{
     atomic_fetch_add_explicit(&calls, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&bytes, (long long)size, memory_order_relaxed);
 }
 
-void *malloc(size_t size) { count(size); return __libc_malloc(size); }
-void *calloc(size_t number, size_t size) { count(number * size); return __libc_calloc(number, size); }
-void *realloc(void *old, size_t size) { count(size); return __libc_realloc(old, size); }
-void *memalign(size_t alignment, size_t size) { count(size); return __libc_memalign(alignment, size); }
-void *aligned_alloc(size_t alignment, size_t size) { count(size); return __libc_memalign(alignment, size); }
-int posix_memalign(void **result, size_t alignment, size_t size) {
+void* malloc(size_t size)
+{
+    count(size);
+    return __libc_malloc(size);
+}
+void* calloc(size_t number, size_t size)
+{
+    count(number * size);
+    return __libc_calloc(number, size);
+}
+void* realloc(void* old, size_t size)
+{
+    count(size);
+    return __libc_realloc(old, size);
+}
+void* memalign(size_t alignment, size_t size)
+{
+    count(size);
+    return __libc_memalign(alignment, size);
+}
+void* aligned_alloc(size_t alignment, size_t size)
+{
+    count(size);
+    return __libc_memalign(alignment, size);
+}
+int posix_memalign(void** result, size_t alignment, size_t size)
+{
     count(size);
     *result = __libc_memalign(alignment, size);
     return *result ? 0 : ENOMEM;

@@ -15,11 +15,11 @@ from tempfile import TemporaryDirectory
 import onnx
 import pydicom.examples
 
-from vivim_calibration.calibration import calibrated
+from vivim_calibration.calibration import learn_ranges
 from vivim_calibration.clips import ClipSet, whole_clips
 from vivim_calibration.float_model import load_float_model
 from vivim_calibration.histogram import METHODS
-from vivim_calibration.quantise import quantised
+from vivim_calibration.quantise import quantise_layers
 from vivim_calibration.verdict import agreement_of, logits_of_clips
 from vivim_runtime.sessions.onnx import OnnxSession
 
@@ -51,10 +51,10 @@ def main() -> None:
     print("|---" * (2 + len(judged)) + "|")
     for name, chosen in learnt.items():
         for method in METHODS if name == "4 phantoms" else ("mse",):
-            ranges = calibrated(model.proto, model.info, model.sha256, chosen, method, 1).ranges
+            ranges = learn_ranges(model.proto, model.info, model.sha256, chosen, method, 1).ranges
             with TemporaryDirectory() as folder:
                 path = Path(folder) / "int8.onnx"
-                onnx.save(quantised(model.proto, ranges), path)
+                onnx.save(quantise_layers(model.proto, ranges), path)
                 with OnnxSession(path, "cpu", 1, fused=False) as session:
                     found = [agreement_of(session, judged[of], reference[of]) for of in judged]
             cells = [

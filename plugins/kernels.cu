@@ -14,12 +14,14 @@
 #include <cstdio>
 #include <exception>
 
+#if !defined(VIVIM_KERNELS_REVISION)
+#define VIVIM_KERNELS_REVISION "" // compiled alone, by a test or a tool; CMakeLists.txt gives a digest of the sources
+#endif
+
 namespace vivim
 {
 namespace
 {
-constexpr char kRevision[] = "1";
-
 // ---- tactics ----
 
 enum class Family { kStateSplit, kTimeSplit };
@@ -118,7 +120,8 @@ int32_t checkLaunch(char const* kernel, std::string const& error)
 // What both descriptions have. Bounds above are those of grids and of 32-bit step numbers.
 template <class Desc> int32_t checkCommon(Desc const* d)
 {
-    constexpr int kMaxBatch = 65535 / kMaxDirections, kMaxLength = 1 << 30, kMaxWidth = 1 << 19;
+    constexpr int kMaxBatch = kMaxGrid / kMaxDirections, kMaxLength = 1 << 30;
+    constexpr int kMaxWidth = kMaxGrid / kMaxDirections * ConvTile::kLanes; // a channel a thread, where x_width is odd
     if (!d)
         return fail(VIVIM_BAD_ARGUMENT, "desc is null");
     if (d->batch < 1 || d->batch > kMaxBatch)
@@ -208,18 +211,12 @@ int divideUp(int64_t a, int64_t b) { return int((a + b - 1) / b); }
 size_t elementBytes(int32_t dtype) { return dtype == VIVIM_FLOAT32 ? 4 : 2; }
 
 // Steps of a chunk: whole tiles.
-int chunkLength(vivim_scan_desc const& d, Tactic const& t)
-{
-    return roundUp(divideUp(d.length, t.chunks), kTile);
-}
+int chunkLength(vivim_scan_desc const& d, Tactic const& t) { return roundUp(divideUp(d.length, t.chunks), kTile); }
 // One direction without a gate is its own result.
 bool writesDirectly(vivim_scan_desc const& d) { return d.direction_count == 1 && d.gate_width == 0; }
 
 // Parts of the workspace, each at a multiple of 256 bytes.
-struct Workspace
-{
-    size_t yDirections = 0, chunkState = 0, chunkTime = 0, bytes = 0;
-};
+struct Workspace { size_t yDirections = 0, chunkState = 0, chunkTime = 0, bytes = 0; };
 Workspace workspaceOf(vivim_scan_desc const& d, Tactic const& t)
 {
     auto const part = [](size_t bytes) { return (bytes + 255) & ~size_t(255); };
@@ -228,8 +225,8 @@ Workspace workspaceOf(vivim_scan_desc const& d, Tactic const& t)
     // must hold every shorter one.
     size_t const chunks = t.chunks > 1 ? std::min(t.chunks, divideUp(d.length, kTile)) : 1;
     Workspace w;
-    w.chunkState = w.yDirections
-        + (writesDirectly(d) ? 0 : part(sequences * d.length * d.width * elementBytes(d.dtype)));
+    w.chunkState =
+        w.yDirections + (writesDirectly(d) ? 0 : part(sequences * d.length * d.width * elementBytes(d.dtype)));
     w.chunkTime = w.chunkState + part((chunks - 1) * sequences * d.width * kStates * sizeof(float));
     w.bytes = w.chunkTime + part((chunks - 1) * sequences * d.width * sizeof(float));
     w.bytes = std::max(w.bytes, size_t(256)); // 0 says that the description is wrong
@@ -238,8 +235,8 @@ Workspace workspaceOf(vivim_scan_desc const& d, Tactic const& t)
 
 // ---- launches ----
 
-template <class T> int32_t launchConv(vivim_conv_desc const& d, void const* x, float const* weight, float const* bias,
-    void* xc, void* stream)
+template <class T> int32_t launchConv(
+    vivim_conv_desc const& d, void const* x, float const* weight, float const* bias, void* xc, void* stream)
 {
     ConvArguments<T> const a{static_cast<T const*>(x), weight, bias, static_cast<T*>(xc), d.batch, d.length, d.width,
         d.rows, d.length / d.rows, d.x_width, packDirections(d)};
@@ -276,8 +273,7 @@ template <class T, int S, int kRun, int kThreads> int32_t launchTimeSplit(ScanAr
     if (bytes > sharedMemoryLimit())
         return launchStateSplit<T, 4, 128, true>(a, stream);
     dim3 const grid(divideUp(a.width, Kernel::kChannels), 1, a.directions.count * a.batch);
-    return checkLaunch(
-        "time-split scan", launch(&timeSplit<T, S, kRun, kThreads>, grid, kThreads, bytes, stream, a));
+    return checkLaunch("time-split scan", launch(&timeSplit<T, S, kRun, kThreads>, grid, kThreads, bytes, stream, a));
 }
 
 // Kernels are templates: every row of kTactics must have its case.
@@ -371,8 +367,8 @@ template <class Body> int32_t guarded(Body const& body) noexcept
 
 using namespace vivim;
 
-int32_t vivim_causal_conv1d(vivim_conv_desc const* desc, void const* x, float const* weight, float const* bias,
-    void* xc, void* stream)
+int32_t vivim_causal_conv1d(
+    vivim_conv_desc const* desc, void const* x, float const* weight, float const* bias, void* xc, void* stream)
 {
     return guarded([&]() -> int32_t {
         if (int32_t const status = checkConv(desc))
@@ -435,8 +431,7 @@ int32_t vivim_selective_scan(vivim_scan_desc const* desc, int32_t tactic, void c
         if (reinterpret_cast<uintptr_t>(workspace) % 16)
             return fail(VIVIM_BAD_WORKSPACE, "workspace is not aligned to 16 bytes");
         if (workspace_bytes < needed)
-            return fail(
-                VIVIM_BAD_WORKSPACE, "workspace_bytes is %zu; %zu bytes are needed", workspace_bytes, needed);
+            return fail(VIVIM_BAD_WORKSPACE, "workspace_bytes is %zu; %zu bytes are needed", workspace_bytes, needed);
         char* const w = static_cast<char*>(workspace);
         auto const run = [&](auto element) {
             return launchScan<decltype(element)>(
@@ -453,4 +448,4 @@ int32_t vivim_selective_scan(vivim_scan_desc const* desc, int32_t tactic, void c
 
 char const* vivim_kernels_error(void) { return errorText; }
 
-char const* vivim_kernels_revision(void) { return kRevision; }
+char const* vivim_kernels_revision(void) { return VIVIM_KERNELS_REVISION; }

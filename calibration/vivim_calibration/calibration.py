@@ -26,7 +26,7 @@ from vivim_runtime.files import write_text
 from vivim_runtime.sessions.base import ModelInfo, model_input
 from vivim_runtime.sessions.onnx import inference_session, onnx_runtime
 
-__all__ = ["Calibration", "calibrated", "check_method"]
+__all__ = ["Calibration", "check_method", "learn_ranges"]
 
 _FORMAT = 1
 # What one run may hand out of activations: more are read in several runs of the same clip.
@@ -119,7 +119,7 @@ def check_method(method: str) -> None:
         raise UsageError(f"--method is {method}; expected {', '.join(METHODS)}")
 
 
-def calibrated(
+def learn_ranges(
     model: onnx.ModelProto,
     info: ModelInfo,
     digest: str,

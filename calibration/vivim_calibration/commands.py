@@ -14,7 +14,7 @@ from vivim_calibration.clips import DrawOptions
 from vivim_calibration.plot import sensitivity_svg
 from vivim_calibration.procedure import Options, Outcome, calibrate
 from vivim_calibration.report import sensitivity_table, verdict_table
-from vivim_runtime.commands.options import AllowTrained
+from vivim_runtime.commands.options import AllowTrained, Device, JsonFile, Seed, Threads, check_outputs
 from vivim_runtime.errors import UsageError, VerdictError
 from vivim_runtime.files import writable_file, write_text
 
@@ -65,7 +65,7 @@ def calibrate_command(
     fraction: Annotated[float, typer.Option(help="Share of every source's clips that calibrate.")] = 1.0,
     max_clips: Annotated[int, typer.Option(help="Clips that calibrate, evenly over the sources.")] = 32,
     eval_clips: Annotated[int, typer.Option(help="Clips to judge on, at most.")] = 16,
-    seed: Annotated[int, typer.Option(help="Of the draw of clips.")] = 0,
+    seed: Seed = 0,
     method: Annotated[
         str | None, typer.Option(help="minmax, percentile, entropy or mse (default).", show_default=False)
     ] = None,
@@ -80,11 +80,11 @@ def calibrate_command(
     exclude: Annotated[list[str] | None, typer.Option(help="A layer to leave in float, as --analyse names it.")] = None,
     fp16: Annotated[Path | None, typer.Option(help="The fp16 file of the model: int8 must be faster.")] = None,
     target: Annotated[str, typer.Option(help="The file is for this other device: latency is not judged here.")] = "",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<index>.")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 is automatic.")] = 0,
+    device: Device = "auto",
+    threads: Threads = 0,
     runs: Annotated[int, typer.Option(help="Calls that latency is the median of.")] = 10,
     allow_trained: AllowTrained = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything to this JSON file.")] = None,
+    json_file: JsonFile = None,
     plot: Annotated[Path | None, typer.Option(help="Write the ranking to this SVG file.")] = None,
 ) -> None:
     """Quantise to int8 on clips of your own, and judge the result: over budget or no faster is exit code 3."""
@@ -92,9 +92,9 @@ def calibrate_command(
         raise UsageError(f"--plot is {plot}; expected a name ending in .svg")
     if plot is not None and not (analyse or budget is not None):
         raise UsageError("--plot shows the ranking of the layers; add --analyse")
-    for file in (json_file, plot, cache):
-        if file is not None:
-            writable_file(file)
+    check_outputs((json_file, plot))
+    if cache is not None:
+        writable_file(cache)
     options = Options(
         method=method,
         draw=DrawOptions(fraction, max_clips, seed),

@@ -15,12 +15,12 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from vivim_calibration.calibration import Calibration, calibrated, check_method
+from vivim_calibration.calibration import Calibration, check_method, learn_ranges
 from vivim_calibration.clips import ClipSet, DrawOptions, check_disjoint, drawn_clips, whole_clips
 from vivim_calibration.float_model import FloatModel, load_float_model
 from vivim_calibration.layers import quantisable_layers
-from vivim_calibration.quantise import quantised
-from vivim_calibration.sensitivity import Analysis, Trial, analysed, fewest_in_float
+from vivim_calibration.quantise import quantise_layers
+from vivim_calibration.sensitivity import Analysis, Trial, fewest_in_float, rank_layers
 from vivim_calibration.verdict import agreement_of, latencies, logits_of_clips, speed_failure
 from vivim_runtime.datasets import refuse_trained
 from vivim_runtime.datasets.as_source import datasets_of
@@ -181,7 +181,7 @@ def calibrate(
     left_in_float, analysis = _left_in_float(model, calibration, learnt_from, options, on_stage)
 
     on_stage("writing the int8 graph")
-    result = quantised(model.proto, calibration.ranges, left_in_float)
+    result = quantise_layers(model.proto, calibration.ranges, left_in_float)
     _describe(result, calibration, left_in_float)
     info = model.info
     del model  # its graph: hundreds of megabytes that the sessions below can use
@@ -260,7 +260,7 @@ def _calibration(
             calibration.check_clips(options.cache, clips)
         return calibration
     assert clips is not None
-    calibration = calibrated(
+    calibration = learn_ranges(
         model.proto,
         model.info,
         model.sha256,
@@ -288,7 +288,7 @@ def _left_in_float(
     on_stage("reading clips to rank the layers on")
     few = list(clips.first(options.analyse_clips))
     trial = Trial(model.proto, calibration.ranges, model.info.path, few, options.threads)
-    analysis = analysed(trial, lambda done, count: on_stage(f"ranking the layers, {done} of {count}"))
+    analysis = rank_layers(trial, lambda done, count: on_stage(f"ranking the layers, {done} of {count}"))
     if options.budget is None:
         return always, analysis
     if analysis.all_int8.masks.dice is None:

@@ -22,10 +22,10 @@ from onnx import helper, numpy_helper
 from vivim_calibration.histogram import LEVELS
 from vivim_calibration.layers import Layer, quantisable_layers
 
-__all__ = ["quantised", "quantised_weight"]
+__all__ = ["quantise_layers", "quantised_weight"]
 
 
-def quantised(
+def quantise_layers(
     model: onnx.ModelProto, ranges: Mapping[str, float], left_in_float: Collection[str] = ()
 ) -> onnx.ModelProto:
     """A copy of a float32 model with Q/DQ at its layers; its description is that of the float32 file.

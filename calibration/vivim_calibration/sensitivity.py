@@ -15,13 +15,13 @@ from tempfile import TemporaryDirectory
 import onnx
 
 from vivim_calibration.layers import Layer, quantisable_layers
-from vivim_calibration.quantise import quantised
+from vivim_calibration.quantise import quantise_layers
 from vivim_calibration.verdict import agreement_of, logits_of_clips
 from vivim_runtime.clips import Clip
 from vivim_runtime.judging.agreement import BUDGETS, Agreement, budget_failures
 from vivim_runtime.sessions.onnx import OnnxSession
 
-__all__ = ["Analysis", "LayerCost", "Trial", "analysed", "fewest_in_float"]
+__all__ = ["Analysis", "LayerCost", "Trial", "fewest_in_float", "rank_layers"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Trial:
         """How far the model is from float32 with all layers but these in int8."""
         with TemporaryDirectory() as folder:
             path = Path(folder) / "trial.onnx"
-            onnx.save(quantised(self._model, self._ranges, left_in_float), path)
+            onnx.save(quantise_layers(self._model, self._ranges, left_in_float), path)
             with OnnxSession(path, "cpu", self._threads, fused=False) as session:
                 return agreement_of(session, self.clips, self._expected)
 
@@ -75,7 +75,7 @@ class Trial:
         return self.without({layer.name for layer in self.layers} - {name})
 
 
-def analysed(trial: Trial, on_layer: Callable[[int, int], None] = lambda done, count: None) -> Analysis:
+def rank_layers(trial: Trial, on_layer: Callable[[int, int], None] = lambda done, count: None) -> Analysis:
     """Rank all layers. `on_layer` is told how many are done, and of how many."""
     together = trial.without(())
     costs = []

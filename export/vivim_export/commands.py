@@ -124,7 +124,8 @@ def trt_command(
         str | None, typer.Option(help="For --backend rtx: 8.6,8.9,12.0 (default: these, RTX 30, 40 and 50).")
     ] = None,
     plugin: Annotated[
-        Path | None, typer.Option(help="libvivim_trt.so; default $VIVIM_PLUGIN, or make plugins.")
+        Path | None,
+        typer.Option(help="libvivim_trt.so; default $VIVIM_PLUGIN, or what vivim-plugins or make plugins built."),
     ] = None,
     profiling_verbosity: Annotated[str, typer.Option(help="none, layer_names_only or detailed.")] = "detailed",
     emit_onnx: Annotated[

@@ -24,11 +24,12 @@ import onnx
 from vivim_export.emulation import open_artefact
 from vivim_export.engine_graph import EngineGraph, engine_graph
 from vivim_export.precision_check import check_layers, layers_of_engine, layers_of_network
-from vivim_runtime.errors import MissingExtraError, ModelError, ParityError, UsageError, VivimError
-from vivim_runtime.files import atomic_path, sha256_file, writable_file
+from vivim_runtime.errors import MissingExtraError, ModelError, ParityError, PrecisionError, UsageError, VivimError
+from vivim_runtime.files import atomic_path, sha256_file, writable_file, write_text
 from vivim_runtime.judging.parity import Comparison, compare
 from vivim_runtime.sessions import open_session
 from vivim_runtime.sessions.backends import BACKENDS, Backend
+from vivim_runtime.sessions.engine import error_logger, start, start_runtime
 from vivim_runtime.sessions.machine import Machine
 from vivim_runtime.sessions.plugin import Plugin
 from vivim_runtime.sessions.sidecar import (
@@ -40,6 +41,7 @@ from vivim_runtime.sessions.sidecar import (
     Profile,
     sidecar_path,
 )
+from vivim_runtime.sessions.tensorrt import TensorRTSession
 
 __all__ = ["EngineOptions", "EnginePlan", "Progress", "build_engine", "choose_backend", "emit_graph", "plan_engine"]
 
@@ -212,19 +214,43 @@ class _Builder:
         self.backend = choose_backend(options.backend)
         options.check_backend(self.backend)
         self.trt = self.backend.load()
+        self.machine = Machine.here(backends=(self.backend.name,))
+        if self.backend.plugins:  # before anything of TensorRT is made, which without a GPU can end the process
+            self._check_machine()
         self.graph: EngineGraph = engine_graph(source, options.precision, self.backend)
         self.profile = self._profile()
-        self.machine = Machine.here(backends=(self.backend.name,))
         self.plugin: Plugin | None = None
         if self.backend.plugins:
             self.plugin = Plugin.find(options.plugin)
             self.plugin.load(self.trt)
-        self.logger = _logger(self.trt)
-        self._builder = self.trt.Builder(self.logger)
+        self.logger = error_logger(self.trt)
+        self._builder = start(self.trt, "Builder", self.logger)
         self.network = self._parsed()
         self.layers = layers_of_network(self.trt, self.network)
         check_layers(self.layers, options.precision)
         self.config, self.flags, self.capabilities = self._prepared()
+
+    def _check_machine(self) -> None:
+        """TensorRT builds on this machine's GPU, and not every TensorRT for others besides."""
+        if self.machine.gpu is None:
+            raise ModelError(
+                f"TensorRT builds on the GPU that the engine is for, and here is {self.machine}; "
+                "build there, or take --backend rtx, which builds for RTX GPUs anywhere"
+            )
+        asked = self.options.hardware_compatibility
+        if asked == "none":
+            return
+        if self.machine.jetson is not None:
+            raise UsageError(
+                f"--hardware-compatibility is {asked}, and this is a Jetson (Jetson Linux {self.machine.jetson}), "
+                "whose TensorRT builds for its own GPU alone; leave the option out, and build on each kind of Jetson"
+            )
+        levels = [name.lower() for name in self.trt.HardwareCompatibilityLevel.__members__]
+        if asked not in levels:
+            raise UsageError(
+                f"--hardware-compatibility is {asked}, which TensorRT {self.trt.__version__} does not have; "
+                f"expected {', '.join(sorted(levels))}"
+            )
 
     def _profile(self) -> Profile:
         options, batch = self.options, self.graph.input_shape[0]
@@ -247,7 +273,7 @@ class _Builder:
         network = self._builder.create_network(flags)
         self._parser = self.trt.OnnxParser(network, self.logger)  # the network lives as long as its parser
         if not self._parser.parse(self.graph.parsed.SerializeToString()):
-            reason = self._parser.get_error(0).desc() if self._parser.num_errors else self.logger.reason
+            reason = self._parser.get_error(0).desc() if self._parser.num_errors else self.logger.reason()
             raise VivimError(f"{self.backend.title} {self.trt.__version__} does not take {self.source}: {reason}")
         return network
 
@@ -278,11 +304,6 @@ class _Builder:
     def _prepare_for_this_gpu(self, config: Any, flags: dict[str, str | int]) -> tuple[str, ...]:
         """TensorRT measures on the GPU that is here."""
         trt, options = self.trt, self.options
-        if self.machine.gpu is None:
-            raise ModelError(
-                f"TensorRT builds on the GPU that the engine is for, and here is {self.machine}; "
-                "build there, or take --backend rtx, which builds for RTX GPUs anywhere"
-            )
         if options.hardware_compatibility != "none":
             levels = trt.HardwareCompatibilityLevel
             config.hardware_compatibility_level = getattr(levels, options.hardware_compatibility.upper())
@@ -343,7 +364,7 @@ class _Builder:
             if self.machine.gpu is None:
                 record.write(output)
                 return record, None
-            record, comparison = self._proven(record, temporary)
+            record, comparison = self._proven(record, temporary, output)
             record.write(output)
         self._save_timings()
         return record, comparison
@@ -381,7 +402,7 @@ class _Builder:
             thread.join()
             raise
         if not result or result[0] is None:
-            raise VivimError(f"{self.backend.title} {self.trt.__version__} built no engine: {self.logger.reason}")
+            raise VivimError(f"{self.backend.title} {self.trt.__version__} built no engine: {self.logger.reason()}")
         return bytes(result[0])
 
     def _record(self, content: bytes) -> EngineRecord:
@@ -417,22 +438,43 @@ class _Builder:
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         )
 
-    def _proven(self, record: EngineRecord, engine: Path) -> tuple[EngineRecord, Comparison]:
+    def _inspected(self, record: EngineRecord, text: str, output: Path) -> EngineRecord:
+        """The record with the layers of the engine itself.
+
+        All that the inspector says is kept beside the engine, also where the engine is refused for it: a build takes
+        minutes.
+        """
+        kept = output.with_name(f"{output.name}.layers.json")
+        write_text(kept, text)
+        try:
+            layers = layers_of_engine(json.loads(text))
+        except ValueError:  # of the JSON; the network's types are binding all the same
+            flags: dict[str, str | int] = {
+                **record.build_flags,
+                "precision_read_from": "network; the engine inspector gave no JSON",
+            }
+            return replace(record, build_flags=flags)
+        if not layers:
+            return record
+        try:
+            check_layers(layers, self.options.precision)
+        except PrecisionError as error:
+            raise PrecisionError(f"{error}; all that the engine says about its layers is in {kept}") from None
+        flags = {**record.build_flags, "precision_read_from": "engine inspector"}
+        return replace(record, layers=tuple(layers), precision_found=_count(layers), build_flags=flags)
+
+    def _proven(self, record: EngineRecord, engine: Path, output: Path) -> tuple[EngineRecord, Comparison]:
         """The record with what the engine itself says about its layers, and with its parity; needs the GPU."""
-        runtime = self.trt.Runtime(self.logger)
+        runtime = start_runtime(self.trt, self.logger, record.version_compatible)
         loaded = runtime.deserialize_cuda_engine(engine.read_bytes())
         if loaded is None:
-            raise VivimError(f"the engine does not load again: {self.logger.reason}")
-        text = loaded.create_engine_inspector().get_engine_information(self.trt.LayerInformationFormat.JSON)
-        layers = layers_of_engine(json.loads(text))
-        if layers:
-            check_layers(layers, self.options.precision)
-            flags: dict[str, str | int] = {**record.build_flags, "precision_read_from": "engine inspector"}
-            record = replace(record, layers=tuple(layers), precision_found=_count(layers), build_flags=flags)
+            raise VivimError(f"the engine does not load again: {self.logger.reason()}")
+        text = str(loaded.create_engine_inspector().get_engine_information(self.trt.LayerInformationFormat.JSON))
+        record = self._inspected(record, text, output)
         del loaded, runtime
         try:
             record.write(engine)  # beside the temporary name, for the session
-            with open_artefact(self.source, "cpu") as a, open_session(engine) as b:
+            with open_artefact(self.source, "cpu") as a, TensorRTSession(engine, plugin=self.plugin) as b:
                 comparison = compare(a, b, self.options.clips)
         finally:
             sidecar_path(engine).unlink(missing_ok=True)
@@ -453,25 +495,6 @@ class _Builder:
 
 def _count(layers: list[LayerRecord]) -> dict[str, int]:
     return dict(Counter(layer.precision for layer in layers))
-
-
-def _logger(trt: Any) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        """Keeps the library's errors; the first one is usually the cause."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.Severity.ERROR:
-                self.errors.append(" ".join(message.split()))
-
-        @property
-        def reason(self) -> str:
-            return self.errors[0] if self.errors else "it does not say why"
-
-    return Logger()
 
 
 def _monitor(trt: Any, on_progress: Progress) -> Any:

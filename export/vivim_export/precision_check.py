@@ -56,19 +56,32 @@ def layers_of_network(trt: Any, network: Any) -> list[LayerRecord]:
     return layers
 
 
-def layers_of_engine(information: dict[str, Any]) -> list[LayerRecord]:
-    """The layers of an engine, from the inspector's JSON; empty where the engine was built to say nothing."""
+def layers_of_engine(information: Any) -> list[LayerRecord]:
+    """The layers of an engine, from the inspector's JSON; empty where the engine was built to say nothing.
+
+    A layer computes in the type of its first input, and that is its precision: TensorRT fuses a cast of the result into
+    the layer before it, whose output then has another type. Of constants, which have no inputs, it is the output's.
+    """
     layers = []
-    for layer in information.get("Layers", []):
+    for layer in information.get("Layers", []) if isinstance(information, dict) else []:
         if not isinstance(layer, dict):  # names only
             continue
-        outputs = layer.get("Outputs") or []
-        words = re.findall(r"[a-z]+\d*", str(outputs[0].get("Format/Datatype", "")).lower()) if outputs else []
-        precision = next((_FORMATS[word] for word in words if word in _FORMATS), None)
+        precision = _format_of(layer.get("Inputs")) or _format_of(layer.get("Outputs"))
         if precision:
             kind = layer.get("ParameterType") or layer.get("LayerType", "")
             layers.append(LayerRecord(str(layer.get("Name", "")), _kind(str(kind)), precision))
     return layers
+
+
+def _format_of(tensors: Any) -> str | None:
+    """The precision of the first tensor of an engine's layer; None where it is not a number of ours."""
+    for tensor in tensors or []:
+        text = str(tensor.get("Format/Datatype", "")) if isinstance(tensor, dict) else ""
+        words = re.findall(r"[a-z]+\d*", text.lower())
+        for word in words:
+            if word in _FORMATS:
+                return _FORMATS[word]
+    return None
 
 
 def _kind(name: str) -> str:

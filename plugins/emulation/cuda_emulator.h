@@ -124,12 +124,12 @@ struct Control
 {
     std::atomic<int> order{0};
     std::atomic<unsigned> seed{1234};
-    std::atomic<int> maxThreads{0};   // OS threads; 0: as many as the machine has
-    std::atomic<int> skippedLine{0};  // the barrier that is removed; 0: none
-    std::string skippedFile;          // last component of its path
+    std::atomic<int> maxThreads{0};     // OS threads; 0: as many as the machine has
+    std::atomic<int> skippedLine{0};    // the barrier that is removed; 0: none
+    std::string skippedFile;            // last component of its path
     std::atomic<int> skippedLaunch{-1}; // of the launches since then, the one it is removed in; -1: in all
-    std::atomic<int> launches{0};     // launches since then
-    std::atomic<bool> skipped{false}; // whether a thread came to it
+    std::atomic<int> launches{0};       // launches since then
+    std::atomic<bool> skipped{false};   // whether a thread came to it
     std::atomic<size_t> sharedLimit{kSharedLimit};
 };
 inline Control& control()

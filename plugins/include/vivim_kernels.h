@@ -27,7 +27,8 @@
 #endif
 
 #ifdef __cplusplus
-extern "C" {
+extern "C"
+{
 #endif
 
 enum { VIVIM_MAX_DIRECTIONS = 4 };
@@ -41,37 +42,39 @@ typedef enum {
     VIVIM_CUDA_ERROR = 3     /* the launch failed; the message is CUDA's */
 } vivim_status;
 
-typedef struct {
-    int32_t batch;                             /* B >= 1 */
-    int32_t length;                            /* L >= 1, a multiple of rows */
-    int32_t width;                             /* D, a multiple of 8 */
-    int32_t rows;                              /* >= 1 */
-    int32_t x_width;                           /* elements from one token of x to the next, >= D: 2D reads the first
+typedef struct
+{
+    int32_t batch;                            /* B >= 1 */
+    int32_t length;                           /* L >= 1, a multiple of rows */
+    int32_t width;                            /* D, a multiple of 8 */
+    int32_t rows;                             /* >= 1 */
+    int32_t x_width;                          /* elements from one token of x to the next, >= D: 2D reads the first
                                                   half of in_proj's output in place */
-    int32_t direction_count;                   /* K, 1 to 4 */
-    int32_t directions[VIVIM_MAX_DIRECTIONS];  /* each 0 to 3 */
-    int32_t dtype;                             /* vivim_dtype of x and xc */
+    int32_t direction_count;                  /* K, 1 to 4 */
+    int32_t directions[VIVIM_MAX_DIRECTIONS]; /* each 0 to 3 */
+    int32_t dtype;                            /* vivim_dtype of x and xc */
 } vivim_conv_desc;
 
-typedef struct {
-    int32_t batch;                             /* B >= 1 */
-    int32_t length;                            /* L >= 1, a multiple of rows */
-    int32_t width;                             /* D, a multiple of 8 */
-    int32_t rows;                              /* >= 1 */
-    int32_t rank;                              /* R, 1 to 64 */
-    int32_t states;                            /* N, 1 to 16 */
-    int32_t direction_count;                   /* K, 1 to 4 */
-    int32_t directions[VIVIM_MAX_DIRECTIONS];  /* each 0 to 3 */
-    int32_t shared_input;                      /* 1: xc is (1, B, L, D) and serves all directions; 0: (K, B, L, D) */
-    int32_t mean;                              /* 1: mean of the directions; 0: sum */
-    int32_t gate_width;                        /* elements from one token of xz to the next, >= D, the gate in the last
+typedef struct
+{
+    int32_t batch;                            /* B >= 1 */
+    int32_t length;                           /* L >= 1, a multiple of rows */
+    int32_t width;                            /* D, a multiple of 8 */
+    int32_t rows;                             /* >= 1 */
+    int32_t rank;                             /* R, 1 to 64 */
+    int32_t states;                           /* N, 1 to 16 */
+    int32_t direction_count;                  /* K, 1 to 4 */
+    int32_t directions[VIVIM_MAX_DIRECTIONS]; /* each 0 to 3 */
+    int32_t shared_input;                     /* 1: xc is (1, B, L, D) and serves all directions; 0: (K, B, L, D) */
+    int32_t mean;                             /* 1: mean of the directions; 0: sum */
+    int32_t gate_width;                       /* elements from one token of xz to the next, >= D, the gate in the last
                                                   D of them; 0: no gate, xz is null */
-    int32_t dtype;                             /* vivim_dtype of xc, dbc, xz and y */
+    int32_t dtype;                            /* vivim_dtype of xc, dbc, xz and y */
 } vivim_scan_desc;
 
 /* xc (K, B, L, D) from x (B, L, x_width), weight float32 (K, D, 4), bias float32 (K, D). */
-VIVIM_API int32_t vivim_causal_conv1d(vivim_conv_desc const* desc, void const* x, float const* weight,
-    float const* bias, void* xc, void* stream);
+VIVIM_API int32_t vivim_causal_conv1d(
+    vivim_conv_desc const* desc, void const* x, float const* weight, float const* bias, void* xc, void* stream);
 
 /* The ways to compute a scan. They agree to rounding; which is fastest depends on the shape and the GPU. */
 VIVIM_API int32_t vivim_scan_tactic_count(void);
@@ -92,7 +95,7 @@ VIVIM_API int32_t vivim_selective_scan(vivim_scan_desc const* desc, int32_t tact
 
 /* What the last failing call of this thread said; empty if none failed. Valid until the thread's next call. */
 VIVIM_API char const* vivim_kernels_error(void);
-/* Changes whenever results or timings of the kernels may: part of timing-cache keys. */
+/* A digest of the kernels' sources: part of timing-cache keys, as results and timings may differ where it does. */
 VIVIM_API char const* vivim_kernels_revision(void);
 
 #ifdef __cplusplus

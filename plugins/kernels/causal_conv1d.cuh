@@ -20,9 +20,9 @@ namespace vivim
 {
 struct ConvTile
 {
-    static constexpr int kLanes = 32;          // threads across channels: 128 bytes a warp and step for 2-byte types
-    static constexpr int kRun = 8;             // steps a thread: 3/8 more loads than steps, enough blocks at L = 320
-    static constexpr int kRunsPerBlock = 8;    // 256 threads
+    static constexpr int kLanes = 32;       // threads across channels: 128 bytes a warp and step for 2-byte types
+    static constexpr int kRun = 8;          // steps a thread: 3/8 more loads than steps, enough blocks at L = 320
+    static constexpr int kRunsPerBlock = 8; // 256 threads
     static constexpr int kThreads = kLanes * kRunsPerBlock;
     static constexpr int kSteps = kRun * kRunsPerBlock;
 };

@@ -16,8 +16,8 @@ namespace vivim
 {
 struct CombineTile
 {
-    static constexpr int kLanes = 32;   // 32 vectors: 512 bytes of fp16 or fp32 in a row
-    static constexpr int kTokens = 8;   // 256 threads
+    static constexpr int kLanes = 32; // 32 vectors: 512 bytes of fp16 or fp32 in a row
+    static constexpr int kTokens = 8; // 256 threads
     static constexpr int kThreads = kLanes * kTokens;
 };
 
@@ -28,7 +28,7 @@ template <class T> struct CombineArguments
     T* y;
     size_t tokens; // B L
     int width, gateWidth, directionCount;
-    float scale;   // 1 or 1 / K
+    float scale; // 1 or 1 / K
 };
 
 // V: 16 bytes where the rows of the gate are aligned to them, else one element.
@@ -39,7 +39,7 @@ template <class T, int V> __global__ void __launch_bounds__(CombineTile::kThread
         return;
     size_t const step = size_t(gridDim.x) * CombineTile::kTokens;
     for (size_t token = size_t(blockIdx.x) * CombineTile::kTokens + threadIdx.x / CombineTile::kLanes; token < a.tokens;
-         token += step)
+        token += step)
     {
         float total[V] = {}, value[V];
         for (int k = 0; k < a.directionCount; ++k)

@@ -15,11 +15,11 @@
 
 namespace vivim
 {
-constexpr int kStates = 16;        // N that the kernels compute; fewer are padded with states that stay zero
-constexpr int kTaps = 4;           // of the causal convolution
-constexpr int kMaxRank = 64;       // R: shared memory is laid out for it
+constexpr int kStates = 16;  // N that the kernels compute; fewer are padded with states that stay zero
+constexpr int kTaps = 4;     // of the causal convolution
+constexpr int kMaxRank = 64; // R: shared memory is laid out for it
 constexpr int kMaxDirections = 4;
-constexpr int kChannelGroup = 8;   // D is a multiple of it: 16 bytes of fp16, so that xc is copied by whole vectors
+constexpr int kChannelGroup = 8; // D is a multiple of it: 16 bytes of fp16, so that xc is copied by whole vectors
 constexpr unsigned kWholeWarp = 0xffffffffu;
 constexpr float kLog2e = 1.4426950408889634f;
 
@@ -32,22 +32,19 @@ struct Directions
 };
 
 // Adjacent channels that move as one vector.
-template <class T, int V> struct alignas(sizeof(T) * V) Channels
-{
-    T value[V];
-};
+template <class T, int V> struct alignas(sizeof(T) * V) Channels { T value[V]; };
 
 template <class T> struct ScanArguments
 {
-    T const* xc;             // (K or 1, B, L, D)
-    T const* dbc;            // (K, B, L, R + 2N): [low | B | C]
-    float const* A_log2e;    // (K, D, N)
-    float const* dtWeight;   // (K, D, R)
-    float const* dtBias;     // (K, D)
-    float const* dSkip;      // (K, D)
-    T* yDirections;          // (K, B, L, D)
-    float* chunkState;       // length-split: (chunks - 1, K, B, D, 16), state at the end of a chunk that began at zero
-    float* chunkTime;        // length-split: (chunks - 1, K, B, D), sum of dt over a chunk
+    T const* xc;           // (K or 1, B, L, D)
+    T const* dbc;          // (K, B, L, R + 2N): [low | B | C]
+    float const* A_log2e;  // (K, D, N)
+    float const* dtWeight; // (K, D, R)
+    float const* dtBias;   // (K, D)
+    float const* dSkip;    // (K, D)
+    T* yDirections;        // (K, B, L, D)
+    float* chunkState;     // length-split: (chunks - 1, K, B, D, 16), state at the end of a chunk that began at zero
+    float* chunkTime;      // length-split: (chunks - 1, K, B, D), sum of dt over a chunk
     int batch, length, width, rows, columns, rank, states;
     Directions directions;
     int sharedInput;

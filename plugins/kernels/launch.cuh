@@ -7,6 +7,11 @@
 #include <cstddef>
 #include <string>
 
+namespace vivim
+{
+constexpr unsigned kMaxGrid = 65535; // blocks along y and along z, on every architecture
+} // namespace vivim
+
 #if defined(VIVIM_EMULATE)
 
 #include "../emulation/cuda_emulator.h"
@@ -16,11 +21,13 @@
 namespace vivim
 {
 template <class... Parameters, class... Arguments>
-std::string launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t sharedBytes, void*,
-    Arguments const&... arguments)
+std::string launch(
+    void (*kernel)(Parameters...), dim3 grid, int threads, size_t sharedBytes, void*, Arguments const&... arguments)
 {
     if (sharedBytes > emulation::control().sharedLimit)
         return "out of shared memory";
+    if (grid.y > kMaxGrid || grid.z > kMaxGrid)
+        return "invalid configuration argument";
     return emulation::runGrid(grid, threads, sharedBytes, [=] { kernel(arguments...); });
 }
 inline size_t sharedMemoryLimit() { return emulation::control().sharedLimit; }
@@ -42,8 +49,8 @@ namespace vivim
 constexpr size_t kDefaultSharedMemory = 48 << 10;
 
 template <class... Parameters, class... Arguments>
-std::string launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t sharedBytes, void* stream,
-    Arguments... arguments)
+std::string launch(
+    void (*kernel)(Parameters...), dim3 grid, int threads, size_t sharedBytes, void* stream, Arguments... arguments)
 {
     static_assert((std::is_same_v<Parameters, Arguments> && ...), "arguments are passed by address");
     void const* const function = reinterpret_cast<void const*>(kernel);

@@ -67,6 +67,23 @@ template <class T, int G, int kThreads> struct StateSplit
         return at;
     }
 
+    // Transposing butterfly: G partial sums of G steps go in, lane g keeps in y[0] the total of step g. Unrolled by
+    // template: with a loop over kHalf, nvcc indexes 16 sums in local memory.
+    template <int kHalf> static __device__ __forceinline__ void transposeSums(float (&y)[G], int lane)
+    {
+        if constexpr (kHalf >= 1)
+        {
+            bool const upper = (lane & kHalf) != 0;
+#pragma unroll
+            for (int i = 0; i < kHalf; ++i)
+            {
+                float const sent = upper ? y[i] : y[i + kHalf], kept = upper ? y[i + kHalf] : y[i];
+                y[i] = kept + __shfl_xor_sync(kWholeWarp, sent, kHalf);
+            }
+            transposeSums<kHalf / 2>(y, lane);
+        }
+    }
+
     // kOutput: pass 2, which starts from the chunks before and writes y; else pass 1, which starts from zero and stores
     // end state and sum of dt.
     template <bool kOutput> static __device__ __forceinline__ void run(ScanArguments<T> const& a, char* shared)
@@ -232,18 +249,7 @@ template <class T, int G, int kThreads> struct StateSplit
                 }
                 if (kOutput)
                 {
-                    // Transposing butterfly: G partial sums of G steps go in, lane g keeps the total of step g.
-#pragma unroll
-                    for (int half = G / 2; half >= 1; half /= 2)
-                    {
-                        bool const upper = (lane & half) != 0;
-#pragma unroll
-                        for (int i = 0; i < half; ++i)
-                        {
-                            float const sent = upper ? y[i] : y[i + half], kept = upper ? y[i + half] : y[i];
-                            y[i] = kept + __shfl_xor_sync(kWholeWarp, sent, half);
-                        }
-                    }
+                    transposeSums<G / 2>(y, lane);
                     output[(first + lane) * kChannels + scanChannel] += y[0];
                 }
             }
@@ -277,7 +283,7 @@ template <class T, int G, int kThreads> struct StateSplit
 
 // The scan, or pass 2 of length-split: gridDim.y = chunks.
 template <class T, int G, int kThreads> __global__ void __launch_bounds__(kThreads, StateSplit<T, G, kThreads>::kBlocks)
-stateSplit(ScanArguments<T> a)
+    stateSplit(ScanArguments<T> a)
 {
     VIVIM_SHARED_MEMORY(shared);
     StateSplit<T, G, kThreads>::template run<true>(a, shared);
@@ -285,7 +291,7 @@ stateSplit(ScanArguments<T> a)
 
 // Pass 1 of length-split: gridDim.y = chunks - 1.
 template <class T, int G, int kThreads> __global__ void __launch_bounds__(kThreads, StateSplit<T, G, kThreads>::kBlocks)
-stateSplitEnds(ScanArguments<T> a)
+    stateSplitEnds(ScanArguments<T> a)
 {
     VIVIM_SHARED_MEMORY(shared);
     StateSplit<T, G, kThreads>::template run<false>(a, shared);

@@ -74,9 +74,8 @@ template <class T, int S, int kRun, int kThreads> struct TimeSplit
 #else
         constexpr int kSegment = (32 - S) << 8; // shuffles stay inside S lanes
         if (kDecay)
-            asm volatile(
-                "{ .reg .pred p; .reg .f32 a, b; shfl.sync.up.b32 a|p, %0, %2, %3, -1;"
-                " shfl.sync.up.b32 b, %1, %2, %3, -1; @p fma.rn.f32 %0, %1, a, %0; @p mul.rn.f32 %1, %1, b; }"
+            asm volatile("{ .reg .pred p; .reg .f32 a, b; shfl.sync.up.b32 a|p, %0, %2, %3, -1;"
+                         " shfl.sync.up.b32 b, %1, %2, %3, -1; @p fma.rn.f32 %0, %1, a, %0; @p mul.rn.f32 %1, %1, b; }"
                 : "+f"(h), "+f"(P)
                 : "r"(offset), "n"(kSegment));
         else
@@ -140,9 +139,8 @@ template <class T, int S, int kRun, int kThreads> struct TimeSplit
         auto const findTokens = [&](int tileBegin) {
             int* const to = tokens + tileBegin / kTileSteps % 2 * kTileSteps;
             for (int i = thread; i < kTileSteps; i += kThreads)
-                to[i] = tileBegin + i < a.length
-                    ? tokenOfStep(direction, tileBegin + i, a.length, a.rows, a.columns)
-                    : -1;
+                to[i] =
+                    tileBegin + i < a.length ? tokenOfStep(direction, tileBegin + i, a.length, a.rows, a.columns) : -1;
         };
         auto const startCopies = [&](int tileBegin) {
             int const* const from = tokens + tileBegin / kTileSteps % 2 * kTileSteps;
@@ -184,8 +182,8 @@ template <class T, int S, int kRun, int kThreads> struct TimeSplit
                     u[i] = inside && step < count ? toFloat(inputs[step * kChannels + channel]) : 0.f;
                     dt[i] = bias;
                 }
-    #pragma unroll 1
-            for (int r = 0; r < padded; r += 4)
+#pragma unroll 1
+                for (int r = 0; r < padded; r += 4)
                 {
                     float w[4];
 #pragma unroll
@@ -273,8 +271,8 @@ template <class T, int S, int kRun, int kThreads> struct TimeSplit
                 {
                     int const step = firstStep + i * S, to = token[step];
                     if (to >= 0)
-                        y[size_t(to) * a.width]
-                            = fromFloat<T>(fmaf(skip, u[i], time[channel * kRowFloats + position(step)]));
+                        y[size_t(to) * a.width] =
+                            fromFloat<T>(fmaf(skip, u[i], time[channel * kRowFloats + position(step)]));
                 }
             }
         }

@@ -6,7 +6,7 @@
 Steps run one after the other; each has a time limit, and none is stopped by the failure of another:
 
     environment   driver, GPU, nvcc, CMake, torch
-    build         libvivim_kernels.so (and the TensorRT plugin, where its headers are found) for this GPU alone
+    build         libvivim_kernels.so and the TensorRT plugin for this GPU alone; without either it fails
     tests         pytest -m gpu: every B3 shape, type and tactic, and the plugin's enqueue on device memory
     benchmark     benchmarks/scan_gpu.py
     engines       plugins/tools/engine_check.py: build, precision read back, parity, latency; skipped without TensorRT
@@ -15,13 +15,17 @@ Steps run one after the other; each has a time limit, and none is stopped by the
 
 OUT/gpu_check.json is rewritten before and after each step: its status (not run, running, passed, failed, skipped),
 seconds, command, end of output, and the benchmark's figures as far as it came. The whole output of a step is in
-OUT/<step>.log. What must run comes first, so that a slow machine loses the sanitizers and not the figures.
+OUT/<step>.log. What must run comes first, so that a slow machine loses the sanitizers and not the figures. On a
+Jetson without PyTorch the steps that need it are skipped.
 Exit code 0: every step passed, or was skipped for a reason that the file gives. 1: something failed or did not run.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -36,11 +40,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from cuda_tools import compute_capability, find_tool, is_jetson
+
 __all__ = ["Check", "Outcome", "Step", "main", "steps"]
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGINS = ROOT / "plugins"
 LIBRARY = PLUGINS / "build" / "gpu" / "libvivim_kernels.so"
+PLUGIN = "libvivim_trt.so"
 TAIL = 4000  # characters of output that the file keeps of a step
 NOTHING_TO_DO = 77  # exit code of engine_check.py
 LEAST_SECONDS = 10.0  # a step that has less left is not begun
@@ -193,7 +200,7 @@ class Check:
 
 # --- the steps ----------------------------------------------------------------------------------------------------
 
-# Prints what it can and fails only without a GPU that torch can use: the rest needs one.
+# Prints what it can and fails only without a GPU that torch can use: the rest needs one. A Jetson may have no torch.
 ENVIRONMENT = """
 import platform, subprocess, sys
 print("python", platform.python_version(), sys.executable)
@@ -215,7 +222,12 @@ for name in ("pytest", "mamba_ssm", "numpy"):
         print(name, getattr(__import__(name), "__version__", "?"))
     except Exception as error:
         print(name, "cannot be imported:", error)
-import torch
+print("compute capability, of the driver", {capability!r})
+try:
+    import torch
+except ModuleNotFoundError:
+    # On a Jetson it is the user's choice, and the steps that need it are skipped.
+    sys.exit(None if {jetson!r} and {capability!r} else "torch is not installed")
 print("torch", torch.__version__, "CUDA", torch.version.cuda)
 if not torch.cuda.is_available():
     sys.exit("torch finds no CUDA GPU")
@@ -223,32 +235,41 @@ print(torch.cuda.get_device_properties(0))
 """
 
 
-def find_nvcc() -> str | None:
-    """nvcc of a toolkit on PATH or in its usual folder, or of the wheels of extra cuda-build."""
-    wheels = sorted((Path(p) / "nvidia" / "cu13" / "bin" / "nvcc" for p in sys.path), key=str)
-    candidates = [shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc", *map(str, wheels)]
-    return next((c for c in candidates if c and os.access(c, os.X_OK)), None)
-
-
 def architecture() -> str:
     """Of this machine's GPU, as VIVIM_ARCHITECTURES takes it: 87 for compute capability 8.7.
 
     Raises:
-        Missing: neither torch nor nvidia-smi finds a GPU.
+        Missing: the driver finds no GPU.
     """
-    asked = "import torch; print('%d.%d' % torch.cuda.get_device_capability(0))"
-    for command in (
-        [sys.executable, "-c", asked],
-        ["nvidia-smi", "--id=0", "--query-gpu=compute_cap", "--format=csv,noheader"],
+    capability = compute_capability()
+    if capability is None:
+        raise Missing("the NVIDIA driver (libcuda.so.1) finds no GPU")
+    return f"{capability[0]}{capability[1]}"
+
+
+def needs_torch(command: Callable[[], list[str]]) -> Callable[[], list[str]]:
+    """A command that a Jetson may do without: JetPack has no torch, and NVIDIA's wheels of it are the user's choice."""
+
+    def checked() -> list[str]:
+        if is_jetson() and importlib.util.find_spec("torch") is None:
+            raise Missing("this Jetson has no PyTorch, which compares and measures; engines need none", optional=True)
+        return command()
+
+    return checked
+
+
+def interfaces() -> list[str]:
+    """Options of CMake: TensorRT's headers where they are, else the declarations for the TensorRT that is installed."""
+    named = ("VIVIM_TENSORRT_INCLUDE", "TENSORRT_ROOT", "VIVIM_TENSORRT_MAJOR")
+    folders = ("", f"{platform.machine()}-linux-gnu/")
+    if any(os.environ.get(name) for name in named) or any(
+        Path(f"/usr/include/{f}NvInfer.h").is_file() for f in folders
     ):
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        except (OSError, subprocess.SubprocessError):
-            continue
-        found = re.fullmatch(r"(\d+)\.(\d+)", done.stdout.strip())
-        if found:
-            return found[1] + found[2]
-    raise Missing("neither torch nor nvidia-smi finds an NVIDIA GPU")
+        return []
+    for distribution in ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return [f"-DVIVIM_TENSORRT_MAJOR={importlib.metadata.version(distribution).partition('.')[0]}"]
+    return ["-DVIVIM_TENSORRT_MAJOR=11"]
 
 
 def build_command() -> list[str]:
@@ -257,16 +278,26 @@ def build_command() -> list[str]:
     The library of an earlier build goes first: no later step may take it for this one.
     """
     LIBRARY.unlink(missing_ok=True)
+    LIBRARY.with_name(PLUGIN).unlink(missing_ok=True)
     # A wheel puts cmake beside its Python, which need not be on PATH.
     cmake = shutil.which("cmake") or shutil.which("cmake", path=str(Path(sys.executable).parent))
     if cmake is None or shutil.which("c++") is None:
         raise Missing(f"{'cmake' if cmake is None else 'c++'} not found: install CMake 3.21 and a C++17 compiler")
-    nvcc = find_nvcc()
+    nvcc = find_tool("nvcc")
     if nvcc is None:
         raise Missing("nvcc not found: install a CUDA toolkit, or pip install -e '.[cuda-build]'")
-    script = '"$5" --preset gpu "$1" "$2" && "$5" --build --preset gpu --parallel "$3" && test -f "$4"'
-    options = [f"-DVIVIM_NVCC={nvcc}", f"-DVIVIM_ARCHITECTURES={architecture()}"]
-    return ["sh", "-c", f"cd plugins && {script}", "build", *options, str(os.cpu_count() or 2), str(LIBRARY), cmake]
+    script = 'cmake=$1 jobs=$2 library=$3; shift 3; "$cmake" --preset gpu "$@"'
+    script += ' && "$cmake" --build --preset gpu --parallel "$jobs" && test -f "$library"'
+    options = [f"-DVIVIM_NVCC={nvcc}", f"-DVIVIM_ARCHITECTURES={architecture()}", *interfaces()]
+    return ["sh", "-c", f"cd plugins && {script}", "build", cmake, str(os.cpu_count() or 2), str(LIBRARY), *options]
+
+
+def judge_build(outcome: Outcome, text: str) -> None:
+    """CMake leaves the plugin out where it has nothing to build it with: the kernels alone are no success."""
+    left_out = re.search(r"vivim_trt: not built,[^.]*\.", " ".join(text.split()))
+    if outcome.status == "passed" and not LIBRARY.with_name(PLUGIN).is_file():
+        outcome.status = "failed"
+        outcome.reason = f"the TensorRT plugin was left out; {left_out[0] if left_out else PLUGIN + ' is not there'}"
 
 
 def gpu_test_files() -> list[str]:
@@ -339,7 +370,10 @@ def steps(out: Path) -> list[Step]:
     kernels = {"VIVIM_KERNELS": str(LIBRARY), "PYTHONPATH": _python_path(), "PYTHONUNBUFFERED": "1"}
     # Each tensor in memory of its own: inside torch's pool the sanitizer would not see the end of one.
     alone = {**kernels, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    environment = ENVIRONMENT.replace("{nvcc!r}", repr(find_nvcc() or "nvcc"))
+    facts = {"nvcc": find_tool("nvcc") or "nvcc", "capability": compute_capability(), "jetson": is_jetson()}
+    environment = ENVIRONMENT
+    for name, value in facts.items():
+        environment = environment.replace(f"{{{name}!r}}", repr(value))
     report, figures, engines = out / "tests.xml", out / "scan_gpu.json", out / "engines.json"
 
     def test_command() -> list[str]:
@@ -357,12 +391,12 @@ def steps(out: Path) -> list[Step]:
 
     return [
         Step("environment", 30, lambda: [sys.executable, "-c", environment]),
-        Step("build", 170, build_command),
-        Step("tests", 140, test_command, kernels, judge_tests(report)),
-        Step("benchmark", 110, benchmark_command, kernels, results=figures),
-        Step("engines", 120, engine_command, kernels, judge_engines, results=engines),
-        Step("memcheck", 60, lambda: sanitizer_command("memcheck"), alone, judge_sanitizer),
-        Step("racecheck", 60, lambda: sanitizer_command("racecheck"), alone, judge_sanitizer),
+        Step("build", 170, build_command, judge=judge_build),
+        Step("tests", 140, needs_torch(test_command), kernels, judge_tests(report)),
+        Step("benchmark", 110, needs_torch(benchmark_command), kernels, results=figures),
+        Step("engines", 120, needs_torch(engine_command), kernels, judge_engines, results=engines),
+        Step("memcheck", 60, needs_torch(lambda: sanitizer_command("memcheck")), alone, judge_sanitizer),
+        Step("racecheck", 60, needs_torch(lambda: sanitizer_command("racecheck")), alone, judge_sanitizer),
     ]
 
 

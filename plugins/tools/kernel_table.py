@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from cuda_tools import find_tool
 
 __all__ = ["ARCHITECTURES", "Kernel", "compile_cubin", "count_instructions"]
 
@@ -36,6 +37,7 @@ class Kernel:
     parameters: tuple[int, ...]  # integer template arguments
     registers: int
     spilled: int  # bytes of spill stores and loads
+    stack: int  # bytes of local memory: arrays that are indexed where registers cannot be
     loop: int | None = None  # instructions of the innermost loop with exponentials
     triples: int | None = None  # (channel, step, state) that a turn of this loop covers, per thread
     mix: dict[str, int] = field(default_factory=dict)  # instructions of this loop by opcode
@@ -57,13 +59,13 @@ def compile_cubin(architecture: int, output: Path, nvcc: str = "nvcc") -> list[K
     if done.returncode:
         raise RuntimeError(f"nvcc failed for sm_{architecture}:\n{done.stdout}{done.stderr}")
     pattern = (
-        r"Compiling entry function '(\S+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads"
+        r"Compiling entry function '(\S+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
         r".*?Used (\d+) registers"
     )
     kernels = []
-    for symbol, stores, loads, registers in re.findall(pattern, done.stdout + done.stderr, re.DOTALL):
+    for symbol, stack, stores, loads, registers in re.findall(pattern, done.stdout + done.stderr, re.DOTALL):
         name, dtype, integers = _demangle(symbol)
-        kernels.append(Kernel(symbol, name, dtype, integers, int(registers), int(stores) + int(loads)))
+        kernels.append(Kernel(symbol, name, dtype, integers, int(registers), int(stores) + int(loads), int(stack)))
     return sorted(kernels, key=lambda k: (k.name, k.dtype, k.parameters))
 
 
@@ -134,8 +136,8 @@ def _shared_bytes(kernel: Kernel, rank: int = 8, states: int = 16) -> int | None
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architectures", type=int, nargs="+", default=ARCHITECTURES, metavar="SM")
-    parser.add_argument("--nvcc", default=shutil.which("nvcc") or "nvcc")
-    parser.add_argument("--nvdisasm", default=shutil.which("nvdisasm"))
+    parser.add_argument("--nvcc", default=find_tool("nvcc") or "nvcc")
+    parser.add_argument("--nvdisasm", default=find_tool("nvdisasm"))
     parser.add_argument("--dtypes", nargs="+", default=["fp16", "fp32"], choices=list(_TYPES.values()))
     arguments = parser.parse_args()
     table: dict[str, dict[int, Kernel]] = {}

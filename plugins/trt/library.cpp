@@ -2,8 +2,11 @@
 // Nothing of libnvinfer is linked: all of TensorRT that is used is in its headers.
 
 #include "causal_conv1d.h"
+#include "host_version.h"
 #include "messages.h"
 #include "selective_scan.h"
+
+#include <cstdio>
 
 namespace vivim::trt
 {
@@ -48,4 +51,21 @@ extern "C" VIVIM_API nvinfer1::IPluginCreatorInterface* const* getCreators(int32
     return creators;
 }
 
-extern "C" VIVIM_API void setLoggerFinder(nvinfer1::ILoggerFinder* finder) { vivim::trt::setFinder(finder); }
+// 100300 for the headers of TensorRT 10.3: whoever loads the library can compare it with what it is loaded into.
+extern "C" VIVIM_API int32_t vivim_trt_headers_version() { return vivim::trt::kHeadersVersion; }
+
+extern "C" VIVIM_API void setLoggerFinder(nvinfer1::ILoggerFinder* finder)
+{
+    // TensorRT 11 changed the interface of the logger and no other that is used here. A logger of the other kind would
+    // crash at the first message, so that messages then go to stderr, as they do without one.
+    Dl_info caller{};
+    if (finder && dladdr(__builtin_return_address(0), &caller) && !vivim::trt::hostVersion(caller.dli_fname).fits())
+    {
+        std::fprintf(stderr,
+            "libvivim_trt.so: built for TensorRT %d, loaded by %s; its messages go to stderr. Build it with the "
+            "headers of that version\n",
+            vivim::trt::kHeadersMajor, caller.dli_fname);
+        finder = nullptr;
+    }
+    vivim::trt::setFinder(finder);
+}

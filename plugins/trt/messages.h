@@ -18,7 +18,8 @@ class Refusal : public std::runtime_error
 {
 public:
     explicit Refusal(std::string const& message, int32_t code = VIVIM_BAD_ARGUMENT)
-        : std::runtime_error(message), mCode(code)
+        : std::runtime_error(message),
+          mCode(code)
     {
     }
 

@@ -12,7 +12,16 @@ from typing import Any
 
 from vivim_runtime.errors import SinkError
 
-__all__ = ["atomic_path", "json_value", "part_name", "sha256_file", "writable_file", "writable_folder", "write_text"]
+__all__ = [
+    "atomic_path",
+    "cache_folder",
+    "json_value",
+    "part_name",
+    "sha256_file",
+    "writable_file",
+    "writable_folder",
+    "write_text",
+]
 
 
 def writable_folder(folder: Path) -> Path:
@@ -69,6 +78,14 @@ def json_value(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [json_value(v) for v in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def cache_folder() -> Path | None:
+    """Where this package keeps what it can make again; None for a user without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vivim-edge"
+    except RuntimeError:
+        return None
 
 
 def sha256_file(path: str | Path) -> str:

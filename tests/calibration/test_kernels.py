@@ -9,10 +9,10 @@ import onnx
 import pytest
 
 from tests.calibration.conftest import FRAMES, SIZE, clips_of
-from vivim_calibration.calibration import calibrated
+from vivim_calibration.calibration import learn_ranges
 from vivim_calibration.clips import whole_clips
 from vivim_calibration.float_model import load_float_model
-from vivim_calibration.quantise import quantised
+from vivim_calibration.quantise import quantise_layers
 from vivim_calibration.verdict import agreement_of, logits_of_clips
 from vivim_runtime.judging.agreement import logits_of
 from vivim_runtime.sessions.onnx import OnnxSession
@@ -23,8 +23,8 @@ def int8(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("int8") / "net.int8.onnx"
     model = load_float_model(exported)
     clips = whole_clips([clips_of(1)], FRAMES, SIZE)
-    ranges = calibrated(model.proto, model.info, model.sha256, clips, "minmax", 1).ranges
-    onnx.save(quantised(model.proto, ranges), path)
+    ranges = learn_ranges(model.proto, model.info, model.sha256, clips, "minmax", 1).ranges
+    onnx.save(quantise_layers(model.proto, ranges), path)
     return path
 
 

@@ -10,11 +10,11 @@ import onnx
 import pytest
 
 from vivim.checkpoint import load_checkpoint, resolve_weights
-from vivim_calibration.calibration import calibrated
+from vivim_calibration.calibration import learn_ranges
 from vivim_calibration.clips import DrawOptions, check_disjoint, drawn_clips, whole_clips
 from vivim_calibration.float_model import load_float_model
 from vivim_calibration.procedure import Options, Outcome, calibrate
-from vivim_calibration.quantise import quantised
+from vivim_calibration.quantise import quantise_layers
 from vivim_calibration.verdict import agreement_of, logits_of_clips
 from vivim_export.onnx_export import OnnxOptions, onnx_from_model, save_onnx
 from vivim_runtime.errors import VerdictError
@@ -83,8 +83,8 @@ def test_with_real_clips_among_those_learnt_from_others_of_the_video_keep_their_
     clips = whole_clips([cine()], FRAMES, SIZE)
     learnt, others = (replace(clips, chosen=clips.chosen[i : i + 2]) for i in (0, 3))
     model = load_float_model(exported)
-    ranges = dict(calibrated(model.proto, model.info, model.sha256, learnt, "mse", 1).ranges)
-    onnx.save(quantised(model.proto, ranges), tmp_path / "real.onnx")
+    ranges = dict(learn_ranges(model.proto, model.info, model.sha256, learnt, "mse", 1).ranges)
+    onnx.save(quantise_layers(model.proto, ranges), tmp_path / "real.onnx")
     with open_session(exported, "cpu", 1) as reference:
         expected = logits_of_clips(reference, others)
     errors = []

@@ -93,7 +93,7 @@ def marking_nothing(model: onnx.ModelProto, path: Path) -> Path:
 def test_a_cache_gives_the_same_file_without_calibrating(
     made: tuple[Path, Outcome, Path], exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(procedure, "calibrated", None)  # whoever calls it fails
+    monkeypatch.setattr(procedure, "learn_ranges", None)  # whoever calls it fails
     calibrate(exported, tmp_path / "again.onnx", CALIBRATION, EVALUATION, replace(OPTIONS, cache=made[2]))
     calibrate(exported, tmp_path / "bare.onnx", [], EVALUATION, replace(OPTIONS, cache=made[2]))
     for name in ("again.onnx", "bare.onnx"):
@@ -226,13 +226,13 @@ def test_the_model_itself_is_never_overwritten(exported: Path) -> None:
 def test_over_budget_nothing_is_written_and_an_earlier_file_stays(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = procedure.calibrated
+    real = procedure.learn_ranges
 
     def narrow(*arguments: object) -> Calibration:
         found = real(*arguments)  # type: ignore[arg-type]
         return replace(found, ranges={name: reach / 20 for name, reach in found.ranges.items()})
 
-    monkeypatch.setattr(procedure, "calibrated", narrow)
+    monkeypatch.setattr(procedure, "learn_ranges", narrow)
     output = tmp_path / "net.int8.onnx"
     output.write_text("earlier")
     with pytest.raises(VerdictError, match=r"mask Dice 0\.\d+ is under 0\.99.*nothing was written") as caught:

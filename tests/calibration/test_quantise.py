@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from vivim_calibration.layers import quantisable_layers
-from vivim_calibration.quantise import quantised, quantised_weight
+from vivim_calibration.quantise import quantise_layers, quantised_weight
 
 GENERATOR = np.random.default_rng(0)
 
@@ -59,35 +59,35 @@ def test_what_the_file_computes_is_the_rounding_that_it_says() -> None:
         xq @ rounded(weights[n], np.array([level(r) for r in np.abs(weights[n]).max(axis=0)])) for n in ("wa", "wb")
     )
     # Sums of 8 products in float32: 8 * 2^-24 relative to sums of up to about 30.
-    np.testing.assert_allclose(run_exactly(quantised(model, {"x": reach}), {"x": x}), (a + b) @ b.T, atol=1e-4)
+    np.testing.assert_allclose(run_exactly(quantise_layers(model, {"x": reach}), {"x": x}), (a + b) @ b.T, atol=1e-4)
 
 
 def test_layers_that_read_one_tensor_share_its_rounding() -> None:
-    result = quantised(linear_graph(), {"x": 1.0})
+    result = quantise_layers(linear_graph(), {"x": 1.0})
     assert [n.op_type for n in result.graph.node].count("QuantizeLinear") == 1
     assert [n.op_type for n in result.graph.node].count("DequantizeLinear") == 3  # x, wa, wb
 
 
 def test_products_of_activations_and_sums_stay_in_float() -> None:
-    nodes = {n.name: list(n.input) for n in quantised(linear_graph(), {"x": 1.0}).graph.node}
+    nodes = {n.name: list(n.input) for n in quantise_layers(linear_graph(), {"x": 1.0}).graph.node}
     assert nodes["attention"] == ["sum", "bt"] and nodes["residual"] == ["a", "b"]
 
 
 def test_a_layer_that_is_left_out_is_untouched() -> None:
-    result = quantised(linear_graph(), {"x": 1.0}, ["first"])
+    result = quantise_layers(linear_graph(), {"x": 1.0}, ["first"])
     assert {t.name for t in result.graph.initializer} >= {"wa", "wb_int8"}
     assert next(n for n in result.graph.node if n.name == "first").input[:] == ["x", "wa"]
 
 
 def test_with_every_layer_left_out_the_model_is_what_it_was() -> None:
     model = linear_graph()
-    assert quantised(model, {"x": 1.0}, ["first", "second"]).SerializeToString() == model.SerializeToString()
+    assert quantise_layers(model, {"x": 1.0}, ["first", "second"]).SerializeToString() == model.SerializeToString()
 
 
 def test_the_model_given_is_not_changed() -> None:
     model = linear_graph()
     before = model.SerializeToString()
-    quantised(model, {"x": 1.0})
+    quantise_layers(model, {"x": 1.0})
     assert model.SerializeToString() == before
 
 
@@ -149,7 +149,7 @@ def test_layers_of_an_exported_network_are_the_linear_ones_but_the_first_and_the
 def test_operators_functions_and_biases_are_left_as_they_are(exported: Path) -> None:
     model = onnx.load(exported)
     layers = quantisable_layers(model)
-    result = quantised(model, {layer.activation: 1.0 for layer in layers})
+    result = quantise_layers(model, {layer.activation: 1.0 for layer in layers})
     onnx.checker.check_model(result, full_check=True)
 
     def own(proto: onnx.ModelProto) -> list[bytes]:
@@ -169,7 +169,7 @@ def test_operators_functions_and_biases_are_left_as_they_are(exported: Path) -> 
 def test_all_quantisation_is_symmetric_and_signed(exported: Path) -> None:
     model = onnx.load(exported)
     layers = quantisable_layers(model)
-    result = quantised(model, {layer.activation: 1.0 for layer in layers})
+    result = quantise_layers(model, {layer.activation: 1.0 for layer in layers})
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in result.graph.initializer}
     pairs = [node for node in result.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     assert sum(node.op_type == "QuantizeLinear" for node in pairs) == len({layer.activation for layer in layers})

@@ -13,7 +13,7 @@ from vivim_calibration.layers import Layer
 from vivim_calibration.plot import sensitivity_svg
 from vivim_calibration.procedure import Options, calibrate
 from vivim_calibration.report import sensitivity_table
-from vivim_calibration.sensitivity import Analysis, LayerCost, analysed, fewest_in_float
+from vivim_calibration.sensitivity import Analysis, LayerCost, fewest_in_float, rank_layers
 from vivim_runtime.judging.agreement import Agreement, MaskFigures, TensorFigures
 
 COSTS = {"a": 0.02, "b": 0.3, "c": 0.1, "d": 0.0}
@@ -41,7 +41,7 @@ class Sums:
 
 
 def test_layers_are_ranked_by_what_they_cost_alone() -> None:
-    analysis = analysed(Sums())  # type: ignore[arg-type]
+    analysis = rank_layers(Sums())  # type: ignore[arg-type]
     assert [cost.layer.name for cost in analysis.costs] == ["b", "c", "a", "d"]
     # Where costs add up, what a layer costs alone is what its return gains.
     for cost in analysis.costs:

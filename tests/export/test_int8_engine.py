@@ -14,10 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.export.conftest import lively
 from vivim import VivimConfig
 from vivim.checkpoint import load_checkpoint, resolve_weights
-from vivim_calibration.calibration import calibrated
+from vivim_calibration.calibration import learn_ranges
 from vivim_calibration.clips import whole_clips
 from vivim_calibration.float_model import FloatModel, load_float_model
-from vivim_calibration.quantise import quantised
+from vivim_calibration.quantise import quantise_layers
 from vivim_export.engine import EngineOptions, build_engine, emit_graph, plan_engine
 from vivim_export.engine_graph import default_precision, engine_graph
 from vivim_export.onnx_export import OnnxOptions, onnx_from_model, save_onnx
@@ -39,7 +39,7 @@ def rtx() -> None:
 
 
 def save_quantised(proto: onnx.ModelProto, ranges: dict[str, float], path: Path) -> Path:
-    result = quantised(proto, ranges)
+    result = quantise_layers(proto, ranges)
     description = {entry.key: entry.value for entry in result.metadata_props}
     description.pop("vivim.parity", None)
     del result.metadata_props[:]
@@ -60,7 +60,7 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ranges_of(model: FloatModel) -> dict[str, float]:
     """Ranges that one phantom clip teaches."""
     clips = whole_clips([f"phantom:?seed=1&frames={model.info.frames}"], model.info.frames, model.info.size)
-    return dict(calibrated(model.proto, model.info, model.sha256, clips, "minmax", 1).ranges)
+    return dict(learn_ranges(model.proto, model.info, model.sha256, clips, "minmax", 1).ranges)
 
 
 def layers_with_biases(model: onnx.ModelProto) -> dict[str, np.ndarray]:

@@ -12,10 +12,10 @@ import pytest
 from tests.environments import create_environment, run_clean
 from tests.plugins.native_library import library
 from vivim.checkpoint import load_checkpoint, resolve_weights
-from vivim_calibration.calibration import calibrated
+from vivim_calibration.calibration import learn_ranges
 from vivim_calibration.clips import whole_clips
 from vivim_calibration.float_model import load_float_model
-from vivim_calibration.quantise import quantised
+from vivim_calibration.quantise import quantise_layers
 from vivim_export.onnx_export import OnnxOptions, onnx_from_model, save_onnx
 from vivim_runtime.sessions import open_session
 
@@ -71,8 +71,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     save_onnx(onnx_from_model(model, OnnxOptions(size=SIZE, precision="fp16")), paths["fp16"])
     source = load_float_model(paths["fp32"])
     clips = whole_clips([CLIP], FRAMES, SIZE)
-    ranges = calibrated(source.proto, source.info, source.sha256, clips, "minmax", threads=1).ranges
-    onnx.save(quantised(source.proto, ranges), paths["int8"])
+    ranges = learn_ranges(source.proto, source.info, source.sha256, clips, "minmax", threads=1).ranges
+    onnx.save(quantise_layers(source.proto, ranges), paths["int8"])
     return paths
 
 

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-__all__ = ["LIBRARY_SOURCES", "PLUGINS", "build", "compile_emulated"]
+__all__ = ["LIBRARY_SOURCES", "PLUGINS", "build", "compile_emulated", "load_script", "load_tool"]
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "plugins"
@@ -53,3 +56,22 @@ def compile_emulated(name: str, sources: Sequence[Path], options: Sequence[str])
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}"
     made.rename(output)
     return output
+
+
+def load_tool(name: str) -> ModuleType:
+    """A program of plugins/tools as a module."""
+    return load_script(PLUGINS / "tools" / f"{name}.py")
+
+
+def load_script(path: Path) -> ModuleType:
+    """A program as a module; it finds its neighbours as where it is run."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
+    return module

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,7 +9,7 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.plugins import test_gpu
-from tests.plugins.kernel_library import PLUGINS, build
+from tests.plugins.kernel_library import PLUGINS, build, load_script, load_tool
 from vivim.scan.kernels import KernelLibrary
 from vivim.scan.orders import to_order
 
@@ -26,22 +25,9 @@ ROOT = PLUGINS.parent
 PYTHON = sys.executable
 
 
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    sys.path.insert(0, str(path.parent))  # its neighbours, as where it is run as a script
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent))
-    return module
-
-
-CHECK = load(PLUGINS / "tools" / "gpu_check.py")
-BASELINES = load(ROOT / "benchmarks" / "scan_baselines.py")
-BENCHMARK = load(ROOT / "benchmarks" / "scan_gpu.py")
+CHECK = load_tool("gpu_check")
+BASELINES = load_script(ROOT / "benchmarks" / "scan_baselines.py")
+BENCHMARK = load_script(ROOT / "benchmarks" / "scan_gpu.py")
 
 
 # --- the steps ----------------------------------------------------------------------------------------------------
@@ -188,12 +174,99 @@ def test_build_is_for_this_gpu_alone_and_forgets_an_earlier_library(
     (tmp_path / "old.so").touch()
     monkeypatch.setattr(CHECK, "LIBRARY", tmp_path / "old.so")
     monkeypatch.setattr(CHECK.shutil, "which", lambda name, **_: f"/bin/{name}")
-    monkeypatch.setattr(CHECK, "find_nvcc", lambda: "/cuda/bin/nvcc")
-    answers = iter(["", "8.7\n"])  # torch sees none, nvidia-smi does
-    monkeypatch.setattr(CHECK.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=next(answers)))
+    monkeypatch.setattr(CHECK, "find_tool", lambda name: f"/cuda/bin/{name}")
+    monkeypatch.setattr(CHECK, "compute_capability", lambda: (8, 7))
     command = CHECK.build_command()
     assert "-DVIVIM_ARCHITECTURES=87" in command and "-DVIVIM_NVCC=/cuda/bin/nvcc" in command
     assert not (tmp_path / "old.so").exists()
+
+
+DRIVER = """
+int cuInit(unsigned flags) { return STATUS; }
+int cuDeviceGet(int* handle, int number) { *handle = 40 + number; return number; }
+int cuDeviceGetAttribute(int* value, int attribute, int handle)
+{
+    *value = attribute == 75 ? 8 : 7;
+    return handle != 40;
+}
+"""
+
+
+@pytest.mark.parametrize(("status", "answer"), [(0, "(8, 7)"), (100, "None"), (None, "None")])
+def test_compute_capability_is_that_of_the_driver(status: int | None, answer: str, tmp_path: Path) -> None:
+    if status is not None:
+        (tmp_path / "driver.c").write_text(DRIVER.replace("STATUS", str(status)))
+        library = tmp_path / "libcuda.so.1"
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "driver.c"], check=True)
+    elif CHECK.compute_capability() is not None:
+        pytest.skip("this machine has a GPU")
+    code = "from cuda_tools import compute_capability; print(compute_capability())"
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": str(PLUGINS / "tools")}
+    done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == answer
+
+
+def test_jetson_without_torch_skips_what_needs_it_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = CHECK.importlib.util.find_spec
+    monkeypatch.setattr(CHECK.importlib.util, "find_spec", lambda name: None if name == "torch" else real(name))
+    monkeypatch.setattr(CHECK, "compute_capability", lambda: (8, 7))
+    skipped = {}
+    for jetson in (True, False):
+        monkeypatch.setattr(CHECK, "is_jetson", lambda jetson=jetson: jetson)
+        for planned in CHECK.steps(tmp_path)[2:5]:
+            try:
+                skipped[jetson, planned.name] = planned.command() == []
+            except CHECK.Missing as missing:
+                assert missing.optional and "no PyTorch" in str(missing)
+                skipped[jetson, planned.name] = True
+    assert [name for (jetson, name), value in skipped.items() if value] == ["tests", "benchmark", "engines"]
+    assert all(jetson for (jetson, _), value in skipped.items() if value)
+
+
+@pytest.mark.parametrize(("jetson", "code"), [(True, 0), (False, 1)])
+def test_environment_of_a_jetson_needs_no_torch(
+    jetson: bool, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CHECK, "compute_capability", lambda: (8, 7))
+    monkeypatch.setattr(CHECK, "is_jetson", lambda: jetson)
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('torch')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    check = CHECK.Check(tmp_path / "out", 60)
+    assert check.run(CHECK.steps(tmp_path / "out")[:1]) is (code == 0)
+    assert "compute capability, of the driver (8, 7)" in check.outcomes["environment"].output
+
+
+def test_build_without_the_plugin_is_no_success_and_its_line_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(CHECK, "LIBRARY", tmp_path / "libvivim_kernels.so")
+    said = "-- vivim_trt: not built, TensorRT's headers were not found. Set VIVIM_TENSORRT_MAJOR"
+    planned = step("build", f"print({said!r})", judge=CHECK.judge_build)
+    assert not CHECK.Check(tmp_path, 60).run([planned])
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("build") and "failed" in first
+    assert "the TensorRT plugin was left out; vivim_trt: not built, TensorRT's headers were not found." in first
+    (tmp_path / "libvivim_trt.so").touch()
+    assert CHECK.Check(tmp_path, 60).run([planned])
+
+
+def test_plugin_is_built_for_the_tensorrt_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("VIVIM_TENSORRT_INCLUDE", "TENSORRT_ROOT", "VIVIM_TENSORRT_MAJOR"):
+        monkeypatch.delenv(name, raising=False)
+    if not Path("/usr/include/NvInfer.h").exists():
+        versions = {"tensorrt-cu12": "10.3.0"}
+
+        def version(name: str) -> str:
+            if name not in versions:
+                raise CHECK.importlib.metadata.PackageNotFoundError(name)
+            return versions[name]
+
+        monkeypatch.setattr(CHECK.importlib.metadata, "version", version)
+        assert CHECK.interfaces() == ["-DVIVIM_TENSORRT_MAJOR=10"]
+        versions.clear()
+        assert CHECK.interfaces() == ["-DVIVIM_TENSORRT_MAJOR=11"]
+    monkeypatch.setenv("TENSORRT_ROOT", "/opt/TensorRT")
+    assert CHECK.interfaces() == []
 
 
 def test_what_must_run_fits_into_the_time(tmp_path: Path) -> None:
@@ -439,7 +512,7 @@ def test_tests_of_the_gpu_are_right_on_the_emulator(emulated: KernelLibrary, dty
 
 
 def test_small_shapes_are_right_on_the_emulator(emulated: KernelLibrary) -> None:
-    assert load(PLUGINS / "tools" / "small_shapes.py").check(emulated, "cpu") == []
+    assert load_tool("small_shapes").check(emulated, "cpu") == []
 
 
 def test_engines_are_skipped_with_the_reasons_where_nothing_can_be_built(tmp_path: Path) -> None:

@@ -366,6 +366,8 @@ def test_wrong_arguments_of_the_scan_are_named(changes: dict[str, object], statu
     ("field", "value", "message"),
     [
         ("width", 12, "width is 12"),
+        # 4 directions of 16384 blocks of 32 channels would be one block more than a grid has.
+        ("width", 1 << 19, "width is 524288; it must be a multiple of 8, 8 to 524256"),
         ("x_width", 15, "x_width is 15; it must be at least width, 16"),
         ("rows", 3, "rows is 3, which does not divide length 20"),
         ("directions", directions(-1), r"directions\[0\] is -1"),

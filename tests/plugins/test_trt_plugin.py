@@ -89,13 +89,13 @@ def test_library_does_all_that_tensorrt_asks_and_refuses_the_rest_by_name(folder
     assert done.stderr == "vivim::SelectiveScan: attribute rows is missing\n"
 
 
-def test_library_exports_two_functions_and_needs_nothing_of_tensorrt(folder: Path) -> None:
+def test_library_exports_three_functions_and_needs_nothing_of_tensorrt(folder: Path) -> None:
     def names(kind: str) -> set[str]:
         command = ["nm", "-D", kind, str(folder / "libvivim_trt.so")]
         lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
         return {line.split()[-1] for line in lines}
 
-    assert names("--defined-only") == {"getCreators", "setLoggerFinder"}
+    assert names("--defined-only") == {"getCreators", "setLoggerFinder", "vivim_trt_headers_version"}
     undefined = names("--undefined-only")
     assert [name for name in undefined if "nvinfer" in name.lower() or name.startswith(("cuda", "cu"))] == []
     assert "vivim_selective_scan" in undefined

@@ -16,40 +16,52 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.plugins.kernel_library import PLUGINS, load_tool
+
 __all__ = ["TRT_TYPES", "Node", "build"]
 
-PLUGINS = Path(__file__).parents[2] / "plugins"
-TARGETS = ["vivim_trt", "vivim_trt_register", "vivim_trt_host_test", "vivim_trt_drive"]
+PROGRAMS = ["vivim_trt_host_test", "vivim_trt_registry_test", "vivim_trt_drive"]
+TARGETS = ["vivim_trt", "vivim_trt_register", *PROGRAMS]
 # nvinfer1::DataType
 TRT_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 7}
 
 
-def build(preset: str) -> Path:
-    """The folder of libvivim_trt.so, libvivim_kernels.so, libvivim_trt_drive.so and vivim_trt_host_test.
+def build(preset: str, major: int | None = None) -> Path:
+    """The folder of libvivim_trt.so, libvivim_trt_register.so, libvivim_kernels.so and the programs of the tests.
 
     Args:
         preset: `emulated`, which computes on the CPU, or `gpu`.
+        major: 10 or 11: for that TensorRT, by the project's own declarations of its interfaces. None: by the headers
+            that the environment names or the system has; where it has none, as for 11.
     """
-    reason = _build(preset)
+    reason = _build(preset, major)
     if reason:
         pytest.skip(reason)
-    return PLUGINS / "build" / preset
+    return _folder(preset, major)
+
+
+def _folder(preset: str, major: int | None) -> Path:
+    return PLUGINS / "build" / (preset if major is None else f"{preset}-{major}")
 
 
 @functools.cache
-def _build(preset: str) -> str:
+def _build(preset: str, major: int | None) -> str:
     """Empty, or why it cannot be built here."""
     missing = [tool for tool in ("cmake", "c++") if shutil.which(tool) is None]
     if missing:
         return f"{' and '.join(missing)} not found: install CMake and a C++17 compiler to test the TensorRT plugin"
-    # Given even where empty: a folder named in an earlier run must not stay in CMake's cache.
-    headers = [f"-D{name}={os.environ.get(name, '')}" for name in ("VIVIM_TENSORRT_INCLUDE", "TENSORRT_ROOT")]
-    if "vivim_trt: not built" in _run(["cmake", "--preset", preset, *headers]):
-        return (
-            "TensorRT's headers were not found: set VIVIM_TENSORRT_INCLUDE to the folder of NvInfer.h or TENSORRT_ROOT "
-            "to an unpacked TensorRT (docs/plugin.md says where to get them)"
-        )
-    _run(["cmake", "--build", "--preset", preset, "--target", *TARGETS, "--parallel", "2"])
+    folder = _folder(preset, major)
+    configure = ["cmake", "--preset", preset, "-B", str(folder)]
+    # Given even where empty: what an earlier run was given must not stay in CMake's cache.
+    given = {name: os.environ.get(name, "") for name in ("VIVIM_TENSORRT_INCLUDE", "TENSORRT_ROOT")}
+    if major is not None:
+        given = dict.fromkeys(given, "")
+    given["VIVIM_TENSORRT_MAJOR"] = str(major or "")
+    if preset == "gpu" and (nvcc := load_tool("cuda_tools").find_tool("nvcc")):
+        configure.append(f"-DVIVIM_NVCC={nvcc}")
+    if "vivim_trt: not built" in _run([*configure, *(f"-D{name}={value}" for name, value in given.items())]):
+        _run([*configure, "-DVIVIM_TENSORRT_MAJOR=11"])
+    _run(["cmake", "--build", str(folder), "--target", *TARGETS, "--parallel", "2"])
     return ""
 
 
@@ -60,7 +72,7 @@ def _run(command: list[str]) -> str:
 
 
 class Node:
-    """A plugin that has been through an engine, on tensors of the host or the GPU (plugins/trt/tests/drive.cpp)."""
+    """A plugin that has been through an engine, on tensors of the host or the GPU (trt/drive.cpp)."""
 
     def __init__(self, folder: Path, name: str, rows: int, directions: list[int], mean: int = -1) -> None:
         self.drive = ctypes.CDLL(str(folder / "libvivim_trt_drive.so"))

@@ -1,7 +1,9 @@
 """A GPU in host memory: the calls of cuda-python and of TensorRT's module that a session makes, done and written down.
 
-Memory, copies, capture and replay really happen, so results can be compared; what is given back twice, or used after
-that, is an error. The engine computes the mean over RGB less 128 for every pixel of its only class.
+Memory, copies, capture and replay really happen, and as late as CUDA may do them: when somebody waits for the stream.
+What a driver refuses, or what would corrupt memory, is an AssertionError: handles that are unknown or given back,
+memory that is given back while work on it is pending, calls that a stream cannot capture. The engine computes the mean
+over RGB less 128 for every pixel of its only class.
 """
 
 from __future__ import annotations
@@ -10,12 +12,21 @@ import ctypes
 import enum
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 CUDA_ERRORS = {2: ("cudaErrorMemoryAllocation", "out of memory"), 719: ("cudaErrorLaunchFailure", "launch failure")}
+
+
+@dataclass(frozen=True)
+class Work:
+    """Something that a stream does, and the addresses of the memory that it does it on."""
+
+    run: Callable[[], None]
+    memory: tuple[int, ...]
 
 
 class FakeCuda(ModuleType):
@@ -25,7 +36,13 @@ class FakeCuda(ModuleType):
         calls: names of the calls, in order.
         fail: the number of the call (from 0) that fails, or a name whose every call fails.
         live: what was taken and not given back: address or handle to kind.
+        pending: what the stream has still to do, and the memory that it does it on.
     """
+
+    # What ends a capture with cudaErrorStreamCaptureUnsupported when the capturing thread calls it.
+    _NOT_WHILE_CAPTURING = frozenset(
+        ["cudaMalloc", "cudaFree", "cudaHostAlloc", "cudaFreeHost", "cudaStreamSynchronize", "cudaMemGetInfo"]
+    )
 
     cudaStreamNonBlocking = 1
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
@@ -41,19 +58,30 @@ class FakeCuda(ModuleType):
         self.fail: int | str | None = None
         self.error = 2
         self.live: dict[int, str] = {}
-        self.recording: list[Callable[[], None]] | None = None
+        self.recording: list[Work] | None = None
+        self.pending: list[Work] = []
         self._memory: dict[int, Any] = {}
-        self._graphs: dict[int, list[Callable[[], None]]] = {}
+        self._graphs: dict[int, list[Work]] = {}
         self._handles = itertools.count(1001)
 
-    def do(self, work: Callable[[], None]) -> None:
-        """What a stream does: at once, or when the recording is launched."""
-        if self.recording is None:
-            work()
-        else:
-            self.recording.append(work)
+    def do(self, work: Callable[[], None], *memory: int) -> None:
+        """Give the stream something to do on some memory: now, or when the recording is launched."""
+        self._know(memory)
+        (self.pending if self.recording is None else self.recording).append(Work(work, memory))
+
+    def finish(self) -> None:
+        """Let the stream do everything."""
+        while self.pending:
+            work = self.pending.pop(0)
+            self._know(work.memory)
+            work.run()
+
+    def _know(self, memory: tuple[int, ...]) -> None:
+        for address in memory:
+            assert self.live.get(address) in ("device", "host"), f"{address} is no memory, or was given back"
 
     def _called(self, name: str) -> int:
+        assert self.recording is None or name not in self._NOT_WHILE_CAPTURING, f"{name} cannot be captured"
         number = len(self.calls)
         self.calls.append(name)
         return self.error if self.fail in (number, name) else 0
@@ -67,7 +95,9 @@ class FakeCuda(ModuleType):
 
     def _give(self, name: str, kind: str, handle: int) -> tuple[int]:
         error = self._called(name)
-        assert self.live.pop(handle) == kind  # also when it fails: CUDA has no second try
+        found = self.live.pop(handle, None)  # also when it fails: CUDA has no second try
+        assert found == kind, f"{name}({handle}): expected a {kind}, it is {found or 'unknown or given back'}"
+        assert not any(handle in work.memory for work in self.pending), f"{name}: the stream still has work on it"
         self._memory.pop(handle, None)
         self._graphs.pop(handle, None)
         return (error,)
@@ -110,36 +140,42 @@ class FakeCuda(ModuleType):
         return self._give("cudaStreamDestroy", "stream", stream)
 
     def cudaStreamSynchronize(self, stream: int) -> tuple[int]:
-        assert stream in (1, 77) or self.live[stream] == "stream"
+        assert stream in (1, 77) or self.live.get(stream) == "stream"
         self.waited.append(stream)
-        return (self._called("cudaStreamSynchronize"),)
+        if error := self._called("cudaStreamSynchronize"):
+            self.pending.clear()  # the context is lost, and what it had to do
+        elif stream not in (1, 77):
+            self.finish()
+        return (error,)
 
     def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: str, stream: int) -> tuple[int]:
         if error := self._called("cudaMemcpyAsync"):
             return (error,)
-        assert self.live[stream] == "stream" and self.recording is None
+        assert self.live.get(stream) == "stream" and self.recording is None
         expected = {"upload": ("device", "host"), "download": ("host", "device"), "copy": ("device", "device")}[kind]
-        assert (self.live[target], self.live.get(source)) == expected
+        assert (self.live.get(target), self.live.get(source)) == expected
+        assert size <= min(ctypes.sizeof(self._memory[target]), ctypes.sizeof(self._memory[source]))
         self.copies.append((kind, size))
-        ctypes.memmove(target, source, size)
+        self.do(lambda: ctypes.memmove(target, source, size) and None, target, source)
         return (0,)
 
     def cudaStreamBeginCapture(self, stream: int, mode: int) -> tuple[int]:
         if error := self._called("cudaStreamBeginCapture"):
             return (error,)
-        assert self.recording is None
+        assert self.live.get(stream) == "stream" and self.recording is None
         self.recording = []
         return (0,)
 
     def cudaStreamEndCapture(self, stream: int) -> tuple[int, int | None]:
+        assert self.live.get(stream) == "stream" and self.recording is not None
         work, self.recording = self.recording, None
         error, graph = self._take("cudaStreamEndCapture", "graph")
         if graph is not None:
-            assert work is not None
             self._graphs[graph] = work
         return error, graph
 
     def cudaGraphInstantiate(self, graph: int, flags: int) -> tuple[int, int | None]:
+        assert self.live.get(graph) == "graph"
         error, executable = self._take("cudaGraphInstantiate", "executable")
         if executable is not None:
             self._graphs[executable] = self._graphs[graph]
@@ -152,11 +188,11 @@ class FakeCuda(ModuleType):
         return self._give("cudaGraphExecDestroy", "executable", graph)
 
     def cudaGraphLaunch(self, graph: int, stream: int) -> tuple[int]:
-        assert self.live[graph] == "executable"
+        assert self.live.get(graph) == "executable" and self.live.get(stream) == "stream"
         if error := self._called("cudaGraphLaunch"):
             return (error,)
         for work in self._graphs[graph]:
-            work()
+            self.do(work.run, *work.memory)
         return (0,)
 
 
@@ -185,10 +221,12 @@ class FakeTensorRT(ModuleType):
         tensors: name to mode, shape and type.
         refuse: what fails: deserialize, context, place, shape, execute, or capture (only within a recording).
         creators: what the plugin registry knows.
+        inspector: what the engine inspector says.
         alive: how many of its objects are not gone yet.
     """
 
     ILogger, IProfiler = _Logger, _Profiler
+    LayerInformationFormat = SimpleNamespace(JSON="json")
     TensorIOMode = SimpleNamespace(INPUT="input", OUTPUT="output")
     CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole")
     EngineValidity = SimpleNamespace(VALID=0, SUBOPTIMAL=1, INVALID=2)
@@ -209,6 +247,8 @@ class FakeTensorRT(ModuleType):
         self.creators: set[str] = {"CausalConv1d", "SelectiveScan"}
         self.libraries: list[str] = []
         self.kernels = b""
+        self.inspector = "{}"
+        self.scale = 1.0  # of the engine's logits
         self.alive = 0
 
     def nptype(self, dtype: Any) -> Any:
@@ -279,6 +319,9 @@ class _Engine(_Counted):
     def get_tensor_dtype(self, name: str) -> Any:
         return self.module.tensors[name][2]
 
+    def create_engine_inspector(self) -> Any:
+        return SimpleNamespace(get_engine_information=lambda kind: self.module.inspector)
+
     def create_runtime_config(self) -> Any:
         assert self.module.compiles
         return _Configuration(self.module)
@@ -324,7 +367,7 @@ class _Context(_Counted):
         self._shape: tuple[int, ...] = ()
 
     def set_tensor_address(self, name: str, address: int) -> bool:
-        assert self.module.cuda.live[address] == "device"
+        assert self.module.cuda.live.get(address) == "device"
         self._places[name] = address
         return not self.module.refused("place", self.logger)
 
@@ -334,13 +377,14 @@ class _Context(_Counted):
 
     def execute_async_v3(self, stream: int) -> bool:
         cuda = self.module.cuda
-        assert cuda.live[stream] == "stream"
+        assert cuda.live.get(stream) == "stream"
         if cuda.recording is not None and self.module.refused("capture", self.logger):
             return False
         if self.module.refused("execute", self.logger):
             return False
         shape = self._shape
-        cuda.do(lambda: self._compute(shape))
+        assert set(self._places) == set(self.module.tensors), "a tensor has no place"
+        cuda.do(lambda: self._compute(shape), *self._places.values())
         return True
 
     def _compute(self, shape: tuple[int, ...]) -> None:
@@ -348,7 +392,7 @@ class _Context(_Counted):
         size = int(np.prod(shape))
         memory = (ctypes.c_uint8 * size).from_address(self._places["frames"])
         clips = np.frombuffer(memoryview(memory), np.uint8).reshape(shape)
-        logits = np.float32(clips.mean(-1, dtype=np.float32) - 128)
+        logits = np.float32(clips.mean(-1, dtype=np.float32) - 128) * np.float32(self.module.scale)
         ctypes.memmove(self._places["logits"], logits.ctypes.data, logits.nbytes)
         if self.profiler:
             for name, ms in (("conv", 0.5), ("norm", 0.25), ("conv", 0.5)):

@@ -8,8 +8,6 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from vivim.config import MEAN, STD
-
 
 def brightness_model(
     path: Path,
@@ -53,8 +51,8 @@ def brightness_model(
         "width": str(width),
         "batch": "dynamic" if batch is None else str(batch),
         "input": "uint8",
-        "mean": json.dumps(MEAN),
-        "std": json.dumps(STD),
+        "mean": json.dumps([0.485, 0.456, 0.406]),
+        "std": json.dumps([0.229, 0.224, 0.225]),
         "classes": json.dumps([{"name": n, "color": c} for n, c in zip(classes, colors, strict=False)]),
         "precision": "fp32",
         "weights_sha256": "0" * 64,

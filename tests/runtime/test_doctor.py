@@ -272,6 +272,50 @@ def test_a_library_is_ok_missing_or_broken(
     assert absent(probe()) and probe().fix == f"pip install {package}"
 
 
+@pytest.mark.parametrize(
+    ("driver", "version", "fix"),
+    [
+        ("12.6", "13.0.1", "pip install 'cuda-python<13'"),
+        ("12.6", "12.8.0", None),
+        ("13.0", "12.8.0", None),
+        (None, "13.0.1", None),
+    ],
+)
+def test_cuda_python_for_a_later_cuda_than_the_driver_has_is_broken(
+    driver: str | None, version: str, fix: str | None, module: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module("cuda.bindings", f"__version__ = {version!r}")
+    real = ask
+    machine = asking.Answer(value={"cuda": driver})
+    monkeypatch.setattr(engines, "ask", lambda question: machine if question == "gpu" else real(question))
+    finding = engines.cuda_python()
+    assert finding.fix == fix and (finding.state is State.broken) == bool(fix) and version in finding.found
+
+
+def test_cuda_python_before_it_had_bindings_is_found(module: Write) -> None:
+    """12.6.0, which JetPack 6 may have."""
+    module("cuda.__init__", "__version__ = '12.6.0'")
+    module("cuda.cudart")
+    assert ask("cuda_python") == asking.Answer(value="12.6.0")
+
+
+@pytest.mark.parametrize(
+    ("headers", "installed", "fix"),
+    [
+        (100300, "10.16.1", None),
+        (100300, "11.4.0", "VIVIM_TENSORRT_MAJOR=11 make plugins && unset VIVIM_PLUGIN"),
+        (0, "11.4.0", "VIVIM_TENSORRT_MAJOR=11 make plugins && unset VIVIM_PLUGIN"),
+    ],
+)
+def test_plugin_for_another_tensorrt_than_is_installed_is_broken(
+    headers: int, installed: str, fix: str | None, built: Callable[..., Path], module: Write
+) -> None:
+    version = f"int vivim_trt_headers_version(void) {{ return {headers}; }}" if headers else ""
+    built(trt="void getCreators(void) {}" + version)
+    module("tensorrt", f"__version__ = {installed!r}")
+    assert engines.plugin().fix == fix
+
+
 def test_tensorrt_of_a_jetson_comes_with_jetpack(module: Write, system: Write) -> None:
     line = (
         "# R36 (release), REVISION: 4.0, GCID: 37537400, BOARD: generic, EABI: aarch64, DATE: Fri Sep 13 04:36:44 UTC"

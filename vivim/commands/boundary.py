@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.progress import track
 
 from vivim.commands.clip_options import ClipOptions
-from vivim.commands.fit import Threads, set_threads
+from vivim.commands.fit import set_threads
 from vivim.training.affine import RegressionScores, save_regressor, train_regressor
 from vivim.training.batches import ClipSource
+from vivim_runtime.commands.options import DataSet, FrameSize, Layout, Seed, SplitFile, Threads, parse_size
 from vivim_runtime.errors import ConfigError
 
 __all__ = ["boundary_command"]
@@ -30,15 +31,15 @@ _console = Console(stderr=True, markup=False, highlight=False)
 
 def boundary_command(
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")] = Path("runs/affine.safetensors"),
-    data: Annotated[str, typer.Option(help="phantom (synthetic ultrasound), or the folder of a data set.")] = "phantom",
-    layout: Annotated[str, typer.Option(help="How the data set lies; docs/data.md.")] = "auto",
-    split_file: Annotated[Path | None, typer.Option(help="Which videos are in a split; docs/data.md.")] = None,
+    data: DataSet = "phantom",
+    layout: Layout = "auto",
+    split_file: SplitFile = None,
     clips: Annotated[int, typer.Option(help="Phantoms to learn from.")] = 400,
-    imgsz: Annotated[int, typer.Option(help="Height and width of the masks, pixels.")] = 256,
+    imgsz: FrameSize = "256",
     steps: Annotated[int, typer.Option(help="Steps of training.")] = 4000,
     batch: Annotated[int, typer.Option(help="Pairs of outlines a step.")] = 128,
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Seed = 0,
     threads: Threads = 0,
 ) -> None:
     """Teach the affine regressor of Eq. 8, and report its error on held-out masks."""
@@ -47,7 +48,7 @@ def boundary_command(
         raise ConfigError(f"--out is {out}; expected a name ending in .safetensors")
     if min(steps, batch) < 1:
         raise ConfigError(f"--steps is {steps} and --batch is {batch}; expected at least 1")
-    source = ClipOptions(data, layout, split_file, seed, frames=_FRAMES, size=(imgsz, imgsz), hop=_FRAMES)
+    source = ClipOptions(data, layout, split_file, seed, frames=_FRAMES, size=parse_size(imgsz), hop=_FRAMES)
     masks = _masks(source.clips("train", clips), "masks to learn from")
     held_out = _masks(source.clips("validation", max(1, clips // 8)), "held-out masks")
     _console.print(f"{len(masks)} masks to learn from, {len(held_out)} held out")

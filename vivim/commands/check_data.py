@@ -10,14 +10,15 @@ import cv2
 import typer
 from rich.console import Console
 
+from vivim_runtime.commands.options import ClipFrames, JsonFile, Layout, SplitFile, check_outputs
 from vivim_runtime.datasets import Dataset, open_dataset
 from vivim_runtime.datasets.check import CheckReport, check
 from vivim_runtime.datasets.report import problem_lines, summary, videos_table
 from vivim_runtime.datasets.sheet import contact_sheet
 from vivim_runtime.errors import DataError
-from vivim_runtime.files import atomic_path, writable_file, write_text
+from vivim_runtime.files import atomic_path, write_text
 
-__all__ = ["check_command", "checked"]
+__all__ = ["check_command", "refuse_bad_data"]
 
 _console = Console(markup=False, highlight=False)
 _progress = Console(stderr=True, markup=False, highlight=False)
@@ -25,20 +26,18 @@ _progress = Console(stderr=True, markup=False, highlight=False)
 
 def check_command(
     data: Annotated[str, typer.Argument(help="The folder of a data set, or phantom.")],
-    layout: Annotated[str, typer.Option(help="How the data set lies; docs/data.md.")] = "auto",
+    layout: Layout = "auto",
     split: Annotated[str, typer.Option(help="Videos of one split; default all.")] = "",
-    split_file: Annotated[Path | None, typer.Option(help="Which videos are in a split; docs/data.md.")] = None,
-    frames: Annotated[int, typer.Option(help="Frames of a clip, T.")] = 5,
+    split_file: SplitFile = None,
+    frames: ClipFrames = 5,
     stride: Annotated[int, typer.Option(help="Frames from one frame of a clip to the next.")] = 1,
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet (PNG) with the outlines of masks.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures and problems here.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Count a data set, list all that is wrong with it, and show it; exit code 2 where something must be mended."""
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise DataError(f"--sheet is {sheet}; expected a name ending in .png")
-    for file in (sheet, json_file):
-        if file is not None:
-            writable_file(file)
+    check_outputs((sheet, json_file))
     dataset = open_dataset(data, split, layout, split_file)
     report = _read(dataset, frames, stride)
     _console.print(videos_table(report))
@@ -61,7 +60,7 @@ def _read(dataset: Dataset, frames: int, stride: int) -> CheckReport:
         return check(dataset, frames, stride, lambda video: status.update(f"reading {dataset.name}: {video.name}"))
 
 
-def checked(datasets: list[Dataset], frames: int, stride: int) -> None:
+def refuse_bad_data(datasets: list[Dataset], frames: int, stride: int) -> None:
     """Refuse data sets that have errors, after listing all of them on standard error, where notes are told too.
 
     Raises:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 from vivim.training.batches import ClipSource, DatasetClips, JudgedVideos, PhantomClips
+from vivim.training.recipe import FitConfig
 from vivim_runtime.datasets import Dataset, held_out, open_dataset, training_data
 from vivim_runtime.errors import DataError
 from vivim_runtime.provenance import TrainingData
@@ -20,27 +22,36 @@ _HELD_OUT = 0.1
 class ClipOptions:
     """Where clips are from, and what they are like.
 
+    Fields whose annotation has a text are options of the commands; a recipe says the others.
+
     Attributes:
-        data: `phantom`, or a folder that vivim_runtime.datasets.open_dataset takes.
-        layout, split_file, seed: for `open_dataset`.
+        seed: of the split, where it is drawn.
         frames: T.
         size: (H, W) in pixels.
-        stride: frames from one frame of a clip to the next.
-        hop: frames from the start of one clip to that of the next.
         validation: the split that validates; nothing is held out of train where that is another one.
         trained: what the weights to start from, or to evaluate, were trained on: their splits are kept.
     """
 
-    data: str = "phantom"
-    layout: str = "auto"
-    split_file: Path | None = None
+    data: Annotated[str, "phantom (synthetic ultrasound), or the folder of a data set."] = "phantom"
+    layout: Annotated[str, "How the folder is laid out, where it is not found out; docs/data.md."] = "auto"
+    split_file: Annotated[Path | None, "Which videos belong to which split; docs/data.md."] = None
     seed: int = 0
     frames: int = 5
     size: tuple[int, int] = (256, 256)
-    stride: int = 1
-    hop: int = 1
+    stride: Annotated[int, "Frames from one frame of a clip to the next."] = 1
+    hop: Annotated[int, "Frames from the start of one clip to learn from to that of the next."] = 1
     validation: str = "validation"
     trained: tuple[TrainingData, ...] = ()
+
+    def for_recipe(
+        self,
+        recipe: FitConfig,
+        size: tuple[int, int],
+        validation: str = "validation",
+        trained: tuple[TrainingData, ...] = (),
+    ) -> ClipOptions:
+        """These clips as a recipe takes them: its T, and its seed where a split is drawn."""
+        return replace(self, seed=recipe.seed, frames=recipe.frames, size=size, validation=validation, trained=trained)
 
     @property
     def is_phantom(self) -> bool:

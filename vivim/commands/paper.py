@@ -20,8 +20,9 @@ from vivim.efficiency.measuring import Limits, Outcome, free_memory
 from vivim.efficiency.plot import growth_svg
 from vivim.efficiency.report import growth_markdown, number, record, table_markdown
 from vivim.efficiency.study import METHODS, Row, StudyOptions, run_growth, run_table
+from vivim_runtime.commands.options import JsonFile, MarkdownFile, Threads, check_outputs, parse_size
 from vivim_runtime.errors import ConfigError
-from vivim_runtime.files import writable_file, write_text
+from vivim_runtime.files import write_text
 
 __all__ = ["app"]
 
@@ -36,17 +37,19 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 def paper_command(
     preset: Annotated[str, typer.Option(help="Network: tiny, b0 .. b5; the paper's is b3.")] = "tiny",
     frames: Annotated[int, typer.Option(help="Table: frames of the clip, T; 0 leaves the table out.")] = 32,
-    imgsz: Annotated[str, typer.Option(metavar="N | HxW", help="Table: size of its frames.")] = "256",
+    imgsz: Annotated[str, typer.Option(metavar="N | HxW", help="Table: size of its frames, height x width.")] = "256",
     growth: Annotated[
         str, typer.Option(metavar="T,T,...", help="Figure: frames of its clips; 0 leaves the figure out.")
     ] = "5,10,20,40,80,160",
-    growth_imgsz: Annotated[str, typer.Option(metavar="N | HxW", help="Figure: size of its frames.")] = "128",
+    growth_imgsz: Annotated[
+        str, typer.Option(metavar="N | HxW", help="Figure: size of its frames, height x width.")
+    ] = "128",
     modules: Annotated[str, typer.Option(help="Which modules, with commas.")] = ",".join(METHODS),
     attention: Annotated[
         str, typer.Option(help="fused, written (its scores in memory, as when the paper was written), or both.")
     ] = "both",
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:<index>.")] = "cpu",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 is automatic.")] = 1,
+    threads: Threads = 1,
     runs: Annotated[
         int, typer.Option(help="Runs of a case, the fastest of which counts; 0 only counts what it would take.")
     ] = 3,
@@ -54,8 +57,8 @@ def paper_command(
         str | None, typer.Option(help="Bytes a case may take, or 500M, 8G; default half of what is free.")
     ] = None,
     time_limit: Annotated[float, typer.Option(help="Seconds a case may take, its start included.")] = 600.0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write the tables to this file.")] = None,
+    json_file: JsonFile = None,
+    markdown: MarkdownFile = None,
     plot: Annotated[Path | None, typer.Option(help="Write the figure to this .svg file.")] = None,
 ) -> None:
     """Measure again what the paper's Table IV and Fig. 7 (b) say: what ST-Mamba and attention cost."""
@@ -64,16 +67,16 @@ def paper_command(
         limits=Limits(_limit(memory_limit, device), time_limit),
         preset=preset,
         frames=frames,
-        size=_size("--imgsz", imgsz),
+        size=parse_size(imgsz),
         growth_frames=_frames(growth),
-        growth_size=_size("--growth-imgsz", growth_imgsz),
+        growth_size=parse_size(growth_imgsz, "--growth-imgsz"),
         modules=_modules(modules),
         written_out=_ways(attention),
         device=device,
         threads=threads,
         runs=runs,
     )
-    _check_outputs([path for path in (json_file, markdown, plot) if path])
+    check_outputs((json_file, markdown, plot))
     with _progress.status("starting") as status:
         table = _reported(run_table(options, status.update))
         growing = _reported(run_growth(options, status.update))
@@ -118,13 +121,6 @@ def _markdown(table: list[Row], growing: list[Row], options: StudyOptions) -> st
     return "\n".join(parts)
 
 
-def _size(option: str, text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
-    if not match:
-        raise ConfigError(f"{option} is {text}; expected one number, or height and width: {option} 256x320")
-    return int(match[1]), int(match[2] or match[1])
-
-
 def _frames(text: str) -> tuple[int, ...]:
     if text == "0":
         return ()
@@ -166,14 +162,6 @@ def _limit(text: str | None, device: str) -> int:
     if not match:
         raise ConfigError(f"--memory-limit is {text}; expected bytes, or 500M, 8G")
     return int(float(match[1]) * _UNITS[match[2]])
-
-
-def _check_outputs(outputs: list[Path]) -> None:
-    """Find out before the work that a file could not be written after it."""
-    for path in outputs:
-        writable_file(path)
-    if len({path.resolve() for path in outputs}) < len(outputs):
-        raise ConfigError("an output is named twice; expected different ones")
 
 
 def _machine(device: str) -> dict[str, Any]:

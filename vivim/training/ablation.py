@@ -17,7 +17,7 @@ from vivim.training.scores import Scores, evaluate
 from vivim_runtime.clips import Clip
 from vivim_runtime.errors import ConfigError
 
-__all__ = ["VARIANTS", "AblationRow", "ablated", "markdown", "records", "variant"]
+__all__ = ["VARIANTS", "AblationRow", "markdown", "records", "run_ablation", "variant"]
 
 # The paper's rows, from the vanilla SegFormer to the whole method.
 VARIANTS = ("basic", "C1", "C2", "C3", "ours")
@@ -49,7 +49,7 @@ def variant(name: str, config: FitConfig) -> FitConfig:
     return replace(config, **ABLATIONS[name], boundary=0.0, affine=0.0)
 
 
-def ablated(
+def run_ablation(
     names: Sequence[str],
     config: FitConfig,
     clips: ClipSource | Sequence[Clip],

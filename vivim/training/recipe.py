@@ -7,7 +7,7 @@ import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from vivim.config import VivimConfig
 from vivim.training.batches import Augmentation
@@ -26,62 +26,41 @@ Amp = Literal["off", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class FitConfig:
-    """A training run; the defaults are the paper's.
+    """A training run; the defaults are the paper's. A field whose annotation has a text is an option of `vivim-train`.
 
-    Attributes:
-        preset: network (vivim.config.PRESETS); `init` overrides it.
-        init: weights to start from, anything `load_checkpoint` takes; None starts from scratch.
-        encoder: SegFormer weights (Hugging Face names) for the encoder of a network that starts from scratch, as the
-            paper starts from those of ADE20K; anything `from_segformer` takes.
-        directions, mamba_layers, st_module: parts of the network that ablations change; None as the preset has them.
-        epochs, batch, frames: passes over the clips, clips a step and process, consecutive frames of a clip a step.
-        accumulate: batches whose gradients are added up before a step.
-        optimizer: "adam", or "adamw" with decoupled `weight_decay`.
-        lr, min_lr: learning rate after the warm-up and at the end (cosine).
-        warmup: share of the steps over which the rate rises from 0.
-        max_norm: gradients are clipped to this norm; 0 leaves them.
-        ema: decay of the moving average of the weights that is evaluated and saved; 0 keeps none.
-        boundary, affine: weights of L_bce and L_affine (Eq. 9); with either, the network gets the paper's edge head.
-        delta_1, delta_2: of Eq. 8.
-        weighting: of the cross-entropy in L_seg (vivim.training.losses).
-        balanced: whether the two kinds of pixels count alike in L_bce.
-        target: frames that the losses look at: all, or the middle one of each clip, as in the authors' code.
-        regressor: file of the affine regressor; None is the shipped one.
-        amp: mixed precision on CUDA; off is float32.
-        patience: epochs without a better validation Dice after which training ends; 0 never ends it.
-        augmentation: what happens to clips; see vivim.training.batches.
-        seed: of initialisation, order, augmentation and dropout.
+    `augmentation` is what happens to clips (vivim.training.batches), the table of that name in a file of options. With
+    `boundary` or `affine` the network gets the paper's edge head.
     """
 
-    preset: str = "b3"
-    init: str | None = None
-    encoder: str | None = None
-    directions: tuple[str, ...] | None = None
-    mamba_layers: int | None = None
-    st_module: str | None = None
-    epochs: int = 100
-    batch: int = 4
-    frames: int = 5
-    accumulate: int = 1
-    optimizer: Literal["adam", "adamw"] = "adam"
-    lr: float = 1e-4
-    min_lr: float = 1e-6
-    warmup: float = 0.0
-    weight_decay: float = 0.01
-    max_norm: float = 0.0
-    ema: float = 0.0
-    boundary: float = 0.3
-    affine: float = 0.3
-    delta_1: float = 1.0
-    delta_2: float = 0.01
-    weighting: Weighting = "intended"
-    balanced: bool = True
-    target: Literal["all", "centre"] = "all"
-    regressor: str | None = None
-    amp: Amp = "off"
-    patience: int = 0
+    preset: Annotated[str, "Network: tiny, b0 .. b5 (b3 is the paper's)."] = "b3"
+    init: Annotated[str | None, "Weights to start from instead of chance; they bring their network along."] = None
+    encoder: Annotated[str | None, "SegFormer weights (Hugging Face names) for the encoder (paper: of ADE20K)."] = None
+    directions: Annotated[tuple[str, ...] | None, "Scans, of forward, backward, spatial (all)."] = None
+    mamba_layers: Annotated[int | None, "Temporal Mamba layers a stage."] = None
+    st_module: Annotated[str | None, "st_mamba, or a rival of the paper's Table IV."] = None
+    epochs: Annotated[int, "Passes over the clips."] = 100
+    batch: Annotated[int, "Clips a step (and process)."] = 4
+    frames: Annotated[int, "Frames of a clip, T."] = 5
+    accumulate: Annotated[int, "Batches whose gradients are added up before a step."] = 1
+    optimizer: Annotated[Literal["adam", "adamw"], "How weights move; adamw decays them."] = "adam"
+    lr: Annotated[float, "Learning rate after the warm-up."] = 1e-4
+    min_lr: Annotated[float, "Learning rate at the end of its cosine."] = 1e-6
+    warmup: Annotated[float, "Share of the steps over which the rate rises from 0."] = 0.0
+    weight_decay: Annotated[float, "Of adamw."] = 0.01
+    max_norm: Annotated[float, "Gradients are clipped to this norm; 0 leaves them."] = 0.0
+    ema: Annotated[float, "Decay of averaged weights, such as 0.999, which are judged and saved; 0 keeps none."] = 0.0
+    boundary: Annotated[float, "Weight of the boundary cross-entropy (Eq. 9)."] = 0.3
+    affine: Annotated[float, "Weight of the affine constraint (Eq. 8)."] = 0.3
+    delta_1: Annotated[float, "Of Eq. 8: towards the outline of the frame."] = 1.0
+    delta_2: Annotated[float, "Of Eq. 8: away from that of the first frame."] = 0.01
+    weighting: Annotated[Weighting, "Cross-entropy as intended, or as in the authors' code."] = "intended"
+    balanced: Annotated[bool, "Outline and other pixels count alike, or each pixel."] = True
+    target: Annotated[Literal["all", "centre"], "Frames to learn from; the authors' code takes the centre."] = "all"
+    regressor: Annotated[str | None, "Affine regressor of vivim-train boundary; default the shipped one."] = None
+    amp: Annotated[Amp, "Mixed precision on CUDA."] = "off"
+    patience: Annotated[int, "Epochs without a better validation Dice after which to stop; 0: never."] = 0
     augmentation: Augmentation = field(default_factory=Augmentation)
-    seed: int = 0
+    seed: Annotated[int, "Of initialisation, order, augmentation, dropout, and of the split where it is drawn."] = 0
 
     def __post_init__(self) -> None:
         for name, least in (

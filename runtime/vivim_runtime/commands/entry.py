@@ -15,7 +15,7 @@ import typer
 
 from vivim_runtime.errors import MissingExtraError
 
-__all__ = ["bench", "calibrate", "check", "doctor", "evaluate", "export", "main", "run", "train"]
+__all__ = ["bench", "calibrate", "check", "doctor", "evaluate", "export", "main", "plugins", "run", "train"]
 
 # Modules whose absence means that an extra is not installed, and the extra that a command (or one of its subcommands)
 # asks for first.
@@ -131,3 +131,8 @@ def doctor() -> NoReturn:
 def bench() -> NoReturn:
     """Entry point of `vivim-bench`."""
     main("vivim-bench", "vivim_runtime.commands.bench")
+
+
+def plugins() -> NoReturn:
+    """Entry point of `vivim-plugins`."""
+    main("vivim-plugins", "vivim_runtime.commands.plugins")

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -17,10 +16,29 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vivim_runtime.bench import BenchOptions, ModelResult, bench
-from vivim_runtime.commands.options import AllowTrained
+from vivim_runtime.commands.options import (
+    AllowTrained,
+    CsvFile,
+    DataSet,
+    Device,
+    FramesOfCheckpoint,
+    HtmlFile,
+    JsonFile,
+    Layout,
+    MarkdownFile,
+    Seed,
+    Show,
+    ShownFrame,
+    SizeOfCheckpoint,
+    SplitFile,
+    Threads,
+    Threshold,
+    check_outputs,
+    size_or_none,
+)
 from vivim_runtime.datasets import Dataset, open_dataset, refuse_trained
 from vivim_runtime.errors import AccuracyError, UsageError
-from vivim_runtime.files import atomic_path, writable_file, writable_folder, write_text
+from vivim_runtime.files import atomic_path, writable_folder, write_text
 from vivim_runtime.judging.evaluation import Evaluation, EvaluationOptions, check_model, evaluate
 from vivim_runtime.judging.figures import Bootstrap
 from vivim_runtime.judging.page import html_page, png
@@ -43,53 +61,40 @@ _progress = Console(stderr=True, markup=False, highlight=False)
 _SECONDS, _CALLS = 2.0, 5  # of each model when its speed is measured, at least
 
 
-class _Show(str, Enum):
-    newest = "newest"
-    centre = "centre"
-
-
 @app.command()
 def eval_command(
     models: Annotated[
         list[str],
         typer.Argument(metavar="MODEL...", help=".onnx, .engine, a checkpoint, or tiny: several side by side."),
     ],
-    data: Annotated[str, typer.Option(help="Folder of a data set, or phantom:clips=40,frames=5,size=256.")] = "phantom",
+    data: DataSet = "phantom",
     split: Annotated[
         str | None, typer.Option(help="train, validation, test; default all videos, of phantoms those of test.")
     ] = None,
-    layout: Annotated[str, typer.Option(help="How the folder is laid out, where it is not found out.")] = "auto",
-    split_file: Annotated[Path | None, typer.Option(help="Which videos belong to which split.")] = None,
+    layout: Layout = "auto",
+    split_file: SplitFile = None,
     hop: Annotated[
         int | None, typer.Option(help="Frames from one clip to the next; default that of the training.")
     ] = None,
-    show: Annotated[
-        _Show, typer.Option(help="Masks of overlapping clips: of their newest frames, or of their centre.")
-    ] = _Show.newest,
-    threshold: Annotated[float, typer.Option(help="Probability above which a pixel is marked.")] = 0.5,
+    show: ShownFrame = Show.newest,
+    threshold: Threshold = 0.5,
     resamples: Annotated[int, typer.Option("--bootstrap", help="Draws for the intervals; 0 for none.")] = 2000,
-    seed: Annotated[int, typer.Option(help="Of these draws.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<index>.")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 is automatic.")] = 0,
-    imgsz: Annotated[
-        str | None, typer.Option(metavar="N | HxW", help="Size for checkpoints; default that of their training.")
-    ] = None,
-    frames: Annotated[
-        int | None, typer.Option(min=1, help="T for checkpoints; default that of their training.")
-    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = 0,
+    imgsz: SizeOfCheckpoint = None,
+    frames: FramesOfCheckpoint = None,
     allow_trained: AllowTrained = False,
     speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Measure frames a second and memory too.")] = True,
     worst: Annotated[int, typer.Option(help="How many of the worst frames to show.")] = 6,
     min_dice: Annotated[
         float | None, typer.Option(help="Exit with 3 where the mean Dice of a model is lower.", show_default=False)
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything to this file.")] = None,
-    markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Write the tables to this file.")] = None,
+    json_file: JsonFile = None,
+    markdown_file: MarkdownFile = None,
     latex_file: Annotated[Path | None, typer.Option("--latex", help="Write the paper's tables to this file.")] = None,
-    csv_file: Annotated[
-        Path | None, typer.Option("--csv", help="Write one line a figure and video to this file.")
-    ] = None,
-    html_file: Annotated[Path | None, typer.Option("--html", help="Write a page to this file.")] = None,
+    csv_file: CsvFile = None,
+    html_file: HtmlFile = None,
     plots: Annotated[
         Path | None, typer.Option(help="Write plots (SVG) and the worst frames (PNG) to this folder.")
     ] = None,
@@ -98,10 +103,10 @@ def eval_command(
     options = EvaluationOptions(hop, show.value, threshold, Bootstrap(resamples, seed), worst)
     if min_dice is not None and not 0.0 <= min_dice <= 1.0:
         raise UsageError(f"--min-dice is {min_dice:g}; expected 0 to 1")
-    opening = _Opening(device, threads, _size(imgsz), frames)
-    _check_outputs(
-        [path for path in (json_file, markdown_file, latex_file, csv_file, html_file) if path], plots, models
-    )
+    opening = _Opening(device, threads, size_or_none(imgsz), frames)
+    check_outputs((json_file, markdown_file, latex_file, csv_file, html_file), models)
+    if plots:
+        writable_folder(plots)
     if split is None:
         split = "test" if data.partition(":")[0] == "phantom" else ""
     open_dataset(data, "", layout, split_file)  # what is wrong with a folder shows before a model is opened
@@ -132,27 +137,6 @@ class _Opening:
     threads: int
     size: tuple[int, int] | None
     frames: int | None
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
-    if not match:
-        raise UsageError(f"--imgsz is {text}; expected one number, or height and width: --imgsz 256x320")
-    return int(match[1]), int(match[2] or match[1])
-
-
-def _check_outputs(files: list[Path], folder: Path | None, models: list[str]) -> None:
-    """Find out before the work that something could not be written after it, or would replace a model."""
-    for path in files:
-        writable_file(path)
-        if any(path.resolve() == Path(name).resolve() for name in models):
-            raise UsageError(f"{path} is both read and written; choose another output")
-    if len({path.resolve() for path in files}) < len(files):
-        raise UsageError("an output is named twice; expected different ones")
-    if folder:
-        writable_folder(folder)
 
 
 def _evaluations(

@@ -20,10 +20,14 @@ from vivim_runtime.sizes import parse_size
 __all__ = [
     "AllowTrained",
     "ClipFrames",
+    "CsvFile",
+    "DataSet",
     "Device",
+    "FrameSize",
     "FramesOfCheckpoint",
     "HtmlFile",
     "JsonFile",
+    "Layout",
     "MarkdownFile",
     "Overwrite",
     "Quiet",
@@ -31,6 +35,7 @@ __all__ = [
     "Show",
     "ShownFrame",
     "SizeOfCheckpoint",
+    "SplitFile",
     "Threads",
     "Threshold",
     "check_outputs",
@@ -55,7 +60,8 @@ FramesOfCheckpoint = Annotated[
     int | None,
     typer.Option("--frames", min=1, help="Frames of a clip, T. For checkpoints; default that of their training."),
 ]
-ClipFrames = Annotated[int | None, typer.Option("--frames", min=1, help="Frames of a clip, T.")]
+ClipFrames = Annotated[int, typer.Option("--frames", min=1, help="Frames of a clip, T.")]
+FrameSize = Annotated[str, typer.Option("--imgsz", metavar="N | HxW", help=f"{_SIZE_HELP}.")]
 
 
 def size_or_none(text: str | None) -> tuple[int, int] | None:
@@ -83,10 +89,19 @@ AllowTrained = Annotated[
     typer.Option("--allow-trained", help="Judge a model on videos that it was trained on, too; the report says so."),
 ]
 
+# --- annotated data -------------------------------------------------------------------------------------------------
+
+DataSet = Annotated[
+    str, typer.Option("--data", help="Folder of a data set, or phantom: synthetic ultrasound (docs/data.md).")
+]
+Layout = Annotated[str, typer.Option(help="How the folder is laid out, where it is not found out; docs/data.md.")]
+SplitFile = Annotated[Path | None, typer.Option(help="Which videos belong to which split; docs/data.md.")]
+
 # --- what is written ------------------------------------------------------------------------------------------------
 
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the results to this JSON file.")]
 HtmlFile = Annotated[Path | None, typer.Option("--html", help="Write the results to this HTML page.")]
+CsvFile = Annotated[Path | None, typer.Option("--csv", help="Write one line a figure to this CSV file.")]
 MarkdownFile = Annotated[Path | None, typer.Option("--markdown", help="Write the tables to this Markdown file.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]

@@ -10,7 +10,7 @@ from vivim_runtime.doctor.findings import Finding, State, wanting
 from vivim_runtime.doctor.hardware import has_driver, l4t_release
 from vivim_runtime.doctor.installed import least_version, older, version_of
 from vivim_runtime.sessions.native import NATIVE_VARIABLE
-from vivim_runtime.sessions.plugin import PLUGIN_VARIABLE
+from vivim_runtime.sessions.plugin import PLUGIN_VARIABLE, build_hint
 
 __all__ = ["cuda_python", "native", "onnxruntime", "plugin", "tensorrt", "tensorrt_rtx", "torch"]
 
@@ -34,7 +34,19 @@ def tensorrt_rtx() -> Finding:
 
 def cuda_python() -> Finding:
     """NVIDIA's Python binding, with which a session drives the GPU."""
-    return _library("cuda-python", "cuda_python", "vivim-run and vivim-bench on engines", "cuda-python")
+    means = "vivim-run and vivim-bench on engines"
+    finding = _library("cuda-python", "cuda_python", means, "cuda-python")
+    machine = ask("gpu").value
+    newest = machine["cuda"] if machine else None
+    if finding.state is not State.ok or newest is None:
+        return finding
+    # CUDA 13 needs a driver of 580 or later; within a major version, older drivers will do.
+    major, driver = int(finding.found.partition(".")[0]), int(newest.partition(".")[0])
+    if major <= driver:
+        return finding
+    found = f"{finding.found}, and the driver takes CUDA up to {newest}"
+    fix = f"pip install 'cuda-python<{driver + 1}'"
+    return Finding(finding.part, State.broken, found, f"it starts with a driver for CUDA {major}; {means}", fix)
 
 
 def _library(part: str, question: str, means: str, package: str) -> Finding:
@@ -47,8 +59,8 @@ def plugin() -> Finding:
     """libvivim_trt.so, as vivim-export and vivim-run look for it."""
     part, means = "TensorRT plugin", "engines of TensorRT"
     named = os.environ.get(PLUGIN_VARIABLE)
-    # What is named is used even where `make plugins` has built another one.
-    fix = f"make plugins && unset {PLUGIN_VARIABLE}" if named else "make plugins"
+    # What is named is used even where another one was built.
+    fix = f"{build_hint()} && unset {PLUGIN_VARIABLE}" if named else build_hint()
     asked = ask("plugin")
     if asked.problem:
         absent = not named and "was not found" in asked.problem
@@ -59,6 +71,16 @@ def plugin() -> Finding:
         return Finding(part, State.broken, f"{path} is emulated", "it computes on the CPU, for tests alone", fix)
     if not asked.value["creators"]:
         return Finding(part, State.broken, f"{path} has no getCreators", "it is no plugin of TensorRT", fix)
+    built_for, installed = asked.value["headers"] // 10000, ask("tensorrt").value
+    if installed and not str(installed).startswith(f"{built_for}."):
+        found = f"{path}, built for TensorRT {built_for or 'of an unknown version'}; installed is {installed}"
+        return Finding(
+            part,
+            State.broken,
+            found,
+            f"needed for: {means}",
+            f"VIVIM_TENSORRT_MAJOR={str(installed).partition('.')[0]} {fix}",
+        )
     return Finding(part, State.ok, f"{path}, kernels of revision {version}", means)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from vivim_runtime.doctor.asking import ask
 from vivim_runtime.doctor.findings import ON_CPU, Finding, State
 from vivim_runtime.doctor.installed import base_dependencies, older, version_of
+from vivim_runtime.sessions.toolkit import jetson_release
 
 __all__ = ["cameras", "cuda", "display", "gpu", "has_driver", "l4t_release", "python"]
 
@@ -92,9 +93,7 @@ def has_driver() -> bool:
 
 def l4t_release() -> str | None:
     """Jetson Linux, such as "36.4.0"; None elsewhere."""
-    text = _read("etc/nv_tegra_release")
-    match = re.search(r"R(\d+).*REVISION: *([\d.]+)", text)
-    return f"{match[1]}.{match[2]}" if match else None
+    return jetson_release(_ROOT)
 
 
 def cameras() -> Finding:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import importlib.util
 import json
 import re
 import sys
@@ -59,6 +60,16 @@ def _version(question: str) -> Callable[[], str]:
     return lambda: str(_module(question).__version__)
 
 
+def _cuda_python() -> str:
+    """12.6.0 has no cuda.bindings yet, and a session then takes cuda.cudart."""
+    try:
+        return str(_module("cuda_python").__version__)
+    except ModuleNotFoundError:
+        if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.cudart") is None:
+            raise
+    return str(importlib.import_module("cuda").__version__)
+
+
 def _plugin() -> dict[str, Any]:
     from vivim_runtime.sessions.plugin import Plugin
 
@@ -69,6 +80,7 @@ def _plugin() -> dict[str, Any]:
         "path": str(plugin.path),
         "version": plugin.version,
         "creators": hasattr(library, "getCreators"),
+        "headers": library.vivim_trt_headers_version() if hasattr(library, "vivim_trt_headers_version") else 0,
         "emulated": hasattr(kernels, "vivim_emulation_set_order"),
     }
 
@@ -162,7 +174,7 @@ QUESTIONS: dict[str, Callable[[], Any]] = {
     "gpu": _gpu,
     "tensorrt": _version("tensorrt"),
     "tensorrt_rtx": _version("tensorrt_rtx"),
-    "cuda_python": _version("cuda_python"),
+    "cuda_python": _cuda_python,
     "plugin": _plugin,
     "native": _native,
     "onnxruntime": _onnxruntime,

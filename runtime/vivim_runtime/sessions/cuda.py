@@ -16,7 +16,7 @@ from vivim_runtime.errors import CudaError, MissingExtraError
 
 __all__ = ["Cuda", "host_array"]
 
-# cuda-python 12.8 and later, and what it was called before (JetPack 6).
+# cuda-python 12.6.1 and later, and what it was called before.
 _MODULES = ("cuda.bindings.runtime", "cuda.cudart")
 
 
@@ -94,9 +94,16 @@ class Cuda:
         """What was recorded, ready to be launched."""
         graph = int(self._call("cudaStreamEndCapture", stream)[0])
         try:
-            return int(self._call("cudaGraphInstantiate", graph, 0)[0])
-        finally:
+            executable = int(self._call("cudaGraphInstantiate", graph, 0)[0])
+        except CudaError:
             self._call("cudaGraphDestroy", graph)
+            raise
+        try:
+            self._call("cudaGraphDestroy", graph)
+        except CudaError:
+            self.destroy_graph(executable)
+            raise
+        return executable
 
     def launch(self, graph: int, stream: int) -> None:
         """Do what was recorded."""
@@ -110,7 +117,10 @@ class Cuda:
         self._call("cudaMemcpyAsync", target, source, size, getattr(self._api.cudaMemcpyKind, kind), stream)
 
     def _call(self, name: str, *arguments: Any) -> tuple[Any, ...]:
-        error, *results = getattr(self._api, name)(*arguments)
+        try:
+            error, *results = getattr(self._api, name)(*arguments)
+        except RuntimeError as failure:  # cuda-python up to 12.8 where there is no driver, or one without this function
+            raise CudaError(f"{name} failed on GPU {self._device}: {failure}") from None
         if int(error) != 0:
             raise CudaError(f"{name} failed on GPU {self._device}: {self._explain(error)}")
         return tuple(results)

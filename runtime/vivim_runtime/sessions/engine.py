@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from vivim_runtime.errors import CudaError, IncompatibleEngineError, ModelError, SinkError
-from vivim_runtime.files import atomic_path
+from vivim_runtime.files import atomic_path, cache_folder
 from vivim_runtime.sessions.backends import BACKENDS
 from vivim_runtime.sessions.sidecar import EngineRecord
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "error_logger", "start", "start_runtime"]
 
 
 class Engine:
@@ -38,10 +38,8 @@ class Engine:
         backend = BACKENDS[record.backend]
         self._path, self._record, self._title = path, record, backend.title
         self._module = module = backend.load()
-        self._logger = _logger(module)
-        self._runtime = self._made(module.Runtime(self._logger), "start")
-        # Engines for newer versions bring the code that runs them. The file is the one that was built: it was checked.
-        self._runtime.engine_host_code_allowed = record.version_compatible
+        self._logger = error_logger(module)
+        self._runtime = start_runtime(module, self._logger, record.version_compatible)
         if backend.compiles:
             self._check_validity(content)
         self._engine = self._made(self._runtime.deserialize_cuda_engine(content), "load the engine")
@@ -132,7 +130,7 @@ class Engine:
         if validity == self._module.EngineValidity.INVALID:
             members = self._module.EngineInvalidityDiagnostics.__members__.items()
             reasons = [name.lower().replace("_", " ") for name, flag in members if int(diagnostics) & int(flag)]
-            reason = ", ".join(reasons) or self._logger.first() or "no reason given"
+            reason = ", ".join(reasons) or self._logger.reason()
             raise IncompatibleEngineError(
                 f"{self._path} is not for this machine, says {self._title} "
                 f"{self._module.__version__}: {reason}; build it again: {self._record.build_command}"
@@ -141,18 +139,57 @@ class Engine:
     def _made(self, thing: Any, what: str) -> Any:
         if thing is None:
             raise ModelError(
-                f"{self._path}: {self._title} {self._module.__version__} could not {what}: "
-                f"{self._logger.first() or 'no reason given'}"
+                f"{self._path}: {self._title} {self._module.__version__} could not {what}: {self._logger.reason()}"
             )
         return thing
 
     def _done(self, success: bool, what: str) -> None:
         if not success:
-            reason = self._logger.first() or "no reason given"
-            raise CudaError(f"{self._path}: {self._title} could not {what}: {reason}")
+            raise CudaError(f"{self._path}: {self._title} could not {what}: {self._logger.reason()}")
 
 
-def _logger(module: Any) -> Any:
+def start_runtime(module: Any, logger: Any, version_compatible: bool) -> Any:
+    """The runtime of a library, in which an engine can be loaded.
+
+    Args:
+        module: tensorrt or tensorrt_rtx.
+        logger: of error_logger().
+        version_compatible: the engine brings the code that runs it, which must be allowed. The file is the one that was
+            built: it was checked.
+
+    Raises:
+        CudaError: it does not start.
+    """
+    runtime = start(module, "Runtime", logger)
+    runtime.engine_host_code_allowed = version_compatible
+    return runtime
+
+
+def start(module: Any, kind: str, logger: Any) -> Any:
+    """The Builder or the Runtime of a library.
+
+    Without a GPU, or with a driver that is too old for it, the library logs an error and returns nothing, or raises, or
+    returns an object that ends the process when it is used or deleted. So what was logged decides.
+
+    Raises:
+        CudaError: it does not start.
+    """
+    logger.first()
+    try:
+        made = getattr(module, kind)(logger)
+        reason = logger.first()
+    except (TypeError, RuntimeError) as error:  # pybind11: factory function returned nullptr
+        made, reason = None, logger.first() or str(error)
+    if made is None or reason:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(made))  # never deleted
+        raise CudaError(
+            f"the {kind} of {module.__name__} {module.__version__} does not start on this machine: "
+            f"{reason or 'no reason given'}; vivim-doctor looks for the cause"
+        )
+    return made
+
+
+def error_logger(module: Any) -> Any:
     """A logger that keeps errors, until the first of them is asked for."""
     severities = (module.ILogger.INTERNAL_ERROR, module.ILogger.ERROR)
 
@@ -170,13 +207,14 @@ def _logger(module: Any) -> Any:
             errors, self._errors = self._errors, []
             return errors[0] if errors else ""
 
+        def reason(self) -> str:
+            """The same, for a message."""
+            return self.first() or "no reason given"
+
     return Logger()
 
 
 def _kernel_file(record: EngineRecord) -> Path | None:
     """Where compiled kernels are kept from one run to the next; None for a user without a home."""
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        return None
-    return folder / "vivim-edge" / f"{record.engine_sha256[:16]}.rtx-kernels"
+    folder = cache_folder()
+    return folder / f"{record.engine_sha256[:16]}.rtx-kernels" if folder else None

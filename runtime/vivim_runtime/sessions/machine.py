@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from vivim_runtime.errors import MissingExtraError, UsageError, VivimError
 from vivim_runtime.sessions.backends import BACKENDS
+from vivim_runtime.sessions.toolkit import jetson_release
 
 __all__ = ["Machine"]
 
@@ -31,6 +32,7 @@ class Machine:
         cuda: newest CUDA version that the driver supports, such as "13.0"; None without a driver.
         versions: backend name (vivim_runtime.sessions.backends) to the version that is installed; others are absent.
         no_gpu: why there is no GPU; empty where there is one.
+        jetson: release of Jetson Linux, such as "36.4.0"; None where this is no Jetson.
     """
 
     gpu: str | None = None
@@ -38,6 +40,7 @@ class Machine:
     cuda: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     no_gpu: str = ""
+    jetson: str | None = None
 
     @classmethod
     def here(cls, device: int = 0, backends: Iterable[str] = tuple(BACKENDS)) -> Machine:
@@ -64,7 +67,7 @@ class Machine:
         if device >= count.value:
             raise UsageError(f"--device is cuda:{device}, but there are {count.value} GPUs; expected less")
         name, capability = _describe(driver, device)
-        return cls(name, capability, cuda, versions)
+        return cls(name, capability, cuda, versions, jetson=jetson_release())
 
     def __str__(self) -> str:
         return f"{self.gpu} (compute capability {self.compute_capability})" if self.gpu else f"no GPU ({self.no_gpu})"

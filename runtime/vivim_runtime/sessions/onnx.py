@@ -143,6 +143,8 @@ class OnnxSession:
             raise ModelError(f"{path} is no ONNX model that ONNX Runtime can load: {_first_line(error)}") from None
         self.info = ModelInfo.from_metadata(path, dict(self._session.get_modelmeta().custom_metadata_map))
         self.device = "cuda" if "CUDAExecutionProvider" in self._session.get_providers() else "cpu"
+        if self.device == "cpu" and len(providers) > 1:
+            _tell_fallback(device)
         self._input = self._session.get_inputs()[0].name
         self._opened_with: dict[str, Any] = {"path": path, "device": device, "threads": threads, "bodies": bodies}
 
@@ -191,6 +193,22 @@ def _providers(device: str, available: list[str]) -> list[Any]:
     if kind == "cpu" or "CUDAExecutionProvider" not in available:
         return cpu
     return [("CUDAExecutionProvider", {"device_id": int(index or 0)}), *cpu]
+
+
+def _tell_fallback(device: str) -> None:
+    """ONNX Runtime goes on on the CPU where its CUDA provider does not load: cuDNN or CUDA is missing, or another one.
+
+    Raises:
+        UsageError: CUDA was asked for by name.
+    """
+    if device != "auto":
+        raise UsageError(
+            f"--device is {device}, but ONNX Runtime's CUDA provider did not load and it would run on the CPU; "
+            "pip install 'onnxruntime-gpu[cuda,cudnn]' brings what it needs, or use --device cpu"
+        )
+    logging.getLogger(__name__).warning(
+        "ONNX Runtime's CUDA provider did not load: this runs on the CPU; vivim-doctor looks for the cause"
+    )
 
 
 def _first_line(error: Exception) -> str:

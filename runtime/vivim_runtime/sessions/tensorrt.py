@@ -70,6 +70,7 @@ class TensorRTSession:
         path: the .engine file, with its record beside it.
         device: "auto", "cuda" or "cuda:<index>".
         graphs: replay CUDA graphs; without, every call launches every kernel anew.
+        plugin: the library that the engine calls; None searches.
 
     Raises:
         IncompatibleEngineError: the engine is not for this machine; found out before anything of it is loaded.
@@ -80,14 +81,17 @@ class TensorRTSession:
 
     device = "cuda"
 
-    def __init__(self, path: Path, device: str = "auto", graphs: bool = True) -> None:
+    def __init__(
+        self, path: Path, device: str = "auto", graphs: bool = True, plugin: Plugin | PluginError | None = None
+    ) -> None:
         index = _gpu_index(device, path)
-        self._opened_with = (path, device)
         self.record = record = EngineRecord.read(path)
         self.info = _info(path, record)
         backend = BACKENDS[record.backend]
         self.backend = backend.title
-        plugin = _plugin() if record.plugin else None
+        if plugin is None and record.plugin:
+            plugin = _plugin()
+        self._opened_with = (path, device, False, plugin)  # for layer_times: without graphs
         content = check_engine(record, path, Machine.here(index, (record.backend,)), plugin)
         self._lock = threading.Lock()
         self._graphs = graphs and not backend.compiles
@@ -165,7 +169,7 @@ class TensorRTSession:
 
         The engine is opened once more for it: layers have times only where no graph is replayed.
         """
-        with TensorRTSession(*self._opened_with, graphs=False) as session:
+        with TensorRTSession(*self._opened_with) as session:
             session(clips)
             return session._profiled(clips, runs)
 
@@ -190,8 +194,10 @@ class TensorRTSession:
     ) -> None:
         with self._lock:
             self._closed = True
-            self._cuda.use()
-            self._resources.close()
+            try:
+                self._cuda.use()
+            finally:  # a thread that cannot choose the GPU gives back all the same
+                self._resources.close()
 
     def _begin(self) -> None:
         if self._closed:

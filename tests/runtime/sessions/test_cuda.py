@@ -64,6 +64,19 @@ def test_machine_without_a_driver_is_told_when_a_gpu_is_opened(without_gpu: Cuda
         Cuda()
 
 
+def test_bindings_that_raise_where_there_is_no_driver_are_told_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuda-python 12.6 to 12.8."""
+
+    def raises(device: int) -> tuple[int]:
+        raise RuntimeError("Failed to dlopen libcuda.so.1")
+
+    fake = FakeCuda()
+    monkeypatch.setattr(fake, "cudaSetDevice", raises)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake)
+    with pytest.raises(CudaError, match=r"cudaSetDevice failed on GPU 0: Failed to dlopen libcuda\.so\.1"):
+        Cuda()
+
+
 @pytest.mark.parametrize("extra", ["trt", "rtx"])
 def test_missing_bindings_name_the_extra(extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("cuda.bindings.runtime", "cuda.cudart"):

@@ -117,3 +117,29 @@ def test_unknown_devices_are_refused(device: str) -> None:
 def test_cuda_without_its_provider_says_what_to_install() -> None:
     with pytest.raises(UsageError, match=r"vivim-edge\[gpu\]"):
         _providers("cuda", ["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:0"])
+def test_cuda_provider_that_does_not_load_is_one_line_or_an_error(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """onnxruntime-gpu without cuDNN: the provider is listed, fails to load, and ONNX Runtime goes on on the CPU."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda path, options, providers: real(path, options, providers=both[1:])
+    )
+    model = brightness_model(tmp_path / "m.onnx")
+    if device == "auto":
+        with open_session(model, device) as session:
+            assert session.device == "cpu"
+        (record,) = caplog.records
+        assert "CUDA provider did not load" in record.getMessage() and "\n" not in record.getMessage()
+    else:
+        with pytest.raises(UsageError, match=rf"--device is {device}, but .* would run on the CPU"):
+            open_session(model, device)
+    caplog.clear()
+    with open_session(model, "cpu"):
+        assert not caplog.records

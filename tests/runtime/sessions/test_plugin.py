@@ -21,7 +21,7 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the two libraries, as empty as they can be."""
     folder = tmp_path_factory.mktemp("libraries")
     (folder / "kernels.c").write_text('char const* vivim_kernels_revision(void) { return "revision-3"; }')
-    (folder / "trt.c").write_text("int nothing;")
+    (folder / "trt.c").write_text("int vivim_trt_headers_version(void) { return 100300; }")
     for name, source in (("libvivim_kernels.so", "kernels.c"), ("libvivim_trt.so", "trt.c")):
         try:
             subprocess.run(["cc", "-shared", "-fPIC", "-o", folder / name, folder / source], check=True)
@@ -91,6 +91,28 @@ def test_plugin_is_given_to_the_registry_once(libraries: Path) -> None:
     for _ in range(2):
         found.load(module)
     assert module.libraries == [str(libraries / "libvivim_trt.so")]
+
+
+@pytest.mark.parametrize(
+    ("source", "version", "message"),
+    [
+        ("100300", "11.1.0", r"was built for TensorRT 10, this is 11\.1\.0; .*VIVIM_TENSORRT_MAJOR=11 make plugins"),
+        ("110000", "10.3.0", r"was built for TensorRT 11, this is 10\.3\.0; .*VIVIM_TENSORRT_MAJOR=10 make plugins"),
+        (None, "10.3.0", "does not say for which TensorRT it was built"),
+    ],
+    ids=["10 in 11", "11 in 10", "an earlier version"],
+)
+def test_library_for_another_tensorrt_is_refused_before_the_registry_sees_it(
+    source: str | None, version: str, message: str, tmp_path: Path
+) -> None:
+    name = "vivim_trt_headers_version" if source else "nothing"
+    (tmp_path / "trt.c").write_text(f"int {name}(void) {{ return {source or 0}; }}")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "plugin.so", tmp_path / "trt.c"], check=True)
+    module = FakeTensorRT(FakeCuda(), version)
+    module.creators.clear()
+    with pytest.raises(PluginError, match=message):
+        Plugin(tmp_path / "plugin.so", "", "", "").load(module)
+    assert module.libraries == []
 
 
 def test_library_that_the_loader_refuses_is_told_with_its_reason(libraries: Path, tmp_path: Path) -> None:

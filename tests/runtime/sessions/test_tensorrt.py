@@ -306,6 +306,69 @@ def test_whatever_fails_while_opening_nothing_stays_behind(
         cuda.fail = module.refuse = None
 
 
+@pytest.mark.parametrize("record", RECORDS.values(), ids=RECORDS)
+def test_whichever_call_fails_nothing_stays_behind_and_no_memory_is_pulled_from_under_the_stream(
+    record: EngineRecord, tmp_path: Path, cuda: FakeCuda, tensorrt: FakeTensorRT, rtx: FakeTensorRT
+) -> None:
+    """Opening, the first call, the capture, a replay, another batch, clips on the GPU, closing: every call of CUDA."""
+    path = engine_file(tmp_path / "tiny.engine", record)
+    module = rtx if record is RTX else tensorrt
+    there = OnDevice(cuda, clips(2))
+
+    def session_of_all() -> None:
+        with TensorRTSession(path) as session:
+            session.warm_up()
+            session(clips())
+            session(clips(2))
+            session(there)
+
+    before = len(cuda.calls)
+    session_of_all()
+    count = len(cuda.calls) - before
+    assert count > 30
+    failed = 0
+    for number in range(count):
+        cuda.fail = len(cuda.calls) + number
+        try:
+            session_of_all()
+        except CudaError as error:
+            failed += 1
+            assert "\n" not in str(error)
+            del error
+        cuda.fail = None
+        assert list(cuda.live) == [there.address] and module.alive == 0, f"call {number}"
+        cuda.pending.clear()
+    # All but the last wait, before memory is given back, and the four calls of two captures: one that fails is replaced
+    # by plain execution.
+    assert count - failed == {"rtx": 1, "tensorrt": 1 + 2 * 4}[record.backend]
+
+
+def test_stand_in_refuses_what_a_driver_refuses(cuda: FakeCuda) -> None:
+    """Or the tests above would pass on a session that uses memory after it was given back."""
+    _, stream = cuda.cudaStreamCreateWithFlags(1)
+    _, memory = cuda.cudaMalloc(16)
+    _, host = cuda.cudaHostAlloc(16, 0)
+    assert stream and memory and host
+    cuda.cudaMemcpyAsync(memory, host, 16, "upload", stream)
+    with pytest.raises(AssertionError, match="the stream still has work on it"):
+        cuda.cudaFreeHost(host)
+    with pytest.raises(AssertionError, match="expected a device, it is unknown or given back"):
+        cuda.cudaFree(4096)
+    cuda.pending.clear()
+    cuda.cudaStreamBeginCapture(stream, 1)
+    for refused in (
+        lambda: cuda.cudaMalloc(16),
+        lambda: cuda.cudaFree(memory),
+        lambda: cuda.cudaStreamSynchronize(stream),
+    ):
+        with pytest.raises(AssertionError, match="cannot be captured"):
+            refused()
+    cuda.cudaStreamEndCapture(stream)
+    cuda.cudaFree(memory)
+    with pytest.raises(AssertionError):
+        cuda.cudaMemcpyAsync(memory, host, 16, "upload", stream)
+
+
 @pytest.mark.parametrize("name", ["cudaMemcpyAsync", "cudaStreamSynchronize", "cudaGraphLaunch"])
 def test_failure_of_a_call_is_told_and_everything_given_back(name: str, engine: Path, tensorrt: FakeTensorRT) -> None:
     cuda = tensorrt.cuda

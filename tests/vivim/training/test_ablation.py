@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import vivim
-from vivim.training.ablation import VARIANTS, AblationRow, ablated, markdown, records, variant
+from vivim.training.ablation import VARIANTS, AblationRow, markdown, records, run_ablation, variant
 from vivim.training.batches import phantom_clips
 from vivim.training.fit import EpochReport, RunOptions
 from vivim.training.recipe import FitConfig
@@ -104,7 +104,7 @@ def test_rows_are_the_last_weights_of_runs_side_by_side(
 
     names = ("basic", "C3", "ours")
     recipe = replace(RECIPE, epochs=1)
-    rows = list(ablated(names, recipe, training, validation, test, tmp_path, RunOptions(), on_epoch))
+    rows = list(run_ablation(names, recipe, training, validation, test, tmp_path, RunOptions(), on_epoch))
     assert [r.variant for r in rows] == list(names) and told == [(name, 1) for name in names]
     for r in rows:
         assert r.scores == evaluate(vivim.load_checkpoint(tmp_path / r.variant / "last.safetensors"), test)
@@ -131,7 +131,7 @@ def test_stopped_ablation_goes_on_and_trains_nothing_twice(
                 raise KeyboardInterrupt
 
         try:
-            for r in ablated(("basic", "C1"), RECIPE, *clips, tmp_path / folder, RunOptions(), on_epoch):
+            for r in run_ablation(("basic", "C1"), RECIPE, *clips, tmp_path / folder, RunOptions(), on_epoch):
                 rows.append(r)
         except KeyboardInterrupt:
             assert stop
@@ -151,5 +151,5 @@ def test_unknown_variants_are_refused_before_anything_is_trained(
     clips: tuple[list[Clip], list[Clip], list[Clip]], tmp_path: Path
 ) -> None:
     with pytest.raises(vivim.ConfigError, match="no variant 'C9'"):
-        next(ablated(("basic", "C9"), RECIPE, *clips, tmp_path, RunOptions()))
+        next(run_ablation(("basic", "C9"), RECIPE, *clips, tmp_path, RunOptions()))
     assert list(tmp_path.iterdir()) == []

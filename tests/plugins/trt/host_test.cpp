@@ -36,10 +36,7 @@ bool taken(Log& log, std::string const& text)
 }
 
 // The sizes of one Vivim layer, with the letters of vivim_kernels.h.
-struct Sizes
-{
-    int64_t B = 2, L = 20, D = 16, R = 8, N = 16, K = 3, shared = 0;
-};
+struct Sizes { int64_t B = 2, L = 20, D = 16, R = 8, N = 16, K = 3, shared = 0; };
 
 Tensors convTensors(Sizes s, DataType type = DataType::kHALF)
 {
