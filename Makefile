@@ -9,7 +9,7 @@ NVCC   ?= $(or $(shell command -v nvcc),$(firstword $(wildcard $(VENV)/lib/pytho
 CMAKE  ?= $(or $(shell command -v cmake),$(BIN)/cmake)
 # A variable of CMake: given, or left to its default, never what an earlier call gave.
 GIVEN   = $(if $(2),-D$(1)="$(2)",-U$(1))
-C_FILES = $(shell git ls-files '*.c' '*.cpp' '*.cu' '*.cuh' '*.h')
+C_FILES = $(shell git ls-files '*.c' '*.cpp' '*.cu' '*.cuh' '*.h' '*.inl')
 
 .PHONY: help dev format lint types test test-all native wheels plugins gpu-check compat demo bench clean
 help:  ## list the targets
