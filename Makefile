@@ -11,7 +11,16 @@ CMAKE  ?= $(or $(shell command -v cmake),$(BIN)/cmake)
 GIVEN   = $(if $(2),-D$(1)="$(2)",-U$(1))
 C_FILES = $(shell git ls-files '*.c' '*.cpp' '*.cu' '*.cuh' '*.h' '*.inl')
 
-.PHONY: help dev format lint types test test-all native wheels plugins gpu-check compat demo bench clean
+# pytest with a worker a core; a file stays in one worker, for what its tests share (tests/conftest.py).
+WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(PYTEST_OPTIONS)
+# What `make quick` leaves out.
+LONG := tests/runtime/live tests/runtime/commands tests/runtime/test_bench.py tests/runtime/test_doctor.py \
+        tests/runtime/test_fuzz_sources.py tests/runtime/sessions/test_tensorrt.py tests/export tests/calibration \
+        tests/plugins tests/vivim/training tests/vivim/commands tests/vivim/test_efficiency.py \
+        tests/vivim/test_rivals.py tests/vivim/test_weights.py tests/vivim/scan
+
+.PHONY: help dev format lint types test quick test-all lowest native wheels plugins gpu-check compat demo bench clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
@@ -38,11 +47,17 @@ lint: dev  ## ruff: rules and format; clang-format
 types: dev  ## mypy --strict over the four packages
 	$(BIN)/mypy
 
-test: dev  ## the fast tests (under 10 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+test: dev  ## the fast tests, one worker a core (WORKERS=1: one after the other)
+	$(PYTEST) -m "not slow and not gpu"
+
+quick: dev  ## for the inner loop, within a minute: no live runs, exports, engines, kernels, training or measuring
+	$(PYTEST) -q -m "not slow and not gpu" $(addprefix --ignore=,$(LONG))
 
 test-all: dev  ## every test that this machine can run
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+lowest: dev  ## the oldest and newest of every dependency, and releases of ONNX Runtime from 1.18 on (downloads them)
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS) tests/test_dependencies.py tests/export/test_runtime_versions.py
 
 native:  ## the operators for ONNX Runtime and PyTorch on this CPU, in plugins/build/native (a C++ compiler is enough)
 	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) plugins/ort/build.py

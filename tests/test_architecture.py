@@ -35,18 +35,19 @@ FORBIDDEN = {
     "vivim_export": set(),
     "vivim_calibration": set(),
 }
-# Extras of the runtime: imported only within the function that needs them.
+# Extras of the runtime, and Pillow: imported only within the function that needs them.
 LATE = {"vivim_runtime": {"onnxruntime", "pydicom", "PIL", "pygame", "tensorrt", "tensorrt_rtx", "cuda"}}
 
 # The floors of a package, from the ground up: a room may use the rooms before it and none behind it. Rooms on one line
 # of the drawing stand in the order in which they need each other.
 FLOORS = {
     "vivim_runtime": (
-        "errors contract provenance sizes files svg phantom sessions sources overlay clips sinks offline datasets "
+        "errors text contract provenance sizes files svg phantom sessions sources overlay clips sinks offline datasets "
         "bench judging live doctor commands entry"
     ),
     "vivim": (
-        "config scan segformer rivals mamba model checkpoint preprocessing session training efficiency commands cli"
+        "config scan segformer rivals mamba model pickled checkpoint preprocessing session training efficiency "
+        "commands cli"
     ),
     "vivim_export": (
         "functions rules folding channels_last precision lowering engine_graph precision_check emulation runners "

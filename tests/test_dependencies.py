@@ -16,6 +16,7 @@ import pytest
 from tests.environments import REPOSITORY, create_environment, interpreter, run_clean
 from vivim.checkpoint import load_checkpoint, resolve_weights
 from vivim_export.onnx_export import OnnxOptions, onnx_from_model, save_onnx
+from vivim_runtime.sources import open_source
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -27,7 +28,7 @@ OLDEST = {
     "numpy": "1.24",
     "opencv-python-headless": "4.10.0.84",
     "av": "12",
-    "typer": "0.17",
+    "typer": "0.17.2",
     "rich": "13",
     "onnxruntime": "1.18.1",
 }
@@ -68,11 +69,31 @@ def masks(folder: Path) -> np.ndarray:
     return np.stack([cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 0 for path in sorted(folder.glob("*.png"))])
 
 
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The frames of the phantom as they are drawn here."""
+    folder = tmp_path_factory.mktemp("pictures")
+    with open_source(PHANTOM) as source:
+        for frame in source:
+            cv2.imwrite(str(folder / f"{frame.index:03}.png"), frame.image[..., ::-1])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def expected(pictures: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    """Their masks, as they come out here."""
+    folder = tmp_path_factory.mktemp("expected")
+    program = "from vivim_runtime.commands.entry import run; run()"
+    command = [sys.executable, "-c", program, pictures, f"{folder}/", "--model", model, "--device", "cpu"]
+    subprocess.run([str(part) for part in command], check=True)
+    return masks(folder)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("python", ["3.10", "3.13"])
 @pytest.mark.parametrize("age", ["oldest", "newest"])
 def test_a_phantom_is_segmented_with_the_oldest_and_the_newest_of_everything(
-    python: str, age: str, wheel: Path, model: Path, tmp_path: Path
+    python: str, age: str, wheel: Path, model: Path, pictures: Path, expected: np.ndarray, tmp_path: Path
 ) -> None:
     pins = [f"{name}=={version}" for name, version in {**OLDEST, **FIRST_WHEELS[python]}.items()]
     requirements = [f"{wheel}[cpu]", *(pins if age == "oldest" else [])]
@@ -91,15 +112,14 @@ def test_a_phantom_is_segmented_with_the_oldest_and_the_newest_of_everything(
     assert cv2.VideoCapture(str(film)).read()[0]
     lines = [json.loads(line) for line in ledger.read_text().splitlines()]
     assert sum(line["type"] == "frame" for line in lines) == 6, lines
+    assert len(masks(folder)) == 6 and masks(folder).any()
 
-    reference = tmp_path / "reference"
-    program = "from vivim_runtime.commands.entry import run; run()"
-    command = [sys.executable, "-c", program, PHANTOM, f"{reference}/", "--model", str(model), "--device", "cpu"]
-    subprocess.run(command, check=True)
-    found, expected = masks(folder), masks(reference)
-    assert len(found) == 6 and expected.any()
-    # A phantom is drawn by numpy and OpenCV, whose releases round some pixels otherwise.
-    assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) >= 0.99
+    # OpenCV's releases draw a phantom differently by some grey levels, so the masks of the same pictures are compared.
+    folder = tmp_path / "of-pictures"
+    done = run_clean(bin_folder / "vivim-run", pictures, f"{folder}/", "--model", model, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    # Logits differ by 1e-6 of their range (test_runtime_versions.py): single pixels on the contours at most.
+    assert np.count_nonzero(masks(folder) != expected) <= 6
 
     report = json.loads(run_clean(bin_folder / "vivim-doctor", "--json").stdout)
     assert not [finding for finding in report["findings"] if finding["state"] == "broken"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import pickle
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vivim.config import PRESETS, VivimConfig
 from vivim.model import Vivim
+from vivim.pickled import network_entries, read_foreign
 from vivim_runtime.contract import CONTRACT_KEY, InputContract
 from vivim_runtime.errors import CheckpointError, ConfigError
 from vivim_runtime.files import atomic_path
@@ -35,9 +36,8 @@ __all__ = [
 ]
 
 FORMAT = "vivim-edge/1"
+_log = logging.getLogger("vivim")
 _DIRECTIONS = (("", "forward"), ("_b", "backward"), ("_s", "spatial"))
-_PREFIXES = ("module.", "model.", "net.", "_orig_mod.", "segformer.")
-_TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")
 # Present in upstream checkpoints, read by no forward pass (golden README, point 1).
 _NEVER_USED = re.compile(r"encoder\.downsample_layers\.layer_norm\.\d\.|decoder\.classifier\.")
 
@@ -88,13 +88,14 @@ def resolve_weights(name: str | Path) -> Path:
     raise CheckpointError(f"there is no checkpoint {name}; expected a .safetensors, .pth, .pt or .ckpt file, or tiny")
 
 
-def load_checkpoint(path: str | Path, frames: int | None = None) -> Vivim:
+def load_checkpoint(path: str | Path, frames: int | None = None, ema: bool = False) -> Vivim:
     """The network in a checkpoint, in eval mode on the CPU.
 
     Args:
-        path: our .safetensors (any with our configuration in its metadata), an authors' .pth/.pt/.ckpt (plain or
-            Lightning state dict; read with weights_only=True), or the name of shipped weights.
+        path: our .safetensors (any with our configuration in its metadata), an authors' .pth/.pt/.ckpt (in whatever
+            a training script wraps it, vivim.pickled; read with weights_only=True), or the name of shipped weights.
         frames: T to export for; default what the checkpoint says, 5 for upstream ones.
+        ema: take the averaged weights of a foreign checkpoint that holds both; which were taken is said.
 
     Raises:
         CheckpointError: when the file is missing, damaged, or holds another network.
@@ -102,8 +103,8 @@ def load_checkpoint(path: str | Path, frames: int | None = None) -> Vivim:
     path = resolve_weights(path)
     if frames is not None and frames < 1:
         raise ConfigError(f"--frames is {frames}; expected at least 1")
-    if path.suffix != ".safetensors":
-        return from_upstream(_torch_state(path), 5 if frames is None else frames)
+    if path.suffix.lower() != ".safetensors":
+        return from_upstream(_torch_state(path, ema), 5 if frames is None else frames)
     tensors, metadata = _read_safetensors(path)
     if "config" not in metadata or not metadata.get("format", "").startswith("vivim-edge/"):
         return from_upstream(tensors, 5 if frames is None else frames)
@@ -121,7 +122,7 @@ def load_checkpoint(path: str | Path, frames: int | None = None) -> Vivim:
 def read_metadata(path: str | Path) -> dict[str, str]:
     """The metadata of a safetensors checkpoint; empty for other formats."""
     path = resolve_weights(path)
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         return {}
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -158,39 +159,12 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"{path} is no readable safetensors file ({error}); is it complete?")
 
 
-def _torch_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in a torch file, out of a Lightning or {'model': ...} wrapping."""
-    if path.suffix not in _TORCH_SUFFIXES:
-        raise CheckpointError(f"{path}: expected a file ending in .safetensors, {', '.join(_TORCH_SUFFIXES)}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise CheckpointError(
-            f"{path} holds Python objects besides tensors (or is no checkpoint), and running them is unsafe; save its "
-            "state dict alone: torch.save(model.state_dict(), 'weights.pth')"
-        ) from None
-    except Exception as error:  # on bytes that are no pickle torch's reader raises anything, KeyError among them
-        raise CheckpointError(f"{path} is no readable checkpoint ({error!r}); is it complete?") from None
-    for wrapper in ("state_dict", "model_state_dict", "model", "net"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a state dict")
-    state = {key: value for key, value in content.items() if isinstance(value, Tensor)}
-    if not state:
-        raise CheckpointError(f"{path} holds no tensors; expected a state dict")
-    return state
-
-
-def _stripped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict without wrapper prefixes (`module.`, `model.`, ...), as long as every key has one."""
-    result = dict(state)
-    while result:
-        prefix = next((p for p in _PREFIXES if all(key.startswith(p) for key in result)), None)
-        if prefix is None:
-            break
-        result = {key[len(prefix) :]: value for key, value in result.items()}
-    return result
+def _torch_state(path: Path, ema: bool = False) -> dict[str, Tensor]:
+    """The state dict in a torch file; what was taken of several is said."""
+    found = read_foreign(path, ema)
+    for note in found.notes:
+        _log.warning(note)
+    return found.tensors
 
 
 def _some(keys: Iterable[str]) -> str:
@@ -367,7 +341,7 @@ def from_upstream(state_dict: Mapping[str, Tensor], frames: int = 5) -> Vivim:
     Raises:
         CheckpointError: for missing, unexpected or misshaped entries: the first few, and how many more.
     """
-    state = _stripped(state_dict)
+    state = network_entries(state_dict).tensors
     try:
         config = _config_of(state, frames)
     except (KeyError, IndexError, ConfigError) as error:
@@ -407,7 +381,7 @@ def from_segformer(source: str | Path | Mapping[str, Tensor], config: VivimConfi
     else:
         path = resolve_weights(source)
         origin = str(path)
-        state = _read_safetensors(path)[0] if path.suffix == ".safetensors" else _torch_state(path)
+        state = _read_safetensors(path)[0] if path.suffix.lower() == ".safetensors" else _torch_state(path)
     state = {
         "encoder.downsample_layers." + key.split("encoder.", 1)[1]: value
         for key, value in state.items()

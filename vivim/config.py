@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from vivim_runtime.contract import IMAGENET_MEAN, IMAGENET_STD
 from vivim_runtime.errors import ConfigError
+from vivim_runtime.text import parse_json
 
 __all__ = ["ABLATIONS", "MEAN", "PRESETS", "STD", "Direction", "EdgeHead", "SpatioTemporalModule", "VivimConfig"]
 
@@ -23,6 +24,22 @@ SpatioTemporalModule = Literal["st_mamba", "self_attention", "window_attention",
 STAGES = 4
 # Scan orders over the grid of T rows and H*W columns, as `vivim.scan.operators` numbers them.
 _ORDER = {"forward": 0, "backward": 1, "spatial": 2}
+# A configuration comes out of files of others; a network of these sizes is far beyond every published one, and beyond
+# them a file of a few bytes would take all memory.
+_MOST = {
+    "widths": 8192,
+    "depths": 256,
+    "heads": 256,
+    "reductions": 256,
+    "mamba_layers": 64,
+    "state": 1024,
+    "conv": 64,
+    "expand": 16,
+    "decoder_width": 8192,
+    "frames": 4096,
+    "mlp_ratio": 16,
+}
+_MOST_WEIGHTS = 1 << 31  # of the blocks together; B5 has 8e7
 
 
 @dataclass(frozen=True)
@@ -72,16 +89,23 @@ class VivimConfig:
     def __post_init__(self) -> None:
         for name in ("widths", "depths", "heads", "reductions"):
             values = getattr(self, name)
-            if len(values) != STAGES or any(not isinstance(v, int) or v < 1 for v in values):
-                raise ConfigError(f"{name} is {values!r}; expected {STAGES} integers of at least 1")
+            most = _MOST[name]
+            if len(values) != STAGES or any(not _is_count(v, 1, most) for v in values):
+                raise ConfigError(f"{name} is {values!r}; expected {STAGES} integers of 1 to {most}")
         for width, heads in zip(self.widths, self.heads, strict=True):
             if width % heads or width % 4:
                 raise ConfigError(f"width {width} with {heads} heads: expected a multiple of the heads and of 4")
-        if self.mamba_layers < 0:
-            raise ConfigError(f"mamba_layers is {self.mamba_layers}; expected at least 0")
+        if not _is_count(self.mamba_layers, 0, _MOST["mamba_layers"]):
+            raise ConfigError(f"mamba_layers is {self.mamba_layers!r}; expected 0 to {_MOST['mamba_layers']}")
         for name in ("state", "conv", "expand", "decoder_width", "frames", "mlp_ratio"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+            if not _is_count(getattr(self, name), 1, _MOST[name]):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; expected 1 to {_MOST[name]}")
+        weights = sum(
+            width**2 * (depth * (4 + 2 * self.mlp_ratio) + self.mamba_layers * (6 * self.expand + 2 * self.mlp_ratio))
+            for width, depth in zip(self.widths, self.depths, strict=True)
+        )
+        if weights > _MOST_WEIGHTS:
+            raise ConfigError(f"widths {self.widths!r} and depths {self.depths!r} are {weights:.1e} weights; too many")
         if not self.directions or tuple(d for d in _ORDER if d in self.directions) != self.directions:
             raise ConfigError(f"directions are {self.directions!r}; expected a non-empty subset of {tuple(_ORDER)}")
         if not self.classes or len(set(self.classes)) != len(self.classes):
@@ -131,15 +155,19 @@ class VivimConfig:
     def from_json(cls, text: str) -> VivimConfig:
         """The configuration that `to_json` wrote; ConfigError when it is not one."""
         try:
-            values: dict[str, Any] = json.loads(text)
+            values: dict[str, Any] = parse_json(text)
             known = {f.name for f in dataclasses.fields(cls)}
             unknown = sorted(set(values) - known)
             if unknown:
                 raise ConfigError(f"the configuration has unknown fields {', '.join(unknown)}; update vivim-edge")
             fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
             return cls(**fields)
-        except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise ConfigError(f"not a network configuration: {error}") from None
+
+
+def _is_count(value: Any, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def _segformer(widths: tuple[int, ...], depths: tuple[int, ...], decoder_width: int) -> VivimConfig:

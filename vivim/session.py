@@ -10,9 +10,10 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from vivim.model import Vivim, stage_sizes
 from vivim.preprocessing import normalised
 from vivim_runtime.errors import UsageError
 from vivim_runtime.files import sha256_file
-from vivim_runtime.sessions.base import Clips, Logits, ModelInfo, Session
+from vivim_runtime.sessions.base import ClassInfo, Clips, Logits, ModelInfo, Session
 
 __all__ = ["TorchSession", "describe", "open_runner", "weights_digest"]
 
@@ -30,6 +31,7 @@ _FORMAT = "1"
 # Distinct and visible on grey-scale images; repeated when there are more classes.
 _COLORS = ((0, 230, 118), (255, 193, 7), (3, 169, 244), (233, 30, 99), (156, 39, 176), (255, 87, 34))
 _NO_TOOLS: Mapping[str, str] = MappingProxyType({})
+_NO_CODES: Mapping[str, Mapping[str, Sequence[str]]] = MappingProxyType({})
 
 
 def describe(
@@ -42,6 +44,7 @@ def describe(
     raw_input: bool = False,
     precision: str = "fp32",
     tools: Mapping[str, str] = _NO_TOOLS,
+    codes: Mapping[str, Mapping[str, Sequence[str]]] = _NO_CODES,
 ) -> dict[str, str]:
     """What a network that takes frames of `size` (H, W) says about itself; ModelInfo.from_metadata reads it.
 
@@ -50,9 +53,17 @@ def describe(
         batch: clips a call; None is any number.
         raw_input: float32, normalised outside, instead of pixels.
         tools: versions of what made the file, besides PyTorch.
+        codes: of classes by name, `category` and `type` in DICOM's words (vivim_runtime.sessions.base.ClassInfo).
+
+    Raises:
+        UsageError: codes of a class that there is not, or that are none.
     """
     config = model.config
-    classes = [{"name": n, "color": _COLORS[i % len(_COLORS)]} for i, n in enumerate(config.classes)]
+    classes: list[dict[str, Any]] = [
+        {"name": name, "color": _COLORS[index % len(_COLORS)], **codes.get(name, {})}
+        for index, name in enumerate(config.classes)
+    ]
+    _check_codes(codes, config.classes, classes)
     versions = {
         "vivim-edge": importlib.metadata.version("vivim-edge"),
         "torch": torch.__version__,
@@ -76,6 +87,23 @@ def describe(
         "vivim.versions": json.dumps(versions, sort_keys=True),
         **training.metadata("vivim."),
     }
+
+
+def _check_codes(
+    codes: Mapping[str, Mapping[str, Sequence[str]]], names: Sequence[str], classes: Sequence[Mapping[str, Any]]
+) -> None:
+    expected = '{"CLASS": {"category": [value, scheme, meaning], "type": [value, scheme, meaning]}}'
+    unknown = sorted(set(codes) - set(names))
+    if unknown:
+        raise UsageError(f"codes of {', '.join(unknown)}; the classes are {', '.join(names)}")
+    wrong = sorted({key for given in codes.values() for key in given} - {"category", "type"})
+    try:
+        for entry in classes:
+            ClassInfo.from_json(entry)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"codes that are none ({error}); expected {expected}") from None
+    if wrong:
+        raise UsageError(f"codes have {', '.join(wrong)}; expected {expected}")
 
 
 def weights_digest(model: Vivim) -> str:

@@ -25,6 +25,7 @@ from vivim_runtime.errors import DataError, ModelError, PluginError, UsageError
 from vivim_runtime.files import write_text
 from vivim_runtime.sessions.base import ModelInfo, model_input
 from vivim_runtime.sessions.onnx import inference_session, onnx_runtime
+from vivim_runtime.text import parse_json
 
 __all__ = ["Calibration", "check_method", "learn_ranges"]
 
@@ -78,7 +79,7 @@ class Calibration:
     def load(cls, path: Path) -> Calibration:
         """Read a file of `save`; DataError where it is none."""
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = parse_json(path.read_text(encoding="utf-8"))
             if record["format"] != _FORMAT:
                 raise ValueError(f"format {record['format']}")
             ranges = {str(name): float(value) for name, value in record["ranges"].items()}

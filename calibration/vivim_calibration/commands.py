@@ -8,22 +8,22 @@ from typing import Annotated, Any
 
 import typer
 import typer.core
-from rich.console import Console
 
 from vivim_calibration.clips import DrawOptions
 from vivim_calibration.plot import sensitivity_svg
 from vivim_calibration.procedure import Options, Outcome, calibrate
 from vivim_calibration.report import sensitivity_table, verdict_table
 from vivim_runtime.commands.options import AllowTrained, Device, JsonFile, Seed, Threads, check_outputs
+from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import UsageError, VerdictError
-from vivim_runtime.files import writable_file, write_text
+from vivim_runtime.files import write_text
 
 __all__ = ["app"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 # File names are printed as they are: no markup.
-_console = Console(markup=False, highlight=False)
-_progress = Console(stderr=True, markup=False, highlight=False)
+_console = terminal()
+_progress = terminal(stderr=True)
 
 
 class _Command(typer.core.TyperCommand):
@@ -92,9 +92,8 @@ def calibrate_command(
         raise UsageError(f"--plot is {plot}; expected a name ending in .svg")
     if plot is not None and not (analyse or budget is not None):
         raise UsageError("--plot shows the ranking of the layers; add --analyse")
-    check_outputs((json_file, plot))
-    if cache is not None:
-        writable_file(cache)
+    read = (model, *(calib_data or ()), *(eval_data or ()), *((fp16,) if fp16 else ()))
+    check_outputs((output, json_file, plot, cache), read)
     options = Options(
         method=method,
         draw=DrawOptions(fraction, max_clips, seed),

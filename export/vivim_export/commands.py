@@ -5,6 +5,7 @@ Each command imports what it needs when it is called: `trt` builds engines where
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections import Counter
@@ -13,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from vivim_export.precision_check import PRODUCTS
 from vivim_runtime.commands.check import ClipsCommand, check_command, publish
 from vivim_runtime.commands.options import HtmlFile, JsonFile, check_outputs, size_or_none
+from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.sessions.base import Session
 from vivim_runtime.sessions.sidecar import EngineRecord, sidecar_path
@@ -31,8 +32,8 @@ __all__ = ["app"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Export Vivim, and prove what was exported.")
 # File names are printed as they are: no markup.
-_console = Console(markup=False, highlight=False)
-_progress = Console(stderr=True, markup=False, highlight=False)
+_console = terminal()
+_progress = terminal(stderr=True)
 
 
 ComparedOn = Annotated[
@@ -63,6 +64,9 @@ def onnx_command(
     cpu: Annotated[
         bool, typer.Option("--cpu", help="Fuse what ONNX Runtime on a CPU has compiled (make native); fp32.")
     ] = False,
+    segment_codes: Annotated[
+        Path | None, typer.Option(help="JSON: what the classes are in DICOM's words; docs/dicom-seg.md.")
+    ] = None,
     clips: ComparedOn = None,
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
@@ -88,6 +92,7 @@ def onnx_command(
         fold=not no_fold,
         precision="fp16" if fp16 else "bf16" if bf16 else "fp32",
         cpu=cpu,
+        codes={} if segment_codes is None else _codes(segment_codes),
     )
     try:
         with _progress.status("reading the checkpoint") as status:
@@ -97,6 +102,19 @@ def onnx_command(
         raise
     publish(comparison, json_file, html_file)
     _console.print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+
+
+def _codes(path: Path) -> dict[str, dict[str, list[str]]]:
+    """What `--segment-codes` names: an object of objects."""
+    try:
+        codes = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"--segment-codes {path} cannot be read ({error}); expected JSON, see docs/dicom-seg.md"
+        ) from None
+    if not isinstance(codes, dict) or not all(isinstance(entry, dict) for entry in codes.values()):
+        raise UsageError(f"--segment-codes {path} is no object of classes; see docs/dicom-seg.md")
+    return codes
 
 
 @app.command("trt")

@@ -10,9 +10,9 @@ import importlib.metadata
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ class OnnxOptions:
         precision: fp32, fp16 or bf16, written into the graph's types (vivim_export.precision).
         cpu: depthwise convolutions and their GELU as one node that ONNX Runtime on a CPU has compiled
             (vivim_export.channels_last); fp32 only.
+        codes: what classes are in DICOM's words (vivim.session.describe).
     """
 
     size: tuple[int, int] | None = None
@@ -69,6 +70,7 @@ class OnnxOptions:
     fold: bool = True
     precision: str = "fp32"
     cpu: bool = False
+    codes: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
 
     @property
     def opset_version(self) -> int:
@@ -204,6 +206,7 @@ def onnx_from_model(
         raw_input=options.raw_input,
         precision=options.precision,
         tools={"onnx": onnx.__version__, "onnxscript": onnxscript.__version__},
+        codes=options.codes,
     )
     helper.set_model_props(proto, description)
     proto.producer_name, proto.producer_version = "vivim-edge", importlib.metadata.version("vivim-edge")

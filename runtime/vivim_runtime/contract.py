@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vivim_runtime.errors import ModelError
+from vivim_runtime.text import parse_json
 
 __all__ = ["CONTRACT_KEY", "IMAGENET_MEAN", "IMAGENET_STD", "InputContract"]
 
@@ -70,7 +71,7 @@ class InputContract:
     def from_json(cls, text: str, origin: str) -> InputContract:
         """The record that `to_json` wrote; ModelError, which begins with `origin`, where it is none or a newer one."""
         try:
-            values: dict[str, Any] = dict(json.loads(text))
+            values: dict[str, Any] = dict(parse_json(text))
             unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
             if not unknown:
                 fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

@@ -7,6 +7,7 @@ VivimError                      1  a defect of ours, or of the machine
 ├── DataError                   2  a data set, or a frame or mask of it, that cannot be used
 ├── SinkError                   2  an output that cannot be written
 ├── ModelError                  2  a model that is missing, damaged, not ours, or not fit for what is asked
+│   └── NotFiniteError          2  logits that are NaN or infinite, of which no mask can be made
 ├── MissingExtraError           2  an optional dependency that is not installed
 ├── PluginError                 2  a TensorRT plugin that is missing or does not load
 ├── ConfigError                 2  a configuration that describes no network or no training
@@ -37,6 +38,7 @@ __all__ = [
     "KernelError",
     "MissingExtraError",
     "ModelError",
+    "NotFiniteError",
     "ParityError",
     "PluginError",
     "PrecisionError",
@@ -87,6 +89,10 @@ class ModelError(VivimError):
     """A model that is missing, damaged or not written by vivim-export, or not fit for what is asked."""
 
     exit_code = 2
+
+
+class NotFiniteError(ModelError):
+    """Logits that are NaN or infinite: neither a lesion nor none, so no mask can be made of them."""
 
 
 class MissingExtraError(VivimError):

@@ -16,7 +16,7 @@ from vivim_runtime.errors import UsageError
 from vivim_runtime.overlay import Layer, drawn
 from vivim_runtime.sessions.base import Session
 from vivim_runtime.sinks.base import MaskedFrame, Segmented, Sink
-from vivim_runtime.sources.base import Frame, Source
+from vivim_runtime.sources.base import Frame, Source, lost_frames
 
 __all__ = ["RunOptions", "RunReport", "Stopwatch", "run"]
 
@@ -80,6 +80,7 @@ class RunReport:
         stages_ms: mean milliseconds a frame spent in each part of the work.
         interrupted: whether the user stopped it.
         notes: what the user should know about the source.
+        lost: frames that the source should have and that could not be read; no output has them.
     """
 
     frames: int
@@ -92,6 +93,7 @@ class RunReport:
     stages_ms: dict[str, float]
     interrupted: bool
     notes: tuple[str, ...]
+    lost: int = 0
 
 
 def run(
@@ -152,6 +154,7 @@ def run(
         stages_ms={part: 1000.0 * value / max(written, 1) for part, value in watch.seconds.items()},
         interrupted=interrupted,
         notes=tuple(source.notes),
+        lost=lost_frames(source),
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from vivim_runtime.errors import ModelError
+from vivim_runtime.text import parse_json
 
 __all__ = ["DATA_KEY", "TrainingData", "VideoPrint", "data_from_json", "data_to_json", "joined"]
 
@@ -81,7 +82,7 @@ def data_to_json(data: Iterable[TrainingData]) -> str:
 def data_from_json(text: str, origin: str) -> tuple[TrainingData, ...]:
     """The record that `data_to_json` wrote; ModelError, which begins with `origin`, where it is none or a newer one."""
     try:
-        return tuple(_entry(**values) for values in json.loads(text))
+        return tuple(_entry(**values) for values in parse_json(text))
     except (ValueError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{origin}: the record of the training data cannot be read ({error}); update vivim-edge, or train again"

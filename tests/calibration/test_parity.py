@@ -18,6 +18,7 @@ from vivim_calibration.quantise import quantise_layers
 from vivim_calibration.verdict import agreement_of, logits_of_clips
 from vivim_export.onnx_export import OnnxOptions, onnx_from_model, save_onnx
 from vivim_runtime.errors import VerdictError
+from vivim_runtime.judging.agreement import BUDGETS
 from vivim_runtime.sessions import open_session
 from vivim_runtime.sessions.onnx import OnnxSession
 
@@ -75,12 +76,13 @@ def test_ranges_of_phantoms_are_too_narrow_for_real_ultrasound_and_it_is_said(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("video", [cine, thyroid])
 def test_with_real_clips_among_those_learnt_from_others_of_the_video_keep_their_logits(
-    exported: Path, judged: tuple[Path, Outcome], tmp_path: Path
+    exported: Path, judged: tuple[Path, Outcome], video: Callable[[], str], tmp_path: Path
 ) -> None:
-    # Weights that have seen phantoms only mark specks on real tissue, so logits are compared, not masks. Measured with
-    # two trainings of these weights: 0.24 and 0.74 with ranges of phantoms, 0.04 and 0.10 with ranges of the loop.
-    clips = whole_clips([cine()], FRAMES, SIZE)
+    # Weights that have seen phantoms only mark specks on real tissue, so logits are compared, not masks. Measured: 0.10
+    # of the cine loop and 0.13 of the thyroid. Ranges of phantoms do as well on the thyroid (0.10), not on the loop.
+    clips = whole_clips([video()], FRAMES, SIZE)
     learnt, others = (replace(clips, chosen=clips.chosen[i : i + 2]) for i in (0, 3))
     model = load_float_model(exported)
     ranges = dict(learn_ranges(model.proto, model.info, model.sha256, learnt, "mse", 1).ranges)
@@ -91,4 +93,6 @@ def test_with_real_clips_among_those_learnt_from_others_of_the_video_keep_their_
     for path in (judged[0], tmp_path / "real.onnx"):
         with OnnxSession(path, "cpu", 1, fused=False) as session:
             errors.append(agreement_of(session, others, expected).tensor.relative_l2)
-    assert errors[1] < 0.2 and errors[1] < 0.5 * errors[0]
+    budget = BUDGETS["int8"].relative_l2
+    assert budget is not None and errors[1] <= budget
+    assert video is thyroid or errors[1] < 0.5 * errors[0]

@@ -192,7 +192,7 @@ def test_engine_of_the_shipped_weights_has_the_precision_asked_for(tmp_path: Pat
     """Built for real; a float16 engine from a float32 file, as a new user does it."""
     source = tmp_path / "m.onnx"
     export_onnx(
-        "tiny", source, OnnxOptions(size=(64, 64), precision="bf16" if precision == "bf16" else "fp32"), frames=2
+        "tiny", source, OnnxOptions(size=(128, 128), precision="bf16" if precision == "bf16" else "fp32"), frames=2
     )
     phases: list[str] = []
     record, comparison = build_engine(

@@ -83,10 +83,47 @@ def seeds(folder: Path) -> list[Path]:
             found.append(folder / name)
         except (av.error.FFmpegError, ValueError):
             (folder / name).unlink(missing_ok=True)  # this FFmpeg has no such encoder
-    for suffix in (".png", ".jpg", ".bmp", ".tif", ".webp"):
+    for suffix in (".png", ".jpg", ".bmp", ".tif", ".webp", ".ppm"):
         cv2.imwrite(str(folder / f"image{suffix}"), np.full((24, 32, 3), 90, np.uint8))
         found.append(folder / f"image{suffix}")
-    return found
+    return found + _many_pictures(folder) + _special_dicom(folder)
+
+
+def _many_pictures(folder: Path) -> list[Path]:
+    """Animations and stacks, 16 bits, and orientation."""
+    from PIL import Image
+
+    first, *others = [Image.fromarray(np.full((24, 32, 3), 40 * index, np.uint8)) for index in range(4)]
+    names = ["many.tif", "many.webp", "many.png"]
+    for name in names:
+        first.save(folder / name, save_all=True, append_images=others)
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(np.full((24, 32), 3000, np.uint16)).save(folder / "deep.png", exif=exif)
+    first.save(folder / "turned.jpg", exif=exif)
+    return [folder / name for name in (*names, "deep.png", "turned.jpg")]
+
+
+def _special_dicom(folder: Path) -> list[Path]:
+    """Films, palettes, coded loops and odd display attributes in DICOM."""
+    from pydicom.uid import MPEG4HP41
+
+    from tests.runtime.sources.made import coded_loop, grey, jpeg, loop, picture, rgb_frames, write_film
+
+    greys = np.stack([grey(index, (24, 32)) for index in range(3)])
+    film = write_film(folder / "in.mp4", rgb_frames([picture(0)] * 3, "yuv420p"), "libx264", "yuv420p")
+    palette = {
+        f"{colour}PaletteColorLookupTable{what}": [256, 0, 8] if what == "Descriptor" else bytes(range(256)) * 2
+        for colour in ("Red", "Green", "Blue")
+        for what in ("Descriptor", "Data")
+    }
+    return [
+        coded_loop(folder / "film.dcm", [film.read_bytes()], (48, 64), MPEG4HP41, "YBR_PARTIAL_420"),
+        coded_loop(folder / "coded.dcm", [jpeg(picture(0))] * 3, (48, 64), fragments=2),
+        loop(folder / "palette.dcm", greys, photometric="PALETTE COLOR", **palette),
+        loop(folder / "window.dcm", greys.astype(np.uint16) * 16, WindowCenter="100", WindowWidth="200"),
+        loop(folder / "aspect.dcm", greys, PixelAspectRatio=["4", "3"], FrameTimeVector=["0", "40", "40"]),
+    ]
 
 
 def mutated(data: bytes, rng: np.random.Generator) -> bytes:

@@ -8,11 +8,11 @@ from typing import Any
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
-from pydicom.encaps import generate_frames
+from pydicom.encaps import encapsulate, generate_frames
 
 from vivim_runtime.errors import SourceError
 from vivim_runtime.sources import open_source
-from vivim_runtime.sources.codestream import Codestream, read_codestream
+from vivim_runtime.sources.codestream import Codestream, has_whole_segments, read_codestream
 
 
 def coded(name: str) -> bytes:
@@ -65,4 +65,19 @@ def test_headers_that_contradict_the_pixels_are_refused(tmp_path: Path, name: st
         setattr(dataset, key, value)
     dataset.save_as(tmp_path / "x.dcm")
     with pytest.raises(SourceError), open_source(str(tmp_path / "x.dcm")) as source:
+        list(source)
+
+
+@pytest.mark.parametrize("name", ["SC_rgb_jpeg_gdcm.dcm", "SC_rgb_jls_lossy_line.dcm"])
+def test_bytes_between_the_markers_are_refused_before_gdcm_ends_the_process(tmp_path: Path, name: str) -> None:
+    data = coded(name)
+    place = data.index(b"\xff\xda")
+    assert has_whole_segments(data)
+    damaged = data[:place] + b"\1" * 23 + data[place:]
+    assert not has_whole_segments(damaged)
+    dataset = pydicom.dcmread(get_testdata_file(name, download=False))
+    dataset.PixelData = encapsulate([damaged])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(tmp_path / "x.dcm")
+    with pytest.raises(SourceError, match="its markers are damaged"), open_source(str(tmp_path / "x.dcm")) as source:
         list(source)

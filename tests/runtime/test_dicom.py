@@ -152,9 +152,10 @@ def test_uncompressed_pixels_that_are_too_few_are_refused() -> None:
         read(str(get_testdata_file("MR_truncated.dcm", download=False)))
 
 
-def test_fewer_frames_than_promised_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="is the file complete"):
-        read(changed(CINE, tmp_path / "c.dcm", NumberOfFrames=40))
+def test_fewer_frames_than_promised_are_read_with_a_note(tmp_path: Path) -> None:
+    source, images = read(changed(CINE, tmp_path / "c.dcm", NumberOfFrames=40))
+    assert len(images) == source.frame_count == 30
+    assert source.notes == ["c.dcm says that it has 40 frames; its pixels are 30, and these count"]
 
 
 def test_an_object_without_pixels_is_refused() -> None:

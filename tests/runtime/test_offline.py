@@ -11,6 +11,7 @@ import pytest
 from tests.runtime.models import brightness_model
 from vivim_runtime import RunOptions, Segmented, open_session, run
 from vivim_runtime.errors import UsageError
+from vivim_runtime.live.inference import Inferred
 from vivim_runtime.sources import Frame
 
 
@@ -87,6 +88,52 @@ def test_threshold_moves_the_edge(tmp_path: Path) -> None:
             run(Grey(5), session, [sink], RunOptions(threshold=threshold))
             shares.append(sink.items[0].masks.mean())
     assert shares == [1.0, 0.0]
+
+
+class Narrow(Numbered):
+    """Black frames of two columns."""
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index in range(self.frame_count):
+            yield Frame(index, index / 25, np.zeros((32, 2, 3), np.uint8))
+
+
+class FixedLogits:
+    """A session of two frames of 32 x 2 that always says the same."""
+
+    backend, device = "test", "cpu"
+
+    def __init__(self, model: Path, logits: np.ndarray) -> None:
+        with open_session(brightness_model(model, frames=2, size=(32, 2)), "cpu") as session:
+            self.info = session.info
+        self._logits = logits
+
+    def __call__(self, clips: np.ndarray) -> np.ndarray:
+        return self._logits
+
+    def warm_up(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("threshold", "edge"), [(None, 0.0), (0.5, 0.0), (0.25, -np.log(3)), (0.9, np.log(9))])
+@pytest.mark.parametrize("live", [False, True])
+def test_a_pixel_is_marked_exactly_above_the_threshold(
+    tmp_path: Path, live: bool, threshold: float | None, edge: float
+) -> None:
+    """Logits a thousandth on either side of log(p / (1 - p)), offline and live, also by default (0.5)."""
+    logits = np.float32([edge - 1e-3, edge + 1e-3])
+    session = FixedLogits(tmp_path / "m.onnx", np.broadcast_to(logits, (1, 2, 1, 32, 2)))
+    if live:
+        frames = tuple(Frame(n, 0.0, np.zeros((32, 2, 3), np.uint8)) for n in range(2))
+        result = Inferred(0, frames, (0, 1), session(np.empty(0))[0], 0.0, 0.0, 0.0)
+        asked = RunOptions().threshold if threshold is None else threshold
+        masks = [result.masked(n, asked).masks for n in range(2)]
+    else:
+        sink = Collected()
+        options = RunOptions() if threshold is None else RunOptions(threshold=threshold)
+        run(Narrow(2), session, [sink], options)
+        masks = [item.masks for item in sink.items]
+    assert [list(mask[0, 7]) for mask in masks] == [[False, True]] * 2
 
 
 def test_a_run_stops_after_max_frames(tmp_path: Path) -> None:

@@ -159,24 +159,36 @@ def test_what_must_be_there_is_empty_where_the_source_lacks_it(tmp_path: Path) -
     assert {"PatientBirthDate", "StudyID", "PatientSex"} <= set(dataset.dir())
 
 
-@pytest.mark.parametrize(
-    ("name", "category", "kind"),
-    [
-        ("lesion", "49755003", "52988006"),
-        ("Breast tumour", "49755003", "108369006"),
-        ("thyroid nodule", "49755003", "27925004"),
-        ("liver", "85756007", "85756007"),  # not known to be anything but tissue
-    ],
-)
-def test_classes_become_coded_segments(tmp_path: Path, name: str, category: str, kind: str) -> None:
+def test_codes_of_segments_are_those_given_with_the_model(tmp_path: Path) -> None:
+    category, kind = ["49755003", "SCT", "Morphologically Abnormal Structure"], ["27925004", "SCT", "Nodule"]
+    entry = {"name": "thyroid", "color": [0, 230, 118], "category": category, "type": kind}
+    known = model("thyroid")
+    known.classes = (ClassInfo.from_json(entry),)
+    with open_source(STILL) as opened, open_sink(str(tmp_path / "o.dcm"), opened, known, {}) as sink:
+        sink.write(item(0, np.ones((1, *opened.size), bool)))
+    (segment,) = pydicom.dcmread(tmp_path / "o.dcm").SegmentSequence
+    for sequence, code in (("Category", category), ("Type", kind)):
+        (found,) = segment[f"SegmentedProperty{sequence}CodeSequence"].value
+        assert [found.CodeValue, found.CodingSchemeDesignator, found.CodeMeaning] == code
+
+
+@pytest.mark.parametrize("name", ["lesion", "Breast tumour", "lymph mass-effect free", "liver"])
+def test_codes_are_never_guessed_from_names(tmp_path: Path, name: str) -> None:
     dataset, _ = written(STILL, tmp_path / "o.dcm", (name,))
     (segment,) = dataset.SegmentSequence
     assert segment.SegmentLabel == name and segment.SegmentAlgorithmType == "AUTOMATIC"
-    assert segment.SegmentedPropertyCategoryCodeSequence[0].CodeValue == category
-    assert segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == kind
-    assert segment.SegmentedPropertyTypeCodeSequence[0].CodingSchemeDesignator == "SCT"
+    assert segment.SegmentedPropertyCategoryCodeSequence[0].CodeValue == "85756007"  # tissue, and no more
+    assert segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == "85756007"
     algorithm = segment.SegmentationAlgorithmIdentificationSequence[0]
     assert "0" * 64 in algorithm.AlgorithmParameters and algorithm.AlgorithmName == "Vivim tiny"
+
+
+@pytest.mark.parametrize(
+    "code", [["1", "SCT"], ["", "SCT", "a"], ["1" * 17, "SCT", "a"], ["1", "SCT", "a\nb"], [1, "SCT", "a"], "abc1"]
+)
+def test_codes_that_dicom_cannot_hold_are_refused(code: Any) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        ClassInfo.from_json({"name": "a", "color": [0, 0, 0], "type": code})
 
 
 def test_codes_are_those_of_the_standard() -> None:
@@ -185,8 +197,8 @@ def test_codes_are_those_of_the_standard() -> None:
     from vivim_runtime.sinks import segmentation
 
     known = {(code, scheme) for scheme, names in concepts.items() for entry in names.values() for code in entry}
-    own = (*segmentation._TYPES.values(), segmentation._ABNORMAL, segmentation._TISSUE, segmentation._NETWORK)
-    for code, scheme, _ in (*own, segmentation._SEGMENTATION, segmentation._SOURCE_IMAGE):
+    own = (segmentation._TISSUE, segmentation._NETWORK, segmentation._SEGMENTATION, segmentation._SOURCE_IMAGE)
+    for code, scheme, _ in own:
         assert (code, scheme) in known
 
 
@@ -208,8 +220,8 @@ def test_a_source_without_identity_is_refused(tmp_path: Path) -> None:
 
 
 def test_more_masks_than_one_object_holds_are_refused_before_the_first(tmp_path: Path) -> None:
-    source = altered(tmp_path / "s.dcm", NumberOfFrames=500_000)
-    with pytest.raises(SinkError, match="4 GB of one DICOM object"), open_source(str(source)) as opened:
+    with pytest.raises(SinkError, match="4 GB of one DICOM object"), open_source(CINE) as opened:
+        opened.frame_count = 500_000
         open_sink(str(tmp_path / "o.dcm"), opened, model("lesion"), {})
 
 

@@ -11,7 +11,6 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 
 from vivim.commands.check_data import refuse_bad_data
 from vivim.commands.clip_options import ClipOptions
@@ -22,12 +21,13 @@ from vivim.training.fit import EpochReport, RunOptions
 from vivim.training.recipe import FitConfig
 from vivim_runtime.commands.fields import options_of
 from vivim_runtime.commands.options import Device, FrameSize, Threads, parse_size
+from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import ConfigError
 from vivim_runtime.files import write_text
 
 __all__ = ["ablate_command"]
 
-_console = Console(stderr=True, markup=False, highlight=False)
+_console = terminal(stderr=True)
 
 
 # What the rows themselves decide, and weights to start from, which would have seen other variants.
@@ -83,4 +83,4 @@ def ablate_command(
             if group.leads:
                 write_text(out / "table.md", markdown(rows))
                 write_text(out / "table.json", json.dumps(content, indent=2) + "\n")
-    Console(markup=False, highlight=False).print(markdown(rows), soft_wrap=True)
+    terminal().print(markdown(rows), soft_wrap=True)

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import typer
-from rich.console import Console
 from rich.progress import track
 
 from vivim.commands.clip_options import ClipOptions
@@ -19,6 +18,7 @@ from vivim.commands.fit import set_threads
 from vivim.training.affine import RegressionScores, save_regressor, train_regressor
 from vivim.training.batches import ClipSource
 from vivim_runtime.commands.options import DataSet, FrameSize, Layout, Seed, SplitFile, Threads, parse_size
+from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import ConfigError
 
 __all__ = ["boundary_command"]
@@ -26,7 +26,7 @@ __all__ = ["boundary_command"]
 # Outlines hardly change from frame to frame: of that many, the first and the last will do.
 _FRAMES = 5
 
-_console = Console(stderr=True, markup=False, highlight=False)
+_console = terminal(stderr=True)
 
 
 def boundary_command(
@@ -56,7 +56,7 @@ def boundary_command(
     regressor, scores = train_regressor(masks, held_out, steps, batch, lr, seed, lambda step, loss: losses.append(loss))
     notes = {"command": shlex.join(["vivim-train", *sys.argv[1:]]), "torch": torch.__version__}
     save_regressor(out, regressor, notes | {"scores": line(scores)})
-    Console(markup=False, highlight=False).print(f"{out}: {line(scores)}", soft_wrap=True)
+    terminal().print(f"{out}: {line(scores)}", soft_wrap=True)
 
 
 def line(scores: RegressionScores) -> str:

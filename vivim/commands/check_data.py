@@ -6,22 +6,22 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import cv2
 import typer
-from rich.console import Console
 
 from vivim_runtime.commands.options import ClipFrames, JsonFile, Layout, SplitFile, check_outputs
+from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.datasets import Dataset, open_dataset
 from vivim_runtime.datasets.check import CheckReport, check
 from vivim_runtime.datasets.report import problem_lines, summary, videos_table
 from vivim_runtime.datasets.sheet import contact_sheet
 from vivim_runtime.errors import DataError
 from vivim_runtime.files import atomic_path, write_text
+from vivim_runtime.judging.page import png
 
 __all__ = ["check_command", "refuse_bad_data"]
 
-_console = Console(markup=False, highlight=False)
-_progress = Console(stderr=True, markup=False, highlight=False)
+_console = terminal()
+_progress = terminal(stderr=True)
 
 
 def check_command(
@@ -37,7 +37,7 @@ def check_command(
     """Count a data set, list all that is wrong with it, and show it; exit code 2 where something must be mended."""
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise DataError(f"--sheet is {sheet}; expected a name ending in .png")
-    check_outputs((sheet, json_file))
+    check_outputs((sheet, json_file), (data,))
     dataset = open_dataset(data, split, layout, split_file)
     report = _read(dataset, frames, stride)
     _console.print(videos_table(report))
@@ -50,7 +50,7 @@ def check_command(
         write_text(json_file, json.dumps(report.record(), indent=2) + "\n")
     if sheet is not None:
         with atomic_path(sheet) as temporary:
-            cv2.imwrite(str(temporary), cv2.cvtColor(contact_sheet(dataset), cv2.COLOR_RGB2BGR))
+            temporary.write_bytes(png(contact_sheet(dataset)))
     if report.errors:
         raise DataError(f"{len(report.errors)} errors in {data} must be mended before training")
 

@@ -14,7 +14,6 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vivim.checkpoint import load_checkpoint, read_training
@@ -27,12 +26,13 @@ from vivim.training.monitor import Monitor
 from vivim.training.recipe import FitConfig, read_recipe
 from vivim_runtime.commands.fields import options_of
 from vivim_runtime.commands.options import Device, FrameSize, Threads, parse_size
+from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import ConfigError
 
 __all__ = ["Workers", "fit_command", "report_line", "set_threads"]
 
 # File names are printed as they are: no markup.
-_console = Console(stderr=True, markup=False, highlight=False)
+_console = terminal(stderr=True)
 
 Workers = Annotated[int, typer.Option(help="Processes that make clips ahead.")]
 

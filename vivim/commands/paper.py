@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 
 from vivim.config import SpatioTemporalModule
 from vivim.efficiency.measuring import Limits, Outcome, free_memory
@@ -21,14 +20,15 @@ from vivim.efficiency.plot import growth_svg
 from vivim.efficiency.report import growth_markdown, number, record, table_markdown
 from vivim.efficiency.study import METHODS, Row, StudyOptions, run_growth, run_table
 from vivim_runtime.commands.options import JsonFile, MarkdownFile, Threads, check_outputs, parse_size
+from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import ConfigError
 from vivim_runtime.files import write_text
 
 __all__ = ["app"]
 
 app = typer.Typer(add_completion=False)
-_console = Console(markup=False, highlight=False)
-_progress = Console(stderr=True, markup=False, highlight=False)
+_console = terminal()
+_progress = terminal(stderr=True)
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from vivim.checkpoint import load_checkpoint, read_metadata, resolve_weights, save_checkpoint
 from vivim.commands.ablate import ablate_command
@@ -15,6 +14,7 @@ from vivim.commands.check_data import check_command
 from vivim.commands.fit import fit_command
 from vivim.training.curve import curve_svg, read_log
 from vivim_runtime.commands.evaluate import eval_command
+from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import ConfigError
 from vivim_runtime.files import sha256_file, write_text
 
@@ -45,16 +45,17 @@ def convert_command(
     source: Annotated[Path, typer.Argument(help="An authors' .pth/.pt/.ckpt, or any checkpoint of ours.")],
     target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
     frames: Annotated[int | None, typer.Option(help="Frames of a clip, T, to export for.")] = None,
+    ema: Annotated[bool, typer.Option("--ema", help="Take the averaged weights of a file that has both.")] = False,
 ) -> None:
     """Turn a checkpoint into safetensors with its configuration inside."""
     if target.suffix != ".safetensors":
         raise ConfigError(f"the target is {target}; expected a name ending in .safetensors")
-    model = load_checkpoint(source, frames)
+    model = load_checkpoint(source, frames, ema)
     kept = {k: v for k, v in read_metadata(source).items() if k not in ("format", "config")}
     save_checkpoint(target, model, {**kept, "converted_from_sha256": sha256_file(resolve_weights(source))})
     config = model.config
     count = sum(p.numel() for p in model.parameters())
-    Console(markup=False, highlight=False).print(
+    terminal().print(
         f"{target}: {config.preset_name}, {count / 1e6:.2f} M parameters, T = {config.frames}, "
         f"directions {', '.join(config.directions)}, edge head {config.edge_head}, classes {', '.join(config.classes)}"
     )

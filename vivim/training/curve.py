@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vivim_runtime.errors import DataError
 from vivim_runtime.svg import COLORS, FAINT, INK, RULE, dot, line, page, rule, text
+from vivim_runtime.text import parse_json
 
 __all__ = ["curve_svg", "read_log"]
 
@@ -24,7 +24,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     """
     path = folder / "log.jsonl"
     try:
-        return [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
+        return [parse_json(row) for row in path.read_text(encoding="utf-8").splitlines()]
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror}); expected the --out folder of fit") from None
     except ValueError as error:

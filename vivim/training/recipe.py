@@ -13,6 +13,7 @@ from vivim.config import VivimConfig
 from vivim.training.batches import Augmentation
 from vivim.training.losses import Weighting
 from vivim_runtime.errors import ConfigError
+from vivim_runtime.text import check_depth
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -127,10 +128,12 @@ def read_recipe(path: Path, known: set[str]) -> dict[str, Any]:
         ConfigError: a file that is missing or no TOML, an unknown name, or a table where none belongs.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        check_depth(text)
+        content = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"cannot read --config {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path} is no TOML file: {error}") from None
     content = {name.replace("-", "_"): value for name, value in content.items()}
     unknown = sorted(set(content) - known)

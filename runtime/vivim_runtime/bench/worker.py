@@ -182,7 +182,7 @@ class _Model:
 def _gpu(request: ModelRequest) -> Cuda | None:
     """The GPU that the model may take memory of; None where there is none, or nothing to ask it with."""
     kind, _, index = request.device.partition(":")
-    if kind == "cpu" or (index and not index.isdigit()):
+    if kind == "cpu" or (index and not index.isdecimal()):
         return None
     try:
         return Cuda(int(index or 0))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from vivim_runtime.bench import BenchOptions, bench, layer_profile, markdown_table, record, terminal_table
@@ -26,6 +25,7 @@ from vivim_runtime.commands.options import (
     check_outputs,
     size_or_none,
 )
+from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import MissingExtraError, UsageError
 from vivim_runtime.files import write_text
 
@@ -47,8 +47,8 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(cls=_Commands, add_completion=False)
 # File names are printed as they are: no markup.
-_console = Console(markup=False, highlight=False)
-_progress = Console(stderr=True, markup=False, highlight=False)
+_console = terminal()
+_progress = terminal(stderr=True)
 
 
 @app.command("models", epilog="vivim-bench paper --help: the paper's study of efficiency.")

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 import typer.core
-from rich.console import Console
 
 from vivim_runtime.commands.options import (
     AllowTrained,
@@ -23,6 +22,7 @@ from vivim_runtime.commands.options import (
     check_outputs,
     size_or_none,
 )
+from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import ParityError
 from vivim_runtime.files import write_text
 from vivim_runtime.judging.parity import Comparison, compare
@@ -34,8 +34,8 @@ __all__ = ["ClipsCommand", "app", "check_command", "publish"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 # File names are printed as they are: no markup.
-_console = Console(markup=False, highlight=False)
-_progress = Console(stderr=True, markup=False, highlight=False)
+_console = terminal()
+_progress = terminal(stderr=True)
 
 
 class ClipsCommand(typer.core.TyperCommand):
@@ -52,7 +52,7 @@ def _spread(args: list[str]) -> list[str]:
     named = [not arg.startswith("-") for arg in args[:2]] == [True, True]
     option = ""
     for arg in args:
-        if option == "--imgsz" and arg.isdigit() and result[-1].isdigit():
+        if option == "--imgsz" and arg.isdecimal() and result[-1].isdecimal():
             result[-1] += f"x{arg}"
         elif option == "--clips" and named and not arg.startswith("-") and result[-1] != "--clips":
             result += ["--clips", arg]

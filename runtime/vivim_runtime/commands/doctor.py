@@ -7,10 +7,10 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vivim_runtime.commands.terminal import Terminal
 from vivim_runtime.doctor import Finding, State, diagnose
 
 __all__ = ["app"]
@@ -47,7 +47,7 @@ def _record(findings: list[Finding]) -> dict[str, object]:
 
 
 def _print(findings: list[Finding]) -> None:
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     for finding in findings:
         line = Table.grid(padding=(0, 1))
         for width in (_STATE_WIDTH, _PART_WIDTH, None):

@@ -8,14 +8,21 @@ installed.
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
+from types import FrameType
 from typing import NoReturn
 
 import typer
 
+from vivim_runtime.commands.terminal import let_go
 from vivim_runtime.errors import MissingExtraError
+from vivim_runtime.text import printable
 
 __all__ = ["bench", "calibrate", "check", "doctor", "evaluate", "export", "main", "plugins", "run", "train"]
+
+_BROKEN_PIPE = 128 + signal.SIGPIPE
+_MOST_LETTERS = 1000  # of a line that ends a command
 
 # Modules whose absence means that an extra is not installed, and the extra that a command (or one of its subcommands)
 # asks for first.
@@ -54,12 +61,18 @@ def main(command: str, module: str) -> NoReturn:
     Every exception class of ours carries `exit_code`; anything else is a defect and keeps its traceback.
     """
     try:
+        # As an exception, so that files are closed and temporary ones removed.
+        signal.signal(signal.SIGTERM, _terminate)
         app: typer.Typer = importlib.import_module(module).app
         code = app(prog_name=command, standalone_mode=False)
         if code == 130:  # what Typer makes of a KeyboardInterrupt
             raise KeyboardInterrupt
+        sys.stdout.flush()  # here, where a broken pipe can still be told from a defect
     except KeyboardInterrupt:
         _fail(f"{command}: interrupted", 130)
+    except BrokenPipeError:
+        let_go()
+        sys.exit(_BROKEN_PIPE)
     except ModuleNotFoundError as error:
         missing = _missing_extra(command, error)
         if missing is None:
@@ -68,6 +81,11 @@ def main(command: str, module: str) -> NoReturn:
     except Exception as error:
         _explain(command, error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(number, signal.SIG_DFL)  # a second one does not wait
+    sys.exit(128 + number)
 
 
 def _explain(command: str, error: Exception) -> NoReturn:
@@ -82,15 +100,23 @@ def _explain(command: str, error: Exception) -> NoReturn:
     if hasattr(error, "format_message"):
         message = error.format_message()
         if kind == "NoArgsIsHelpError":
-            sys.stderr.write(message + "\n")
+            _write(message)
             sys.exit(exit_code)
         message = f"{message.rstrip('.')}; see {command} --help"
     _fail(f"error: {message}", exit_code)
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    sys.stderr.write(" ".join(message.split()) + "\n")
+    _write(printable(" ".join(message.split()), _MOST_LETTERS))
     sys.exit(code)
+
+
+def _write(message: str) -> None:
+    try:
+        sys.stderr.write(message + "\n")
+        sys.stderr.flush()
+    except OSError:  # nobody reads
+        let_go()
 
 
 def run() -> NoReturn:

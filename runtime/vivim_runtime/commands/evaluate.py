@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vivim_runtime.bench import BenchOptions, ModelResult, bench
@@ -36,6 +35,7 @@ from vivim_runtime.commands.options import (
     check_outputs,
     size_or_none,
 )
+from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.datasets import Dataset, open_dataset, refuse_trained
 from vivim_runtime.errors import AccuracyError, UsageError
 from vivim_runtime.files import atomic_path, writable_folder, write_text
@@ -55,8 +55,8 @@ __all__ = ["app", "eval_command"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 # File names are printed as they are: no markup.
-_console = Console(markup=False, highlight=False)
-_progress = Console(stderr=True, markup=False, highlight=False)
+_console = terminal()
+_progress = terminal(stderr=True)
 
 _SECONDS, _CALLS = 2.0, 5  # of each model when its speed is measured, at least
 
@@ -104,7 +104,7 @@ def eval_command(
     if min_dice is not None and not 0.0 <= min_dice <= 1.0:
         raise UsageError(f"--min-dice is {min_dice:g}; expected 0 to 1")
     opening = _Opening(device, threads, size_or_none(imgsz), frames)
-    check_outputs((json_file, markdown_file, latex_file, csv_file, html_file), models)
+    check_outputs((json_file, markdown_file, latex_file, csv_file, html_file), (*models, data))
     if plots:
         writable_folder(plots)
     if split is None:

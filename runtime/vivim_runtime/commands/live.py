@@ -12,11 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
-from rich.console import Console
 from rich.status import Status as Spinner
 from rich.table import Table
 
 from vivim_runtime.commands.outputs import OutputOptions
+from vivim_runtime.commands.terminal import let_go, terminal
 from vivim_runtime.errors import UsageError
 from vivim_runtime.live.run import LiveOptions, LiveReport, Outputs, run_live
 from vivim_runtime.live.screens import Screen, ScreenOptions, is_screen, open_screen
@@ -24,10 +24,11 @@ from vivim_runtime.live.status import Controls, State, Status
 from vivim_runtime.sessions.base import Session
 from vivim_runtime.sinks import Sink
 from vivim_runtime.sources import LiveSource, Paced
+from vivim_runtime.text import printable
 
 __all__ = ["live_command"]
 
-_console = Console(stderr=True, markup=False, highlight=False)
+_console = terminal(stderr=True)
 
 
 def live_command(
@@ -52,10 +53,16 @@ def live_command(
     original = source.recorded if isinstance(source, Paced) else source
 
     def sinks() -> list[Sink]:
-        return [outputs.open_sink(name, original, session.info) for name in recordings]
+        with ExitStack() as opened:  # where one cannot be opened, the others leave nothing
+            found = [opened.enter_context(outputs.open_sink(name, original, session.info)) for name in recordings]
+            opened.pop_all()
+        return found
 
     def film() -> Sink:
-        return outputs.open_sink(time.strftime("vivim-%Y%m%d-%H%M%S.mp4"), original, session.info)
+        name = Path(time.strftime("vivim-%Y%m%d-%H%M%S.mp4"))
+        while name.exists():  # of another run, in the same second
+            name = name.with_stem(f"{name.stem}-2")
+        return outputs.open_sink(str(name), original, session.info)
 
     controls = Controls(options.run.layers, options.run.threshold, options.run.alpha)
     if recordings:
@@ -72,10 +79,14 @@ def live_command(
             terminal.say(f"watch at {getattr(screen, 'url', screen.name)}")
         report = run_live(source, session, controls, options, Outputs(screens, sinks, film, ledger), terminal.tell)
     outputs.write_summary({"live": True, **asdict(report)})
-    if not outputs.quiet:
-        _print_report(report)
-    for failure in report.failures:
-        sys.stderr.write(f"error: {failure}\n")
+    try:
+        if not outputs.quiet:
+            _print_report(report)
+        for failure in report.failures:
+            sys.stderr.write(f"error: {printable(failure)}\n")
+        sys.stderr.flush()
+    except OSError:  # nobody reads
+        let_go()
     code = 128 + caught[0] if caught else 2 if report.failures else 0
     if report.abandoned:
         # A thread hangs in a driver or in the model: the interpreter would wait for it, or crash under it.
@@ -115,8 +126,22 @@ class _Terminal:
             self._spinner = _console.status("starting")
 
     def say(self, text: str) -> None:
-        if not self._quiet:
+        self._print(text)
+
+    def _print(self, text: str) -> None:
+        """Nothing once the reader has gone: the picture goes on."""
+        if self._quiet:
+            return
+        try:
             _console.print(text)
+        except OSError:
+            self._leave()
+
+    def _leave(self) -> None:
+        self._quiet, spinner, self._spinner = True, self._spinner, None
+        let_go()
+        if spinner:
+            spinner.stop()
 
     def tell(self, status: Status) -> None:
         line = status.state.value + (f": {status.message}" if status.message else "")
@@ -127,7 +152,10 @@ class _Terminal:
             latency = status.latency_ms.get("p50")
             figures = f"{status.fps:.0f} fps of {status.source_fps:.0f}, hop {status.hop}"
             figures += f", latency p50 {latency:.0f} ms" if latency is not None else ""
-            self._spinner.update(f"{line}  ({figures}; Ctrl-C ends)")
+            try:
+                self._spinner.update(f"{line}  ({figures}; Ctrl-C ends)")
+            except OSError:
+                self._leave()
 
     def __enter__(self) -> _Terminal:
         if self._spinner:
@@ -137,8 +165,8 @@ class _Terminal:
     def __exit__(self, *_: object) -> None:
         if self._spinner:
             self._spinner.stop()
-        if self._last.startswith(State.no_signal.value) and not self._quiet:
-            _console.print(self._last)
+        if self._last.startswith(State.no_signal.value):
+            self._print(self._last)
 
 
 def _print_report(report: LiveReport) -> None:

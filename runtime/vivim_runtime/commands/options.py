@@ -13,8 +13,7 @@ from typing import Annotated
 
 import typer
 
-from vivim_runtime.errors import UsageError
-from vivim_runtime.files import writable_file
+from vivim_runtime.files import check_names, writable_file
 from vivim_runtime.sizes import parse_size
 
 __all__ = [
@@ -115,10 +114,6 @@ def check_outputs(outputs: Iterable[Path | None], inputs: Sequence[str | Path] =
         UsageError: a file that is read, too, or that is named twice.
     """
     paths = [path for path in outputs if path]
-    read = {Path(name).resolve() for name in inputs}
+    check_names(paths, inputs)
     for path in paths:
-        if path.resolve() in read:
-            raise UsageError(f"{path} is both read and written; choose another output")
         writable_file(path)
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise UsageError("an output is named twice; expected different ones")

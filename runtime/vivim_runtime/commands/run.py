@@ -10,21 +10,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from vivim_runtime.commands.live import live_command
 from vivim_runtime.commands.options import Device, JsonFile, Overwrite, Quiet, Show, ShownFrame, Threads, Threshold
 from vivim_runtime.commands.outputs import OutputOptions
+from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import UsageError
-from vivim_runtime.files import writable_file
+from vivim_runtime.files import check_names, writable_file
 from vivim_runtime.live.run import LiveOptions
 from vivim_runtime.live.screens import ScreenOptions, is_screen
 from vivim_runtime.offline import RunOptions, RunReport, run
 from vivim_runtime.overlay import parse_layers
 from vivim_runtime.sessions import open_session
 from vivim_runtime.sessions.base import ModelInfo, Session
+from vivim_runtime.sessions.sidecar import sidecar_path
 from vivim_runtime.sinks.video import ENCODERS
 from vivim_runtime.sources import LiveSource, Paced, Source, list_cameras, open_source, parse_capture
 
@@ -32,25 +33,15 @@ __all__ = ["app"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 # File names are printed as they are: no markup.
-_console = Console(stderr=True, markup=False, highlight=False)
+_console = terminal(stderr=True)
 
 
 def _hop(text: str, model: ModelInfo) -> int | None:
     if text == "auto":
         return None
-    if not text.isdigit() or not 1 <= int(text) <= model.frames:
+    if not text.isdecimal() or not 1 <= int(text) <= model.frames:
         raise UsageError(f"--hop is {text}; expected auto, or 1 to {model.frames}, the frames of a clip")
     return int(text)
-
-
-def _check_outputs(outputs: list[str], inputs: tuple[str, ...]) -> None:
-    """Every output a file or folder of its own, and none of them what is read."""
-    paths = [Path(name).resolve() for name in outputs]
-    if len(set(paths)) != len(paths):
-        raise UsageError("an output is named twice; expected different ones")
-    for name in inputs:
-        if Path(name).resolve() in paths:
-            raise UsageError(f"{name} is both read and written; choose another output")
 
 
 @app.command()
@@ -111,7 +102,7 @@ def run_command(
         return
     uri, names = _source_and_outputs(source, camera, outputs or [])
     files = [name for name in names if not is_screen(name)]
-    _check_outputs([*files, str(json_file)] if json_file else files, (uri, model))
+    check_names([*files, json_file] if json_file else files, (uri, model, sidecar_path(Path(model))))
     if json_file:
         writable_file(json_file)
     with ExitStack() as stack:
@@ -185,6 +176,8 @@ def _run_offline(source: Source, session: Session, options: RunOptions, outputs:
     outputs.write_summary({**asdict(report), "outputs": written})
     if not outputs.quiet:
         _print_summary(report, written)
+    elif report.lost:  # never silently
+        _console.print(f"warning: {source.name}: {_lost_line(report)}", soft_wrap=True)
     return report.interrupted
 
 
@@ -211,6 +204,10 @@ def _heading(source: str, size: tuple[int, int], model: ModelInfo, device: str) 
     )
 
 
+def _lost_line(report: RunReport) -> str:
+    return f"{report.lost} of {report.frames + report.lost} frames could not be read, and have no mask"
+
+
 def _print_summary(report: RunReport, written: list[str]) -> None:
     for note in report.notes:
         _console.print(f"note: {note}")
@@ -221,6 +218,8 @@ def _print_summary(report: RunReport, written: list[str]) -> None:
         p50, p95, most = (report.latency_ms[key] for key in ("p50", "p95", "max"))
         table.add_row("a clip takes", f"p50 {p50:.1f} ms, p95 {p95:.1f} ms, max {most:.1f} ms ({report.clips} clips)")
     table.add_row("ms a frame", ", ".join(f"{part} {value:.1f}" for part, value in report.stages_ms.items()))
+    if report.lost:
+        table.add_row("lost", _lost_line(report))
     if report.padded_clips:
         table.add_row("padded", "the source is shorter than a clip; its last frame was repeated")
     for path in written:

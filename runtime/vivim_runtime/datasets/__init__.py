@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from vivim_runtime.datasets.buv2022 import is_buv2022, list_buv2022
@@ -75,6 +76,12 @@ LAYOUTS = {
         list_plain,
         "images/<video>/* (or <video>.mp4) with masks/<video>/*, or <video>/images/* with <video>/masks/*, or *.dcm",
     ),
+    # Never found out: only whoever made the segmentations knows whether a frame was empty, or not looked at.
+    "plain-sparse": Layout(
+        lambda root: False,
+        partial(list_plain, missing_is_empty=True),
+        "as plain; a frame that a DICOM Segmentation leaves out has no object",
+    ),
 }
 
 
@@ -142,7 +149,7 @@ def _detected(root: Path) -> str:
     fitting = [name for name, layout in LAYOUTS.items() if layout.fits(root)]
     if len(fitting) == 1:
         return fitting[0]
-    shapes = "; ".join(f"{name}: {LAYOUTS[name].shape}" for name in fitting or LAYOUTS)
+    shapes = "; ".join(f"{name}: {LAYOUTS[name].shape}" for name in fitting or LAYOUTS if name != "plain-sparse")
     if fitting:
         raise DataError(f"{root} may be {' or '.join(fitting)} ({shapes}); say which with --layout")
     inner = [child for child in root.iterdir() if child.is_dir() and any(o.fits(child) for o in LAYOUTS.values())]

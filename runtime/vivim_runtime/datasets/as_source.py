@@ -18,14 +18,12 @@ from vivim_runtime.provenance import TrainingData
 from vivim_runtime.sources import LiveSource, Source, open_source
 from vivim_runtime.sources.base import DEFAULT_FPS, Frame, Image
 from vivim_runtime.sources.dicom import is_dicom
-from vivim_runtime.sources.images import IMAGE_SUFFIXES
+from vivim_runtime.sources.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_foreign, natural_key
 
 __all__ = ["Opener", "VideoSource", "datasets_of", "videos_of"]
 
 # Opens a video anew, from its first frame on.
 Opener = Callable[[], Source]
-
-_VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts"})
 
 
 class VideoSource:
@@ -92,10 +90,13 @@ def videos_of(names: Sequence[str], split: str, trained: Sequence[TrainingData] 
         if (dataset := _dataset(name, split, trained)) is not None:
             named = {f"{name}, {video.name}": video for video in dataset.videos}
             result |= {label: partial(VideoSource, video, label, video.read_known) for label, video in named.items()}
-        elif name.isdigit() or not Path(name).is_dir():
+        elif not Path(name).is_dir():
             result[name] = partial(_opened, name)
         else:
-            result |= {path: partial(_opened, path) for path in _within(Path(name))}
+            found = {path: partial(_opened, path) for path in _within(Path(name))}
+            if not found:
+                raise DataError(f"the folder {name} holds no image, video or DICOM file; give another one")
+            result |= found
     return result
 
 
@@ -108,7 +109,7 @@ def _dataset(name: str, split: str, trained: Sequence[TrainingData]) -> Dataset 
     """The data set that a name stands for; None where it is something else."""
     if name == "phantom" or (name.startswith("phantom:") and "clips=" in name):
         return open_dataset(name, split)
-    if name.isdigit() or not Path(name).is_dir() or not any(layout.fits(Path(name)) for layout in LAYOUTS.values()):
+    if not Path(name).is_dir() or not any(layout.fits(Path(name)) for layout in LAYOUTS.values()):
         return None
     dataset = open_dataset(name)
     if not any(_is_annotated(video) for video in dataset.videos):
@@ -120,17 +121,16 @@ def _dataset(name: str, split: str, trained: Sequence[TrainingData]) -> Dataset 
 
 
 def _within(folder: Path) -> list[str]:
-    children = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    """The videos in a folder, at any depth; folders without any, and those of other programs, are left out."""
+    children = sorted((path for path in folder.iterdir() if not is_foreign(path)), key=natural_key)
     if any(path.suffix.lower() in IMAGE_SUFFIXES for path in children if path.is_file()):
         return [str(folder)]
     found: list[str] = []
     for path in children:
         if path.is_dir():
             found += _within(path)
-        elif path.suffix.lower() in _VIDEO_SUFFIXES or is_dicom(path):
+        elif path.suffix.lower() in VIDEO_SUFFIXES or is_dicom(path):
             found.append(str(path))
-    if not found:
-        raise DataError(f"the folder {folder} holds no image, video or DICOM file; give another one")
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vivim_runtime.datasets.alignment import Alignment
 from vivim_runtime.datasets.official import OFFICIAL, Counts
 from vivim_runtime.datasets.videos import AnnotatedVideo, Dataset, Values, binary, clip_indices
 from vivim_runtime.errors import DataError
@@ -187,9 +188,12 @@ class _Reading:
         self._sizes: Counter[tuple[int, int]] = Counter()
         self._areas: list[float] = []
         self.highest: set[int] = set()
+        self._alignment = Alignment()
         length = self._length()
         for index in range(length):
             self._frame(index)
+        if length:
+            self.notes = video.notes  # some are known once frames have been read
         clips = len(clip_indices(length, frames, stride, (frames - 1) * stride + 1))
         filled = [area for area in self._areas if area > 0]
         self.figures = VideoFigures(
@@ -234,7 +238,7 @@ class _Reading:
         try:
             values = self._video.mask(index)
             if values is None:
-                self._error("frame without mask", label)
+                self._error("frame without mask", label, self._video.about_missing)
         except DataError as error:
             self._error("unreadable mask", label, str(error))
         if image is not None:
@@ -244,6 +248,8 @@ class _Reading:
             self._mask(label, values)
             if image is not None and image.shape[:2] != values.shape:
                 self._error("frame and mask of different sizes", label, f"{_size(image)} and {_size(values)}")
+            elif image is not None:
+                self._alignment.add(image, binary(values))
 
     def _compare(self, label: str, image: Image) -> None:
         """Note a frame that has been seen before; a shape belongs to a picture, so it is part of the digest."""
@@ -277,6 +283,9 @@ class _Reading:
             self._warning("frames of several sizes in a video", name, found)
         if self._areas and not any(self._areas):
             self._warning("no object in a video", name, f"all {len(self._areas)} masks are empty")
+        turn = self._alignment.suspected()
+        if turn is not None:
+            self._warning("masks fit their frames only after a turn", name, f"they fit when they are {turn}")
         if 1 in self.highest and len(self.highest) > 1:
             self._warning("masks of 0 and 1 beside others", name, "1 counts as white where it is the largest value")
 

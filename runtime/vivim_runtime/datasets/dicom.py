@@ -7,7 +7,7 @@ which frame of the loop by their Derivation Image (C.7.6.16.2.6). Several segmen
 from __future__ import annotations
 
 import os
-import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 
 from vivim_runtime.datasets.videos import Orphan, TitledVideo, Values
-from vivim_runtime.errors import DataError, MissingExtraError, SourceError
+from vivim_runtime.errors import DataError, SourceError
 from vivim_runtime.sources.base import MAX_PIXELS, Frame, Image
 from vivim_runtime.sources.dicom import DicomFile
+from vivim_runtime.sources.dicom.files import read_dicom
+from vivim_runtime.sources.dicom.frames import count_frames
 
 __all__ = ["DicomVideo", "list_dicom"]
 
@@ -37,11 +39,13 @@ class DicomVideo(TitledVideo):
         path: the loop.
         segmentation: None where there is none.
         frames: of the loop.
+        missing_is_empty: whether a frame that the segmentation leaves out has no object; else it was not looked at.
     """
 
     path: Path
     segmentation: Path | None
     frames: int
+    missing_is_empty: bool = False
 
     def __len__(self) -> int:
         return self.frames
@@ -53,14 +57,25 @@ class DicomVideo(TitledVideo):
         return _loop(os.getpid(), self.path).read(index)
 
     def mask(self, index: int) -> Values | None:
-        return None if self.segmentation is None else _segmentation(self.segmentation).mask(index)
+        if self.segmentation is None:
+            return None
+        segmentation = _segmentation(self.segmentation, self.frames)
+        values = segmentation.mask(index)
+        if values is None and self.missing_is_empty:
+            values = np.zeros(segmentation.size, np.uint8)
+        # Segmentations lie on the stored pixels, which may not be square.
+        return None if values is None else _loop(os.getpid(), self.path).geometry.show_mask(values)
 
     @property
     def strays(self) -> tuple[str, ...]:
         if self.segmentation is None:
             return ()
-        referred = _segmentation(self.segmentation).frames
+        referred = _segmentation(self.segmentation, self.frames).frames
         return tuple(f"{self.segmentation.name} for frame {i}" for i in sorted(referred) if not 0 <= i < self.frames)
+
+    @property
+    def about_missing(self) -> str:
+        return "add it; or, where the segmentation leaves out frames without object, say --layout plain-sparse"
 
     @property
     def picture_files(self) -> tuple[Path, ...]:
@@ -72,12 +87,23 @@ class DicomVideo(TitledVideo):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        segments = 1 if self.segmentation is None else _segmentation(self.segmentation).segments
-        return () if segments == 1 else (f"the {segments} segments of {self.title} count as one object",)
+        if self.segmentation is None:
+            return ()
+        found = _segmentation(self.segmentation, self.frames)
+        notes = [] if found.segments == 1 else [f"the {found.segments} segments of {self.title} count as one object"]
+        if found.by_order:
+            notes.append(f"{self.segmentation.name} does not say which frames it means; they are taken in order")
+        absent = self.frames - sum(0 <= index < self.frames for index in found.frames)
+        if absent and self.missing_is_empty:
+            notes.append(f"{absent} frames of {self.title} that {self.segmentation.name} leaves out count as empty")
+        return (*notes, *(note for note in _loop(os.getpid(), self.path).notes))
 
 
-def list_dicom(files: Iterable[Path]) -> list[TitledVideo]:
+def list_dicom(files: Iterable[Path], missing_is_empty: bool = False) -> list[TitledVideo]:
     """The loops among DICOM files, each with the segmentation that refers to it; what is no image is left out.
+
+    Args:
+        missing_is_empty: see `DicomVideo`.
 
     Raises:
         DataError: a file that cannot be read, a segmentation of several instances, or several of one loop.
@@ -95,7 +121,7 @@ def list_dicom(files: Iterable[Path]) -> list[TitledVideo]:
     if several:
         raise DataError(f"{'; '.join(several)}: leave one segmentation of each in the folder")
     videos: list[TitledVideo] = [
-        DicomVideo(path.stem, path, masks[uid][0] if uid in masks else None, frames)
+        DicomVideo(path.stem, path, masks[uid][0] if uid in masks else None, frames, missing_is_empty)
         for uid, (path, frames) in loops.items()
     ]
     return videos + [Orphan(found[0].stem, (found[0].name,)) for uid, found in masks.items() if uid not in loops]
@@ -118,14 +144,14 @@ class _Header:
 
     @classmethod
     def read(cls, path: Path) -> _Header:
-        dataset = _read(path, pixels=False)
+        try:
+            dataset, frames = count_frames(path)
+        except SourceError as error:
+            raise DataError(str(error)) from None
         try:
             kind = str(dataset.file_meta.MediaStorageSOPClassUID)
-            frames = int(dataset.get("NumberOfFrames") or 1) if "Rows" in dataset else 0
             instance = str(dataset.SOPInstanceUID) if frames else ""
-            series = dataset.get("ReferencedSeriesSequence") or [] if kind in _SEGMENTATIONS else []
-            instances = [i for item in series for i in item.get("ReferencedInstanceSequence") or []]
-            referred = {str(i.ReferencedSOPInstanceUID) for i in instances}
+            referred = _referred(dataset) if kind in _SEGMENTATIONS else set()
         except Exception as error:  # pydicom interprets values when they are asked for
             raise DataError(f"{path} does not say what it is ({type(error).__name__}); is it complete?") from None
         if kind in _SEGMENTATIONS and len(referred) != 1:
@@ -133,24 +159,29 @@ class _Header:
         return cls(kind, instance, frames, "".join(referred))
 
 
+def _referred(dataset: Any) -> set[str]:
+    """The instances that a segmentation refers to: as a whole, or where it does not say it, frame by frame."""
+    series = dataset.get("ReferencedSeriesSequence") or []
+    instances = [item for one in series for item in one.get("ReferencedInstanceSequence") or []]
+    if not instances:
+        instances = [item for groups in _functional_groups(dataset) for item in _source_images(groups)]
+    return {str(item.ReferencedSOPInstanceUID) for item in instances}
+
+
+def _functional_groups(dataset: Any) -> list[Any]:
+    """The functional groups of the frames, and the shared ones."""
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    return [*per_frame, *(dataset.get("SharedFunctionalGroupsSequence") or [])]
+
+
+def _source_images(groups: Any) -> list[Any]:
+    """What a frame was derived from."""
+    derivations = groups.get("DerivationImageSequence") or []
+    return [item for derivation in derivations for item in derivation.get("SourceImageSequence") or []]
+
+
 def _names(paths: list[Path]) -> str:
     return ", ".join(path.name for path in paths)
-
-
-def _read(path: Path, pixels: bool) -> Any:
-    try:
-        import pydicom
-    except ModuleNotFoundError:
-        raise MissingExtraError(f"reading {path.name}", "dicom") from None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what pydicom puts up with
-            return pydicom.dcmread(path, stop_before_pixels=not pixels)
-    except MemoryError:
-        raise
-    except Exception as error:  # pydicom, zlib and struct raise whatever a damaged byte leads them to
-        # Not the error's text: it may quote a value.
-        raise DataError(f"{path} is no readable DICOM file ({type(error).__name__}); is it complete?") from None
 
 
 class _Loop:
@@ -161,8 +192,14 @@ class _Loop:
             self._file = DicomFile(path)
         except SourceError as error:
             raise DataError(str(error)) from None
+        self.geometry = self._file.geometry
         self._frames: Iterator[Frame] = iter(self._file)
         self._last: Frame | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about how the loop is read, as far as it has been."""
+        return tuple(self._file.notes)
 
     def read(self, index: int) -> Image:
         """uint8 RGB (H, W, 3); DataError when it cannot be decoded."""
@@ -172,34 +209,55 @@ class _Loop:
             while self._last is None or self._last.index < index:
                 self._last = next(self._frames)
         except StopIteration:
-            raise IndexError(f"frame {index} of {self._file.name}") from None
+            self._frames, self._last = iter(self._file), None
+            if index >= (self._file.frame_count or 0):
+                raise IndexError(f"frame {index} of {self._file.name}") from None
+            raise DataError(self._undecodable(index)) from None
         except SourceError as error:
             self._frames, self._last = iter(self._file), None
             raise DataError(str(error)) from None
+        if self._last.index != index:
+            raise DataError(self._undecodable(index))
         return self._last.image
+
+    def _undecodable(self, index: int) -> str:
+        return f"frame {index} of {self._file.path} cannot be decoded; is the file complete?"
 
 
 class _Segmentation:
     """The masks of a DICOM Segmentation by frame of its loop.
 
     Attributes:
+        size: (H, W).
         frames: numbers of its own frames, from 0, by frame of the loop, from 0.
         segments: how many.
+        by_order: whether it does not say which frames of the loop it means, and has one for each.
+
+    Args:
+        frames: of the loop.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, frames: int) -> None:
         self._path = path
-        dataset = _read(path, pixels=True)
         try:
-            self._size = (int(dataset.Rows), int(dataset.Columns))
+            dataset = read_dicom(path)
+        except SourceError as error:
+            raise DataError(str(error)) from None
+        try:
+            self.size = (int(dataset.Rows), int(dataset.Columns))
             self._bits = int(dataset.BitsAllocated)
             self._half = int(dataset.get("MaximumFractionalValue") or 0) / 2  # fractional ones are set from half on
-            self.segments = len(dataset.get("SegmentSequence") or [None])
+            numbered = [item.get("SegmentNumber", 1) for item in dataset.get("SegmentSequence") or [{}]]
+            self.segments = sum(int(number) > 0 for number in numbered)  # 0 is what a label map calls its background
             self.frames = _by_frame(dataset)
+            self.by_order = not self.frames
+            if self.by_order:
+                self.frames = _in_order(dataset, frames)
+            dataset.NumberOfFrames = len(dataset.PerFrameFunctionalGroupsSequence)
             self._data = dataset
-            if not 0 < self._size[0] * self._size[1] <= MAX_PIXELS or "PixelData" not in dataset:
+            if not 0 < self.size[0] * self.size[1] <= MAX_PIXELS or "PixelData" not in dataset:
                 raise ValueError
-        except MemoryError:
+        except (DataError, MemoryError):
             raise
         except Exception as error:  # pydicom interprets values when they are asked for
             raise DataError(f"{path} does not describe its masks well ({type(error).__name__})") from None
@@ -221,12 +279,12 @@ class _Segmentation:
 
     def _plane(self, number: int) -> Any:
         """One of its own frames, bool (H, W)."""
-        pixels = self._size[0] * self._size[1]
+        pixels = self.size[0] * self.size[1]
         if self._bits == 1 and not self._data.file_meta.TransferSyntaxUID.is_compressed:
             # A bit a pixel, the first in the lowest bit; frames follow each other without padding (PS3.5 8.1.1).
             first, end = number * pixels, (number + 1) * pixels
             packed = np.frombuffer(self._data.PixelData, np.uint8)[first // 8 : -(-end // 8)]
-            return np.unpackbits(packed, bitorder="little")[first % 8 :][:pixels].reshape(self._size) > 0
+            return np.unpackbits(packed, bitorder="little")[first % 8 :][:pixels].reshape(self.size) > 0
         from pydicom.pixels import pixel_array
 
         return pixel_array(self._data, index=number) >= max(1.0, self._half)
@@ -236,9 +294,28 @@ def _by_frame(dataset: Any) -> dict[int, list[int]]:
     """Numbers of a segmentation's frames by the frame of the loop that they were made of, both from 0."""
     result: dict[int, list[int]] = {}
     for number, groups in enumerate(dataset.PerFrameFunctionalGroupsSequence):
-        source = groups.DerivationImageSequence[0].SourceImageSequence[0]
-        referred = source.get("ReferencedFrameNumber") or 1  # absent where the source has a single frame
-        result.setdefault(int(referred) - 1, []).append(number)
+        for source in _source_images(groups):
+            referred = source.get("ReferencedFrameNumber") or 1  # absent where the source has a single frame
+            for frame in [referred] if isinstance(referred, (int, str)) else referred:
+                result.setdefault(int(frame) - 1, []).append(number)
+    return result
+
+
+def _in_order(dataset: Any, frames: int) -> dict[int, list[int]]:
+    """As `_by_frame`, of a segmentation that refers to no frames: it must have one for each, in every segment."""
+    result: dict[int, list[int]] = {}
+    seen: Counter[int] = Counter()
+    for number, groups in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        identified = groups.get("SegmentIdentificationSequence")
+        segment = int(identified[0].ReferencedSegmentNumber) if identified else 1
+        result.setdefault(seen[segment], []).append(number)
+        seen[segment] += 1
+    if set(seen.values()) != {frames}:
+        counts = ", ".join(map(str, seen.values()))
+        raise DataError(
+            f"{Path(str(dataset.filename)).name} does not say which frames it means, and has {counts} for the {frames} "
+            "of the loop; write it with references to the frames (Derivation Image), or with a frame for each"
+        )
     return result
 
 
@@ -249,5 +326,5 @@ def _loop(process: int, path: Path) -> _Loop:
 
 
 @lru_cache(maxsize=_OPEN)
-def _segmentation(path: Path) -> _Segmentation:
-    return _Segmentation(path)
+def _segmentation(path: Path, frames: int) -> _Segmentation:
+    return _Segmentation(path, frames)

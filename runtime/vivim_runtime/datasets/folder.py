@@ -6,64 +6,50 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 
 from vivim_runtime.datasets.videos import TitledVideo, Values
-from vivim_runtime.errors import DataError
+from vivim_runtime.errors import DataError, SourceError
 from vivim_runtime.sources.base import Image
-from vivim_runtime.sources.images import IMAGE_SUFFIXES, natural_key
+from vivim_runtime.sources.images import image_files
+from vivim_runtime.sources.pictures import PictureFile, PictureSeries
 
-__all__ = ["FolderVideo", "image_names", "read_frame", "read_mask"]
-
-# Where a complete file ends, and how many bytes behind are put up with (padding, comments of a scanner).
-_ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}
-_BEHIND = 1024
+__all__ = ["FolderVideo", "image_names", "read_mask"]
 
 
 def image_names(folder: Path) -> tuple[str, ...]:
     """The images in a folder, in natural order (frame2 before frame10); none where there is no such folder."""
-    if not folder.is_dir():
-        return ()
-    found = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    return tuple(path.name for path in sorted(found, key=natural_key) if not path.name.startswith("."))
+    return tuple(path.name for path in image_files(folder))
 
 
-def read_frame(path: Path) -> Image:
-    """uint8 RGB (H, W, 3) of an image file; DataError when it is none, or cut off."""
-    return cv2.cvtColor(_decoded(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+def _single(path: Path) -> PictureFile:
+    """A file that holds one picture; DataError when it is none, cut off, or holds several."""
+    try:
+        file = PictureFile(path)
+    except SourceError as error:
+        raise DataError(str(error)) from None
+    if file.count != 1:
+        raise DataError(f"{path} holds {file.count} pictures; expected one a file: write its pictures as files")
+    return file
 
 
 def read_mask(path: Path) -> Values:
-    """The values of a mask, 8 bit (H, W): of colours (a palette) the largest channel; DataError as `read_frame`."""
-    stored = _decoded(path, cv2.IMREAD_UNCHANGED)
+    """The values of a mask, 8 bit (H, W), turned as its EXIF says: of colours (a palette) the largest channel.
+
+    Raises:
+        DataError: it is no single image, or cut off.
+    """
+    try:
+        stored = _single(path).read(0, colour=False)
+    except SourceError as error:
+        raise DataError(str(error)) from None
     if stored.ndim == 3:
-        stored = stored[..., :3].max(axis=2)  # without transparency
+        stored = stored.max(axis=2)
     if stored.dtype == np.uint8:
         return stored
-    deep = stored.dtype == np.uint16 and stored.max() > 255
+    deep = stored.dtype.kind != "f" and stored.max(initial=0) > 255
     return (stored >> 8 if deep else stored.clip(0, 255)).astype(np.uint8)
-
-
-def _decoded(path: Path, flags: int) -> npt.NDArray[Any]:
-    """What OpenCV makes of a file that is whole: of one that is cut off it makes an image that ends in grey."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
-    end = _ENDS.get(data[:2])
-    if not data or (end is not None and end not in data[-_BEHIND:]):
-        raise DataError(f"{path} is cut off behind {len(data)} bytes; copy it again")
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:  # of a size that OpenCV refuses
-        image = None
-    if image is None:
-        raise DataError(f"{path} is no image that can be decoded; is it complete?")
-    return image
 
 
 @dataclass(frozen=True)
@@ -102,8 +88,22 @@ class FolderVideo(TitledVideo):
     def label(self, index: int) -> str:
         return f"{self.title}/{self.frame_names[index]}"
 
+    @cached_property
+    def _series(self) -> PictureSeries:
+        """The frames' files, which are scaled alike."""
+        return PictureSeries(tuple(self.frames_folder / name for name in self.frame_names))
+
     def frame(self, index: int) -> Image:
-        return read_frame(self.frames_folder / self.frame_names[index])
+        file = _single(self.frames_folder / self.frame_names[index])
+        try:
+            return self._series.read(file)
+        except SourceError as error:
+            raise DataError(str(error)) from None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        note = self._series.note
+        return () if note is None else (f"{self.title}: {note}",)
 
     def mask(self, index: int) -> Values | None:
         stem = _stem(self.frame_names[index])

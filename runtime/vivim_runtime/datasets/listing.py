@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vivim_runtime.datasets.videos import AnnotatedVideo, TitledVideo
 from vivim_runtime.errors import DataError
-from vivim_runtime.sources.images import natural_key
+from vivim_runtime.sources.names import is_foreign, natural_key
 
 __all__ = ["SPLIT_NAMES", "Listing", "folders_in", "split_name", "unique"]
 
@@ -49,9 +49,9 @@ def split_name(folder: str) -> str | None:
 
 
 def folders_in(folder: Path) -> Iterator[Path]:
-    """The folders within a folder, in natural order, without hidden ones."""
+    """The folders within a folder, in natural order, without hidden ones and those of other programs."""
     if folder.is_dir():
-        yield from sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=natural_key)
+        yield from sorted((p for p in folder.iterdir() if p.is_dir() and not is_foreign(p)), key=natural_key)
 
 
 def unique(found: Mapping[str, Sequence[TitledVideo]], official: str = "", notes: tuple[str, ...] = ()) -> Listing:

@@ -14,10 +14,10 @@ from pathlib import Path
 from vivim_runtime.datasets.dicom import list_dicom
 from vivim_runtime.datasets.folder import FolderVideo, image_names
 from vivim_runtime.datasets.listing import Listing, folders_in, split_name, unique
-from vivim_runtime.datasets.recorded import VIDEO_SUFFIXES, RecordedVideo
+from vivim_runtime.datasets.recorded import RecordedVideo
 from vivim_runtime.datasets.videos import TitledVideo
 from vivim_runtime.sources.dicom import is_dicom
-from vivim_runtime.sources.images import IMAGE_SUFFIXES, natural_key
+from vivim_runtime.sources.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_foreign, natural_key
 
 __all__ = ["is_plain", "list_plain"]
 
@@ -48,19 +48,23 @@ def _dicom_files(folder: Path) -> list[Path]:
 def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted((p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")), key=natural_key)
+    return sorted((p for p in folder.iterdir() if p.is_file() and not is_foreign(p)), key=natural_key)
 
 
 def _may_be(path: Path) -> bool:
     return path.suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES and is_dicom(path)
 
 
-def list_plain(root: Path) -> Listing:
-    """The videos of the plain layout, of all its forms that are there."""
-    return unique({split: _videos(folder) for split, folder in _parts(root).items()})
+def list_plain(root: Path, missing_is_empty: bool = False) -> Listing:
+    """The videos of the plain layout, of all its forms that are there.
+
+    Args:
+        missing_is_empty: of frames that a DICOM Segmentation leaves out, see `DicomVideo`.
+    """
+    return unique({split: _videos(folder, missing_is_empty) for split, folder in _parts(root).items()})
 
 
-def _videos(folder: Path) -> list[TitledVideo]:
+def _videos(folder: Path, missing_is_empty: bool) -> list[TitledVideo]:
     frames, masks = folder / _FRAMES, folder / _MASKS
     recorded = [path for path in _files(frames) if path.suffix.lower() in VIDEO_SUFFIXES]
     videos: list[TitledVideo] = [RecordedVideo.listed(path.stem, path, masks / path.stem) for path in recorded]
@@ -72,5 +76,5 @@ def _videos(folder: Path) -> list[TitledVideo]:
     for child in folders_in(folder):
         if child not in (frames, masks) and ((child / _FRAMES).is_dir() or (child / _MASKS).is_dir()):
             videos.append(FolderVideo.listed(child.name, child / _FRAMES, child / _MASKS))
-    videos += list_dicom(_dicom_files(folder))
+    videos += list_dicom(_dicom_files(folder), missing_is_empty)
     return sorted(videos, key=lambda video: natural_key(Path(video.title)))

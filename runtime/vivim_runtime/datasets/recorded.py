@@ -16,11 +16,21 @@ import av
 from vivim_runtime.datasets.folder import image_names, read_mask
 from vivim_runtime.datasets.videos import TitledVideo, Values
 from vivim_runtime.errors import DataError
-from vivim_runtime.sources.base import MAX_PIXELS, Image
+from vivim_runtime.sources.base import Image
+from vivim_runtime.sources.depth import significant_bits
+from vivim_runtime.sources.film import (
+    Decoding,
+    FilmConverter,
+    geometry_of,
+    has_loose_bits,
+    largest_value,
+    open_film,
+    reason_of,
+    shows_picture,
+)
+from vivim_runtime.sources.geometry import Geometry
 
-__all__ = ["VIDEO_SUFFIXES", "RecordedVideo"]
-
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts"})
+__all__ = ["RecordedVideo"]
 
 # Up to so many frames ahead are decoded one after the other; further ones are reached from the key frame before them.
 _AHEAD = 32
@@ -32,7 +42,8 @@ _OPEN = 2
 class RecordedVideo(TitledVideo):
     """A video file and its masks: the number in a mask's name is that of its frame, from 0 (as vivim-run writes them).
 
-    Masks that are numbered from 1 to the number of frames are recognised.
+    Masks that are numbered from 1 to the number of frames are recognised, and masks that were drawn on the stored
+    pictures of a film that is shown turned or stretched: those of the stored size go the same way as its pictures.
 
     Attributes:
         path: the video file.
@@ -72,7 +83,12 @@ class RecordedVideo(TitledVideo):
 
     def mask(self, index: int) -> Values | None:
         name = self._mask_of.get(index)
-        return None if name is None else read_mask(self.masks_folder / name)
+        if name is None:
+            return None
+        values, reader = read_mask(self.masks_folder / name), _reader(os.getpid(), self.path)
+        if values.shape == reader.stored and reader.stored != reader.geometry.shown_size(reader.stored):
+            return reader.geometry.show_mask(values)
+        return values
 
     @property
     def strays(self) -> tuple[str, ...]:
@@ -89,7 +105,8 @@ class RecordedVideo(TitledVideo):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return (f"masks of {self.title} are numbered from 1",) if self._first else ()
+        notes = (f"masks of {self.title} are numbered from 1",) if self._first else ()
+        return (*notes, *_reader(os.getpid(), self.path).notes)
 
 
 def _number(name: str) -> int | None:
@@ -101,40 +118,62 @@ def _number(name: str) -> int | None:
 class _Reader:
     """Frames of a video file in any order. Times are listed by reading the packets, which decodes nothing."""
 
+    _container: Any = None
+    _stream: Any = None
+
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
             self._open()
-            packets = [p for p in self._container.demux(self._stream) if p.size and not p.is_discard]
+            packets = [p for p in self._container.demux(self._stream) if shows_picture(p, self._stream)]
+            self._open()
+            self._look_at_first()
         except (av.error.FFmpegError, OSError, ValueError, IndexError, AttributeError) as error:
-            raise DataError(f"{path} is no video that FFmpeg can read ({error}); is it complete?") from None
-        if not packets:
-            raise DataError(f"{path} has no frames; is it complete?")
+            raise DataError(f"{path} is no video that FFmpeg can read ({reason_of(error)}); is it complete?") from None
         times = [packet.pts for packet in packets]
         # Without distinct times frames can only be counted.
         self._times: list[int] | None = None if None in times or len(set(times)) < len(times) else sorted(times)
         self._count = len(times)
-        self._frames: Iterator[Any] = iter(())
+        self._frames: Iterator[tuple[int, Any]] = iter(())
         self._next: int | None = None  # the frame that is decoded next; not known after a jump
+
+    def _look_at_first(self) -> None:
+        """How the pictures are shown, as the first one that can be decoded tells."""
+        first = next((picture for _, picture in Decoding(self._container, self._stream)), None)
+        if first is None:
+            raise DataError(f"{self._path} has no frames that can be decoded; is it complete?")
+        self.stored = (int(first.height), int(first.width))
+        self.geometry: Geometry = geometry_of(first, self._stream)
+        told = self.geometry.describe()
+        self.notes: tuple[str, ...] = (f"{self._path.name} is {told}, as it says",) if told else ()
+        white = 65535
+        if has_loose_bits(first):
+            self._open()
+            pictures = (picture for _, picture in Decoding(self._container, self._stream))
+            bits = significant_bits(max(map(largest_value, pictures), default=0))
+            white = 2**bits - 1
+            self.notes += (f"{self._path.name} has 16 bits, of which {bits} are used: {white} is white",)
+        self._converter = FilmConverter(self.stored, white)
 
     def __len__(self) -> int:
         return self._count
 
     def _open(self) -> None:
-        self._container: Any = av.open(str(self._path), options={"max_pixels": str(MAX_PIXELS)})
-        self._stream: Any = self._container.streams.video[0]
-        self._stream.thread_type = "AUTO"
+        if self._container is not None:
+            self._container.close()
+        self._container, self._stream = open_film(self._path)
+        if self._stream is None:
+            raise DataError(f"{self._path} has no video stream")
 
     def _jump(self, index: int) -> None:
         """Go on with the key frame at or before a frame; from the start where times do not tell, or it is the start."""
         if self._times is None or index == 0:
-            self._container.close()
             self._open()
             self._next = 0
         else:
             self._container.seek(self._times[index], stream=self._stream)
             self._next = None
-        self._frames = self._container.decode(self._stream)
+        self._frames = iter(Decoding(self._container, self._stream))
 
     def read(self, index: int) -> Image:
         """uint8 RGB (H, W, 3); DataError when it cannot be decoded."""
@@ -153,12 +192,12 @@ class _Reader:
         if picture is None:
             self._next = None
             raise DataError(f"{self._path} has no frame {index} that can be decoded; is it complete?")
-        return picture.to_ndarray(format="rgb24")
+        return self._converter.rgb(picture, self.geometry)
 
     def _decoded(self, index: int) -> Any:
         """Decode up to a frame; None where the stream is behind it already."""
-        for picture in self._frames:
-            number = self._number_of(picture)
+        for counted, picture in self._frames:
+            number = counted if self._times is None else self._number_of(picture)
             if number is None:
                 continue
             self._next = number + 1
@@ -167,8 +206,6 @@ class _Reader:
         return None
 
     def _number_of(self, picture: Any) -> int | None:
-        if self._times is None:
-            return self._next
         return self._numbers.get(picture.pts)
 
     @cached_property

@@ -15,7 +15,6 @@ or as text, a video a line, `#` before a comment:
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ import numpy as np
 
 from vivim_runtime.datasets.videos import AnnotatedVideo, Dataset, Part
 from vivim_runtime.errors import DataError, UsageError
+from vivim_runtime.text import parse_json
 
 __all__ = ["RANDOM_SHARES", "held_out", "random_split", "read_split_file", "split_by_file"]
 
@@ -60,8 +60,8 @@ def read_split_file(path: Path) -> dict[str, list[str]]:
 def _from_json(path: Path, text: str) -> dict[str, list[str]]:
     expected = 'expected {"train": ["video", ...], "test": [...]}'
     try:
-        splits = json.loads(text, object_pairs_hook=list)
-    except json.JSONDecodeError as error:
+        splits = parse_json(text, pairs=list)
+    except ValueError as error:
         raise DataError(f"the split file {path} is no JSON ({error}); {expected}") from None
     result: dict[str, list[str]] = {}
     for pair in splits:

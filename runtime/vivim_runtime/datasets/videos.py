@@ -87,6 +87,11 @@ class AnnotatedVideo(ABC):
         return ()
 
     @property
+    def about_missing(self) -> str:
+        """What to do about frames without mask, where it is something of this kind of video."""
+        return ""
+
+    @property
     def picture_files(self) -> tuple[Path, ...]:
         """The files that the frames are read from, in order; none where there are no files."""
         return ()
@@ -99,7 +104,8 @@ class AnnotatedVideo(ABC):
     def read(self, index: int) -> tuple[Image, Mask]:
         image, mask = self.read_known(index)
         if mask is None:
-            raise DataError(f"{self.label(index)} has no mask; add it, or remove the frame (vivim-train check-data)")
+            advice = self.about_missing or "add it, or remove the frame"
+            raise DataError(f"{self.label(index)} has no mask; {advice} (vivim-train check-data)")
         return image, mask
 
     def read_known(self, index: int) -> tuple[Image, Mask | None]:
@@ -185,6 +191,10 @@ class Part(AnnotatedVideo):
     @property
     def notes(self) -> tuple[str, ...]:
         return self.whole.notes
+
+    @property
+    def about_missing(self) -> str:
+        return self.whole.about_missing
 
     @property
     def picture_files(self) -> tuple[Path, ...]:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from vivim_runtime.judging.figures import ALSO, AVERAGED, PAPER_1, PAPER_2, Estimate, Figure
 from vivim_runtime.judging.report import Report
+from vivim_runtime.text import printable
 
 __all__ = ["Cell", "Grid", "grids", "html_table", "latex", "markdown", "terminal_tables"]
 
@@ -174,7 +175,8 @@ def markdown(report: Report) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")
+    """Text of others in a cell of Markdown: one line, and no column of its own."""
+    return printable(text).replace("|", "\\|")
 
 
 _LATEX = {

@@ -107,6 +107,7 @@ class Compositor:
         self._ready: _Ready | None = None  # the newest result, its masks ready to be drawn
         self._last: Frame | None = None  # the newest that was shown, and the masks that were on it
         self._last_ready: _Ready | None = None
+        self._not_finite = False  # whether the newest clip has no masks, since the model gave NaN or infinity
         self._scene_began = self._told = 0.0
         self.hidden = ""  # why the newest masks were not drawn on the last picture; "" when they were
         self.pictures = Recent()
@@ -122,7 +123,11 @@ class Compositor:
         position = len(result.frames) - 1 if self._show == "newest" else len(result.frames) // 2
         ready = _Ready(result, position, self._controls.threshold, self._model)
         ready.marks.prepare(self._controls.layers)
-        self._ready = ready
+        self._ready, self._not_finite = ready, False
+
+    def hide(self) -> None:
+        """Draw no masks until the next result: the newest clip has none. Called in the inference's thread."""
+        self._ready, self._not_finite = None, True
 
     def run(self) -> None:
         """Until `stop`."""
@@ -172,6 +177,7 @@ class Compositor:
                 "latency_ms": round((composited - taken) * 1000.0, 3),
                 "mask_of": drawn.masked.frame.index if drawn else None,
                 "mask_age_ms": None if age is None else round(age * 1000.0, 3),
+                **({"not_finite": True} if self._not_finite else {}),
             }
         self._ledger.fate(frame, "shown" if shown else "paused", **details)
 

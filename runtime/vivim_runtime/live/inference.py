@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from vivim_runtime.clips import resized
+from vivim_runtime.errors import NotFiniteError
 from vivim_runtime.live.buffer import ClipBuffer
 from vivim_runtime.live.meters import Durations, Recent
 from vivim_runtime.live.threads import TICK_S
 from vivim_runtime.sessions.base import Clips, Logits, Session
-from vivim_runtime.sinks.base import MaskedFrame
+from vivim_runtime.sinks.base import MaskedFrame, check_finite
 from vivim_runtime.sources.base import Frame
 
 __all__ = ["Inference", "Inferred"]
@@ -73,19 +74,29 @@ class Inference:
         warm: set when the session has run once.
         busy_since: when the call that runs began; None between calls.
         failure: the last failure of the session, in one line; "" when it works.
+        not_finite: why no mask can be made of the newest clip; "" when it can.
+        clips_not_finite: clips of which none could be made, and `first_not_finite`, why of the first.
     """
 
     def __init__(
-        self, session: Session, buffer: ClipBuffer, hop: int, done: Callable[[Inferred], None], stop: threading.Event
+        self,
+        session: Session,
+        buffer: ClipBuffer,
+        hop: int,
+        done: Callable[[Inferred], None],
+        stop: threading.Event,
+        hide: Callable[[], None] = lambda: None,
     ) -> None:
+        """`done` takes every result; `hide` is called for a clip of which no mask can be made."""
+        self._hide = hide
         self._session, self._buffer, self._min_hop, self._done, self._stop = session, buffer, hop, done, stop
         self._small: dict[int, Clips] = {}  # frames at the model's size, since clips overlap
         self._last_index = -1
         self._hops: deque[int] = deque(maxlen=9)
         self.warm = threading.Event()
         self.busy_since: float | None = None
-        self.failure = ""
-        self.clips = 0
+        self.failure = self.not_finite = self.first_not_finite = ""
+        self.clips = self.clips_not_finite = 0
         self.infer_ms, self.prepare_ms, self.recent_ms = Durations(), Durations(), Recent()
 
     @property
@@ -106,6 +117,12 @@ class Inference:
                 continue
             try:
                 result = self._infer(frames)
+            except NotFiniteError as error:
+                failures, self.failure = 0, ""
+                self.not_finite = str(error)
+                self.first_not_finite = self.first_not_finite or self.not_finite
+                self.clips_not_finite += 1
+                self._hide()
             except Exception as error:
                 failures += 1
                 self.failure = f"the model failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
@@ -115,6 +132,7 @@ class Inference:
             else:
                 failures, self.failure = 0, ""
                 self._done(result)
+                self.not_finite = ""
             finally:
                 self.busy_since = None
 
@@ -143,6 +161,8 @@ class Inference:
         self.prepare_ms.add((prepared - begun) * 1000.0)
         self.infer_ms.add((finished - started) * 1000.0)
         self.recent_ms.add((finished - started) * 1000.0)
+        for frame, values in zip(frames, logits, strict=True):
+            check_finite(frame, values)
         return Inferred(self.clips - 1, frames, fresh, logits, prepared, started, finished)
 
 

@@ -27,9 +27,9 @@ _REMEMBERED = 4096
 class LiveLedger:
     """Counts; safe to use from every thread.
 
-    Every captured frame gets exactly one of FATES, so that at the end captured is their sum; before, `waiting` frames
-    (in the mailbox, or being drawn) are what is missing. Beside that, a frame is either part of a clip that was
-    inferred, or not.
+    Every captured frame gets exactly one of FATES, so that at the end captured is their sum; before, some frames wait
+    (in the mailbox, or being drawn). Those are counted by themselves: a frame that is lost or gets two fates shows in
+    the sum. Beside that, a frame is either part of a clip that was inferred, or not.
 
     Args:
         write: takes the lines of the file; None without one.
@@ -39,19 +39,22 @@ class LiveLedger:
         self._lock = threading.Lock()
         self._captured = self._inferred = 0
         self._fates = dict.fromkeys(FATES, 0)
+        self._waiting: set[int] = set()
         self._seen: set[int] = set()
         self._order: deque[int] = deque()
         self._write = write
 
-    def captured(self) -> None:
-        """One more frame came."""
+    def captured(self, frame: Frame) -> None:
+        """A frame came."""
         with self._lock:
             self._captured += 1
+            self._waiting.add(frame.index)
 
     def fate(self, frame: Frame, what: str, **details: Any) -> None:
         """What became of a frame: one of FATES, and what else its line says."""
         with self._lock:
             self._fates[what] += 1
+            self._waiting.discard(frame.index)
         if self._write:
             self._write({"index": frame.index, "time_s": round(frame.time, 6), "fate": what, **details})
 
@@ -69,8 +72,7 @@ class LiveLedger:
     def counts(self) -> dict[str, int]:
         """captured = the sum of FATES + waiting."""
         with self._lock:
-            waiting = self._captured - sum(self._fates.values())
-            return {"captured": self._captured, **self._fates, "waiting": waiting}
+            return {"captured": self._captured, **self._fates, "waiting": len(self._waiting)}
 
     def inference(self) -> dict[str, int]:
         """captured = inferred + not_inferred."""

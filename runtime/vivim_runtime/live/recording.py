@@ -43,6 +43,7 @@ class Recorder:
         self._controls = controls
         self._pictures: list[Branch[Segmented]] = []
         self._clips: list[Branch[Inferred]] = []
+        self.refused: list[str] = []  # recordings that could not begin, and why
 
     def open(self, sinks: Sequence[Sink], size: tuple[int, int]) -> None:
         """Begin to write to sinks that are open; pictures of another size than (H, W) will be fitted into it."""
@@ -52,6 +53,14 @@ class Recorder:
                 self._pictures.append(Branch(sink.path, PICTURE_QUEUE, _write_picture(sink, size), _close(sink)))
             else:
                 self._clips.append(Branch(sink.path, CLIP_QUEUE, self._write_clip(sink), _close(sink)))
+
+    def begin(self, film: Callable[[], Sink], size: tuple[int, int]) -> None:
+        """Begin a recording that people asked for on the way; one that cannot begin ends alone, and is told."""
+        try:
+            self.open([film()], size)
+        except Exception as error:
+            self._controls.recording.clear()
+            self.refused.append(f"recording could not begin: {error}")
 
     @property
     def branches(self) -> list[Branch[Segmented] | Branch[Inferred]]:
@@ -66,7 +75,8 @@ class Recorder:
     @property
     def message(self) -> str:
         """What went wrong, in one line; "" when nothing did."""
-        return next((f"recording stopped: {branch.error}" for branch in self.branches if branch.error), "")
+        stopped = next((f"recording stopped: {branch.error}" for branch in self.branches if branch.error), "")
+        return stopped or (self.refused[-1] if self.refused and not self.active else "")
 
     def picture(self, item: Segmented) -> None:
         """A picture that was drawn."""

@@ -24,6 +24,7 @@ from vivim_runtime.offline import RunOptions
 from vivim_runtime.sessions.base import Session
 from vivim_runtime.sinks.base import Sink
 from vivim_runtime.sources.base import Frame, LiveSource
+from vivim_runtime.text import printable
 
 __all__ = ["LiveOptions", "LiveReport", "Outputs", "run_live"]
 
@@ -94,7 +95,7 @@ class LiveReport:
         stages_ms: p50, p95, p99 and max of each part of a frame's way.
         reconnects: how often the source came back.
         recordings: what was written and dropped, by name.
-        failures: recordings that could not be completed, and why.
+        failures: recordings that could not begin or be completed, and clips of which no mask could be made; and why.
         abandoned: threads that hung and were left behind; the process should end without waiting for them.
         notes: what the user should know about the source.
     """
@@ -161,7 +162,7 @@ class _LiveRun:
         self.buffer = ClipBuffer(info.frames, interval, source.fps)
         self.capture = Capture(source, self.crew, self._deliver, run.max_frames)
         self.recorder = Recorder(controls)
-        self.inference = Inference(session, self.buffer, run.hop or 1, self._inferred, self.stop)
+        self.inference = Inference(session, self.buffer, run.hop or 1, self._inferred, self.stop, self._hide)
         self.compositor = Compositor(
             MaskOptions(info, run.show, options.max_mask_age_s),
             Links(
@@ -201,7 +202,7 @@ class _LiveRun:
     def _deliver(self, frame: Frame, arrived: float, first: bool) -> None:
         """In the reader's thread."""
         self.arrivals.add()
-        self.ledger.captured()
+        self.ledger.captured(frame)
         if first:
             self.buffer.reset()
             self.compositor.new_scene(frame.taken or arrived)
@@ -220,6 +221,10 @@ class _LiveRun:
         self.compositor.prepare(result)
         self.recorder.clip(result)
 
+    def _hide(self) -> None:
+        """In the inference's thread."""
+        self.compositor.hide()
+
     def _supervise(self) -> None:
         opened, told, idle_since = False, 0.0, None
         while not self.controls.quit.wait(TICK_S):
@@ -232,7 +237,7 @@ class _LiveRun:
                 self.recorder.open(self.outputs.sinks(), self.source.size)
                 opened = True
             if opened and self.controls.recording.is_set() and not self.recorder.branches and self.outputs.film:
-                self.recorder.open([self.outputs.film()], self.source.size)
+                self.recorder.begin(self.outputs.film, self.source.size)
             if self.tell and now - told >= 0.5:
                 self.tell(self.status(self.compositor.hidden, None))
                 told = now
@@ -258,8 +263,8 @@ class _LiveRun:
         state, message = self._state(hidden)
         return Status(
             state=state,
-            message="; ".join(part for part in (message, self.recorder.message) if part),
-            source=self.source.name,
+            message=printable("; ".join(part for part in (message, self.recorder.message) if part), 400),
+            source=printable(self.source.name, 200),
             model=self.session.info.preset,
             precision=self.session.info.precision,
             backend=self.session.backend,
@@ -294,6 +299,8 @@ class _LiveRun:
         busy_since = self.inference.busy_since
         if self.inference.failure:
             return State.stuck, self.inference.failure
+        if self.inference.not_finite:
+            return State.not_finite, self.inference.not_finite
         limit = self.options.stuck_s if self.inference.clips else _WARM_UP_S
         if busy_since is not None and now - busy_since > limit:
             return State.stuck, f"the model has not answered for {now - busy_since:.0f} s"
@@ -328,6 +335,7 @@ class _LiveRun:
                 **self.ledger.counts(),
                 **self.ledger.inference(),
                 "clips": self.inference.clips,
+                "clips_not_finite": self.inference.clips_not_finite,
                 "lines_lost": lost,
             }
 
@@ -346,7 +354,7 @@ class _LiveRun:
 
     def _report(self, abandoned: tuple[str, ...]) -> LiveReport:
         branches: list[Branch[Any]] = [*self.recorder.branches, *([self.lines] if self.lines else [])]
-        counts = self.ledger.counts()
+        counts, bad = self.ledger.counts(), self.inference.clips_not_finite
         seconds = time.monotonic() - self.began
         stages = {**self.compositor.stages_ms, "prepare": self.inference.prepare_ms, "infer": self.inference.infer_ms}
         return LiveReport(
@@ -359,7 +367,11 @@ class _LiveRun:
             stages_ms={name: durations.quantiles() for name, durations in stages.items()},
             reconnects=self.capture.reconnects,
             recordings={branch.name: {"written": branch.written, "dropped": branch.dropped} for branch in branches},
-            failures=tuple(f"{branch.name}: {branch.error}" for branch in branches if branch.error),
+            failures=(
+                *(f"{branch.name}: {branch.error}" for branch in branches if branch.error),
+                *self.recorder.refused,
+                *([f"{bad} of {self.inference.clips} clips: {self.inference.first_not_finite}"] if bad else []),
+            ),
             abandoned=abandoned,
             notes=tuple(self.source.notes),
         )

@@ -7,7 +7,7 @@ package registers.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from vivim_runtime.contract import CONTRACT_KEY, InputContract
 from vivim_runtime.errors import ModelError
 from vivim_runtime.provenance import DATA_KEY, TrainingData, data_from_json
+from vivim_runtime.text import parse_json, parse_number, printable
 
 __all__ = ["ClassInfo", "Clips", "Logits", "ModelInfo", "Session", "model_input"]
 
@@ -27,14 +28,52 @@ Logits = npt.NDArray[np.float32]
 
 # The newest description of itself (vivim.format) that this version reads.
 _FORMAT = 1
+# Bounds of what a file may say: far beyond every model, and small enough that a lie cannot take all memory.
+_MOST = {"frames": 4096, "height": 16384, "width": 16384}
+_MOST_BATCH = 4096
+_MOST_PIXELS = 1 << 30  # of a call: 3 GB of uint8
+_MOST_CLASSES = 254  # that an 8-bit label image can hold beside the background
+_MOST_LETTERS = 128
 
 
 @dataclass(frozen=True)
 class ClassInfo:
-    """One output class: its name, and the RGB colour to draw it in."""
+    """One output class.
+
+    Attributes:
+        name: for people.
+        color: RGB, to draw it in.
+        category, kind: what it is in DICOM's words (Segmented Property Category and Type, PS3.3 C.8.20.4), each
+            (value, coding scheme, meaning), where whoever exported the model has said it.
+    """
 
     name: str
     color: tuple[int, int, int]
+    category: tuple[str, str, str] | None = None
+    kind: tuple[str, str, str] | None = None
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> ClassInfo:
+        """An entry of `vivim.classes`; KeyError, TypeError or ValueError where it is none."""
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"a class is {_quoted(entry)}; expected a name and a color")
+        color = entry["color"]
+        levels = isinstance(color, list) and all(isinstance(c, int) and not isinstance(c, bool) for c in color)
+        if not levels or len(color) != 3 or not all(0 <= c <= 255 for c in color):
+            raise ValueError(f"the color of a class is {_quoted(color)}; expected three levels of 0 to 255")
+        name = _word(entry["name"], "the name of a class")
+        return cls(name, tuple(color), _concept(entry.get("category")), _concept(entry.get("type")))
+
+
+def _concept(code: Any) -> tuple[str, str, str] | None:
+    """(value, scheme, meaning) of a code in JSON, within the lengths of DICOM's SH and LO."""
+    if code is None:
+        return None
+    value, scheme, meaning = code
+    for text, most in ((value, 16), (scheme, 16), (meaning, 64)):
+        if not isinstance(text, str) or not 0 < len(text) <= most or not text.isprintable() or "\\" in text:
+            raise ValueError(f"{text!r} in a code; expected text of 1 to {most} characters")
+    return value, scheme, meaning
 
 
 @dataclass(frozen=True)
@@ -91,29 +130,105 @@ class ModelInfo:
             raise ModelError(
                 f"{path} was not written by vivim-export; make one with: vivim-export onnx --weights W -o M"
             )
-        if not version.isdigit() or int(version) > _FORMAT:
-            raise ModelError(f"{path} has format {version}, this version reads up to {_FORMAT}; update vivim-edge")
-        contract = metadata.get(f"vivim.{CONTRACT_KEY}")
-        try:
-            text = {key.removeprefix("vivim."): value for key, value in metadata.items()}
-            return cls(
-                path=path,
-                preset=text["preset"],
-                frames=int(text["frames"]),
-                size=(int(text["height"]), int(text["width"])),
-                classes=tuple(ClassInfo(c["name"], tuple(c["color"])) for c in json.loads(text["classes"])),
-                precision=text["precision"],
-                input=text["input"],
-                mean=tuple(json.loads(text["mean"])),
-                std=tuple(json.loads(text["std"])),
-                batch=None if text["batch"] == "dynamic" else int(text["batch"]),
-                weights_sha256=text["weights_sha256"],
-                metadata=metadata,
-                contract=None if contract is None else InputContract.from_json(contract, str(path)),
-                training_data=data_from_json(text.get(DATA_KEY, "[]"), str(path)),
+        number = parse_number(version)
+        if number is None or number > _FORMAT:
+            raise ModelError(
+                f"{path} has format {printable(version, 40)}, this version reads up to {_FORMAT}; update vivim-edge"
             )
-        except (KeyError, ValueError, TypeError) as error:
-            raise ModelError(f"{path} describes itself wrongly ({error!r}); export it again") from None
+        try:
+            return cls._from_text(path, metadata)
+        except KeyError as error:
+            raise ModelError(f"{path} describes itself wrongly: {error} is missing; export it again") from None
+        except (ValueError, TypeError) as error:
+            reason = printable(str(error), 200)
+            raise ModelError(f"{path} describes itself wrongly: {reason}; export it again") from None
+
+    @classmethod
+    def _from_text(cls, path: Path, metadata: dict[str, str]) -> ModelInfo:
+        """ValueError, TypeError or KeyError say what is wrong."""
+        text = {key.removeprefix("vivim."): value for key, value in metadata.items()}
+        contract = metadata.get(f"vivim.{CONTRACT_KEY}")
+        frames, height, width = (_number(text, key, most) for key, most in _MOST.items())
+        batch = None if text["batch"] == "dynamic" else _number(text, "batch", _MOST_BATCH)
+        pixels = frames * height * width * (batch or 1)
+        if pixels > _MOST_PIXELS:
+            raise ValueError(f"a call takes {pixels} pixels; expected at most {_MOST_PIXELS}")
+        if text["input"] not in ("uint8", "float32"):
+            raise ValueError(f"input is {_quoted(text['input'])}; expected uint8 or float32")
+        return cls(
+            path=path,
+            preset=_word(text["preset"], "preset"),
+            frames=frames,
+            size=(height, width),
+            classes=_classes(parse_json(text["classes"])),
+            precision=_word(text["precision"], "precision"),
+            input=text["input"],
+            mean=_channels(text, "mean"),
+            std=_channels(text, "std", positive=True),
+            batch=batch,
+            weights_sha256=_word(text["weights_sha256"], "weights_sha256"),
+            metadata=metadata,
+            contract=None if contract is None else InputContract.from_json(contract, str(path)),
+            training_data=data_from_json(text.get(DATA_KEY, "[]"), str(path)),
+        )
+
+    def check_logits(self, shape: Sequence[int | str | None], clips: int | None = None) -> None:
+        """ModelError where logits are not (B, T, K, H, W) as described; an axis that is no number is not known yet.
+
+        Args:
+            clips: B of a call; None takes what the description says.
+        """
+        expected = (self.batch if clips is None else clips, self.frames, len(self.classes), *self.size)
+        self._check_axes("logits", shape, expected)
+
+    def check_input(self, shape: Sequence[int | str | None]) -> None:
+        """ModelError where the input is not the clips that the description says."""
+        clip = (self.frames, 3, *self.size) if self.input == "float32" else (self.frames, *self.size, 3)
+        self._check_axes("its input", shape, (self.batch, *clip))
+
+    def _check_axes(self, what: str, shape: Sequence[int | str | None], expected: tuple[int | None, ...]) -> None:
+        known = [(axis, size) for axis, size in zip(shape, expected, strict=False) if isinstance(axis, int)]
+        if len(shape) != len(expected) or any(axis != size for axis, size in known):
+            said = ", ".join("any" if size is None else str(size) for size in expected)
+            found = ", ".join(printable(str(axis), 20) for axis in shape)
+            raise ModelError(f"{self.path} has {what} as ({found}), its description says ({said}); export it again")
+
+
+def _quoted(value: Any) -> str:
+    return printable(repr(value), 80)
+
+
+def _number(text: dict[str, str], key: str, most: int) -> int:
+    value = parse_number(text[key])
+    if value is None or not 1 <= value <= most:
+        raise ValueError(f"{key} is {_quoted(text[key])}; expected 1 to {most}")
+    return value
+
+
+def _word(value: Any, what: str) -> str:
+    """A short text that can be shown anywhere."""
+    if not isinstance(value, str) or not value or not value.isprintable() or len(value) > _MOST_LETTERS:
+        raise ValueError(
+            f"{what} is {_quoted(value)}; expected 1 to {_MOST_LETTERS} letters without control characters"
+        )
+    return value
+
+
+def _channels(text: dict[str, str], key: str, positive: bool = False) -> tuple[float, ...]:
+    values = parse_json(text[key])
+    kinds = isinstance(values, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    if not kinds or len(values) != 3 or not all(abs(v) < 1e6 and (v > 0 or not positive) for v in values):
+        raise ValueError(f"{key} is {_quoted(text[key])}; expected three {'positive ' if positive else ''}numbers")
+    return tuple(float(v) for v in values)
+
+
+def _classes(values: Any) -> tuple[ClassInfo, ...]:
+    if not isinstance(values, list) or not 1 <= len(values) <= _MOST_CLASSES:
+        raise ValueError(f"classes are {_quoted(values)}; expected 1 to {_MOST_CLASSES} names with colours")
+    classes = [ClassInfo.from_json(value) for value in values]
+    if len({info.name for info in classes}) < len(classes):
+        raise ValueError("two classes have one name")
+    return tuple(classes)
 
 
 class Session(Protocol):

@@ -21,6 +21,7 @@ from vivim_runtime.files import write_text
 from vivim_runtime.sessions.backends import BACKENDS
 from vivim_runtime.sessions.machine import Machine
 from vivim_runtime.sessions.plugin import Plugin
+from vivim_runtime.text import parse_json
 
 __all__ = [
     "HARDWARE_COMPATIBILITIES",
@@ -155,7 +156,7 @@ class EngineRecord:
         path = sidecar_path(engine)
         again = f"build the engine again: vivim-export trt MODEL.onnx -o {engine.name}"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise IncompatibleEngineError(
                 f"{engine} has no {path.name} beside it, which says what the engine is for; copy both files, or {again}"

@@ -305,6 +305,6 @@ def _gpu_index(device: str, path: Path) -> int:
     kind, _, index = device.partition(":")
     if kind == "cpu" and not index:
         raise UsageError(f"--device is cpu, but {path} is an engine, which runs on a GPU; run the ONNX file instead")
-    if kind not in ("auto", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
+    if kind not in ("auto", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
         raise UsageError(f"--device is {device}; expected auto, cuda or cuda:<index>")
     return int(index or 0)

@@ -13,7 +13,7 @@ from vivim_runtime.sinks.ledger import Ledger
 from vivim_runtime.sinks.masks import MaskFolder
 from vivim_runtime.sinks.segmentation import DicomSegmentation
 from vivim_runtime.sinks.video import VideoWriter
-from vivim_runtime.sources.base import Source
+from vivim_runtime.sources.base import Source, lost_frames
 
 __all__ = ["Segmented", "Sink", "open_sink"]
 
@@ -43,7 +43,7 @@ def open_sink(
     if suffix == ".mp4":
         return VideoWriter(path, source.size, source.fps, encoder)
     if suffix == ".jsonl":
-        return Ledger(path, model.classes, run)
+        return Ledger(path, model.classes, run, lambda: lost_frames(source))
     if suffix == ".dcm":
         return DicomSegmentation(path, source, model)
     if name.endswith("/") or path.is_dir() or not suffix:

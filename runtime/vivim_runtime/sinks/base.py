@@ -10,10 +10,21 @@ import numpy as np
 import numpy.typing as npt
 
 from vivim_runtime.clips import logits_at, threshold_logit
+from vivim_runtime.errors import NotFiniteError
 from vivim_runtime.sessions.base import Logits
 from vivim_runtime.sources.base import Frame, Image
 
-__all__ = ["MaskedFrame", "Segmented", "Sink"]
+__all__ = ["MaskedFrame", "Segmented", "Sink", "check_finite"]
+
+
+def check_finite(frame: Frame, logits: Logits) -> None:
+    """NotFiniteError where what a model says of a frame cannot be a mask."""
+    bad = logits.size - int(np.count_nonzero(np.isfinite(logits)))
+    if bad:
+        raise NotFiniteError(
+            f"the model gives {bad} of {logits.size} values that are not finite (NaN or infinity) "
+            f"in frame {frame.index} at {frame.time:.3f} s; try the file in fp32, or export it again"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +60,12 @@ class MaskedFrame:
         latency_ms: float,
         padded: bool = False,
     ) -> MaskedFrame:
-        """What the model's logits (K, h, w) mark in a frame: where the probability is above a threshold."""
+        """What the model's logits (K, h, w) mark in a frame: where the probability is above a threshold.
+
+        Raises:
+            NotFiniteError: one of them is NaN or infinite; above a threshold it would look like "no lesion".
+        """
+        check_finite(frame, logits)
         at_size = logits_at(logits, frame.image.shape[:2])
         return cls(frame, clip, position, padded, at_size, at_size > threshold_logit(threshold), latency_ms)
 

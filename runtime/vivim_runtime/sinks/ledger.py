@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from vivim_runtime.errors import SinkError
-from vivim_runtime.files import part_name, writable_file
+from vivim_runtime.files import GrowingFile
 from vivim_runtime.sessions.base import ClassInfo
 from vivim_runtime.sinks.base import Segmented
 
@@ -25,25 +25,21 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, run: Mapping[str, Any]) -> None:
-        self._target, self._part = writable_file(path), part_name(path)
-        try:
-            # Line buffered: a killed run leaves whole lines.
-            self._file: IO[str] = self._part.open("w", encoding="utf-8", buffering=1)
-        except OSError as error:
-            raise SinkError(f"cannot write {path}: {error.strerror}") from None
+        self._file = GrowingFile(path)
         self._lines = 0
         self.line("run", run)
 
     @property
     def path(self) -> str:
-        return str(self._target)
+        return str(self._file.target)
 
     def line(self, kind: str, values: Mapping[str, Any]) -> None:
         """Add a line of a kind; SinkError when it cannot be written."""
         try:
-            self._file.write(json.dumps({"type": kind, **values}) + "\n")
+            # At once: a killed run leaves whole lines.
+            self._file.write((json.dumps({"type": kind, **values}) + "\n").encode())
         except OSError as error:
-            raise SinkError(f"cannot go on writing {self._part}: {error.strerror}") from None
+            raise SinkError(f"cannot go on writing {self._file.path}: {error.strerror}") from None
         self._lines += 1
 
     def summary(self) -> Mapping[str, Any]:
@@ -57,25 +53,35 @@ class JsonLines:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         empty = self._lines < 2
-        if kind is None:
-            self.line("summary", self.summary())
         try:
-            self._file.close()
-        except OSError:
-            # Behind a failed write (a full disk) nothing more can be said; the first error tells.
             if kind is None:
-                raise
-        if kind is None:
-            self._part.replace(self._target)
-        elif empty:
-            self._part.unlink(missing_ok=True)
+                self.line("summary", self.summary())
+                self._file.complete()
+        finally:
+            if empty and kind is not None:
+                self._file.discard()
+            else:
+                self._file.keep()
 
 
 class Ledger(JsonLines):
-    """A line a frame (`frame`); the counts of the summary sum to the number of these lines."""
+    """A line a frame (`frame`); the counts of the summary sum to the number of these lines.
 
-    def __init__(self, path: Path, classes: Sequence[ClassInfo], run: Mapping[str, Any]) -> None:
+    Frames that could not be read are missing among the lines, and are counted in the summary (`lost`).
+
+    Args:
+        lost: how many these are, asked at the end.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        classes: Sequence[ClassInfo],
+        run: Mapping[str, Any],
+        lost: Callable[[], int] = lambda: 0,
+    ) -> None:
         super().__init__(path, run)
+        self._lost = lost
         self._classes = classes
         self._counts = {"frames": 0, "with_mask": 0, "without_mask": 0, "in_padded_clip": 0}
 
@@ -98,4 +104,4 @@ class Ledger(JsonLines):
         )
 
     def summary(self) -> Mapping[str, Any]:
-        return self._counts
+        return {**self._counts, "lost": self._lost()}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
 import cv2
 
 from vivim_runtime.errors import SinkError
-from vivim_runtime.files import atomic_path, writable_folder
+from vivim_runtime.files import atomic_path, hold_folder, writable_folder
 from vivim_runtime.overlay import label_image
 from vivim_runtime.sinks.base import Segmented
 
@@ -35,6 +36,8 @@ class MaskFolder:
                 "or choose another folder"
             )
         self._earlier = earlier
+        self._held = ExitStack()
+        self._held.enter_context(hold_folder(folder))
 
     @property
     def path(self) -> str:
@@ -56,4 +59,4 @@ class MaskFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        pass
+        self._held.close()

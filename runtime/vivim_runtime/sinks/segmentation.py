@@ -24,11 +24,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from vivim_runtime.errors import MissingExtraError, SinkError
+from vivim_runtime.errors import SinkError
 from vivim_runtime.files import part_name, writable_file
 from vivim_runtime.sessions.base import ClassInfo, ModelInfo
 from vivim_runtime.sinks.base import Segmented
 from vivim_runtime.sources.dicom import DicomFile
+from vivim_runtime.sources.dicom.files import read_header
 
 __all__ = ["DicomSegmentation"]
 
@@ -92,20 +93,9 @@ _COPIED = [
 ]
 _IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
 
-# (value, scheme, meaning); PS3.16 CID 7150 (category), 7151 and 7159 (type), by words in a class's name.
+# (value, scheme, meaning), PS3.16. What a class is comes with the model; nobody guesses it from a name.
 _Code = tuple[str, str, str]
-_ABNORMAL: _Code = ("49755003", "SCT", "Morphologically Abnormal Structure")
 _TISSUE: _Code = ("85756007", "SCT", "Tissue")
-_TYPES: dict[str, _Code] = {
-    "tumor": ("108369006", "SCT", "Neoplasm"),
-    "tumour": ("108369006", "SCT", "Neoplasm"),
-    "neoplasm": ("108369006", "SCT", "Neoplasm"),
-    "mass": ("4147007", "SCT", "Mass"),
-    "nodule": ("27925004", "SCT", "Nodule"),
-    "cyst": ("367643001", "SCT", "Cyst"),
-    "polyp": ("52988006", "SCT", "Lesion"),  # the two lists have polyps of the colon alone
-    "lesion": ("52988006", "SCT", "Lesion"),
-}
 _SEGMENTATION: _Code = ("113076", "DCM", "Segmentation")
 _SOURCE_IMAGE: _Code = ("121322", "DCM", "Source Image for Image Processing Operation")
 _NETWORK: _Code = ("123110", "DCM", "Artificial Intelligence")
@@ -137,7 +127,9 @@ class DicomSegmentation:
                 "none; write masks/ (PNG), X.mp4 or X.jsonl instead"
             )
         self._target, self._part = writable_file(path), part_name(path)
-        self._source, self._model = _header(source.path), model
+        self._source, self._model = read_header(source.path)[0], model
+        self._frame_count = source.frame_count or 1
+        self._geometry, self._size = source.geometry, source.stored_size
         self._check(source)
         self._spool_path = self._part.with_suffix(".bits")
         try:
@@ -154,7 +146,7 @@ class DicomSegmentation:
             raise SinkError(
                 f"cannot write {self._target}: {source.name} lacks {', '.join(missing)}, which a segmentation refers to"
             )
-        size = (source.frame_count or 1) * len(self._model.classes) * source.size[0] * source.size[1] // 8
+        size = (source.frame_count or 1) * len(self._model.classes) * source.stored_size[0] * source.stored_size[1] // 8
         if size > _MOST_BYTES:
             raise SinkError(
                 f"cannot write {self._target}: {source.frame_count} frames are {size >> 20} MB of masks, more than the "
@@ -168,7 +160,7 @@ class DicomSegmentation:
     def write(self, item: Segmented) -> None:
         try:
             for segment, mask in enumerate(item.masks, 1):
-                self._bits.add(mask)
+                self._bits.add(self._geometry.store(mask, self._size))
                 self._groups += _encoded_item(self._frame_groups(item.frame.index + 1, segment))
         except OSError as error:
             raise SinkError(f"cannot go on writing {self._spool_path}: {error.strerror}") from None
@@ -181,7 +173,7 @@ class DicomSegmentation:
         image = pydicom.Dataset()
         image.ReferencedSOPClassUID = self._source.SOPClassUID
         image.ReferencedSOPInstanceUID = self._source.SOPInstanceUID
-        if "NumberOfFrames" in self._source:
+        if self._frame_count > 1 or "NumberOfFrames" in self._source:
             image.ReferencedFrameNumber = source_frame
         image.PurposeOfReferenceCodeSequence = [_coded(_SOURCE_IMAGE)]
         image.SpatialLocationsPreserved = "YES"
@@ -264,7 +256,10 @@ class DicomSegmentation:
         data.PatientOrientation = source.get("PatientOrientation") or ""
         data.ContentDate, data.ContentTime = date, time
         data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-        data.Rows, data.Columns, data.NumberOfFrames = source.Rows, source.Columns, self._frames
+        data.Rows, data.Columns = self._size
+        data.NumberOfFrames = self._frames
+        if self._geometry.aspect != 1 and source.get("PixelAspectRatio"):
+            data.PixelAspectRatio = source.PixelAspectRatio
         data.BitsAllocated = data.BitsStored = 1
         data.HighBit = data.PixelRepresentation = 0
         _say_whether_lossy(data, source)
@@ -314,21 +309,6 @@ class _BitPacker:
         self._rest = self._rest[:0]
 
 
-def _header(path: Path) -> Any:
-    """The data set of the source without its pixels, which DicomFile has found to be readable."""
-    try:
-        import pydicom
-    except ModuleNotFoundError:
-        raise MissingExtraError("writing DICOM", "dicom") from None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return pydicom.dcmread(path, stop_before_pixels=True)
-        except (OSError, EOFError, ValueError, AttributeError) as error:
-            # Not the error's text: it may quote a value.
-            raise SinkError(f"cannot read {path} again ({type(error).__name__}); has it changed meanwhile?") from None
-
-
 def _encoded_item(item: Any) -> bytes:
     """One item of a sequence, explicit VR, little endian."""
     from pydicom.filebase import DicomBytesIO
@@ -364,7 +344,6 @@ def _segment(number: int, info: ClassInfo, model: ModelInfo) -> Any:
     """What a class is, who says so, and its colour."""
     import pydicom
 
-    kind = next((code for word, code in _TYPES.items() if word in info.name.lower()), None)
     algorithm = pydicom.Dataset()
     algorithm.AlgorithmFamilyCodeSequence = [_coded(_NETWORK)]
     algorithm.AlgorithmName, algorithm.AlgorithmVersion = f"Vivim {model.preset}"[:64], _version()
@@ -372,8 +351,8 @@ def _segment(number: int, info: ClassInfo, model: ModelInfo) -> Any:
     algorithm.AlgorithmSource = "Vivim Edge"
     item = pydicom.Dataset()
     item.SegmentNumber, item.SegmentLabel = number, info.name[:64]
-    item.SegmentedPropertyCategoryCodeSequence = [_coded(_ABNORMAL if kind else _TISSUE)]
-    item.SegmentedPropertyTypeCodeSequence = [_coded(kind or _TISSUE)]
+    item.SegmentedPropertyCategoryCodeSequence = [_coded(info.category or _TISSUE)]
+    item.SegmentedPropertyTypeCodeSequence = [_coded(info.kind or _TISSUE)]
     item.SegmentAlgorithmType, item.SegmentAlgorithmName = "AUTOMATIC", f"Vivim {model.preset}"[:64]
     item.SegmentationAlgorithmIdentificationSequence = [algorithm]
     item.RecommendedDisplayCIELabValue = _cie_lab(info.color)

@@ -19,7 +19,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
 from vivim_runtime.errors import SinkError, UsageError
-from vivim_runtime.files import part_name, writable_file
+from vivim_runtime.files import GrowingFile
 from vivim_runtime.sinks.base import Segmented
 from vivim_runtime.sources.base import Image
 
@@ -128,26 +128,28 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, size: tuple[int, int], fps: float, encoder: str = "auto") -> None:
-        self._target, self._part = writable_file(path), part_name(path)
         self._padding = (size[0] % 2, size[1] % 2)
         padded = (size[0] + self._padding[0], size[1] + self._padding[1])
         rate = Fraction(fps).limit_denominator(1001)
         self.encoder = encoder_for(encoder, padded, fps)
         self._pixels = _BY_NAME[self.encoder].pixels
+        self._file = GrowingFile(path)
         try:
-            self._container: Any = av.open(str(self._part), "w", format="mp4", options=_CONTAINER)
+            self._container: Any = av.open(self._file, "w", format="mp4", options=_CONTAINER)
             stream: Any = self._container.add_stream(self.encoder, rate=rate)
         except (av.error.FFmpegError, OSError, ValueError) as error:
+            self._file.discard()
             raise SinkError(f"cannot write a video to {path}: {getattr(error, 'strerror', None) or error}") from None
         _set_up(stream.codec_context, _BY_NAME[self.encoder], padded, fps)
         stream.time_base = Fraction(1, _CLOCK)
         stream.options = dict(_BY_NAME[self.encoder].options)
         self._stream = stream
         self._last = -1
+        self._taken = self._packed = 0  # pictures given to the encoder, and those that came out of it
 
     @property
     def path(self) -> str:
-        return str(self._target)
+        return str(self._file.target)
 
     def write(self, item: Segmented) -> None:
         self._write(item.picture, item.frame.time)
@@ -166,14 +168,18 @@ class VideoWriter:
         # Two frames never share a time, even where a source repeats one.
         self._last = max(self._last + 1, round(time * _CLOCK))
         frame.pts, frame.time_base = self._last, Fraction(1, _CLOCK)
+        self._taken += 1
         self._mux(frame)
 
     def _mux(self, frame: Any) -> None:
         try:
             for packet in self._stream.encode(frame):
                 self._container.mux(packet)
+                self._packed += 1
         except (av.error.FFmpegError, OSError) as error:
-            raise SinkError(f"cannot go on writing {self._part}: {getattr(error, 'strerror', None) or error}") from None
+            raise SinkError(
+                f"cannot go on writing {self._file.path}: {getattr(error, 'strerror', None) or error}"
+            ) from None
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -181,16 +187,23 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        written = self._last >= 0
         try:
-            if written:
+            if self._taken:
                 self._mux(None)
             self._container.close()
-        except (av.error.FFmpegError, OSError, SinkError):
+            if kind is None and self._taken:
+                if self._packed != self._taken:
+                    raise SinkError(f"{self.encoder} gave {self._packed} of {self._taken} pictures for {self.path}")
+                self._file.complete()
+        except (av.error.FFmpegError, OSError, SinkError) as failure:
             # Behind a failed write (a full disk) nothing more can be said; the first error tells.
             if kind is None:
-                raise
-        if not written:
-            self._part.unlink(missing_ok=True)
-        elif kind is None:
-            self._part.replace(self._target)
+                reason = getattr(failure, "strerror", None) or failure
+                raise (
+                    failure if isinstance(failure, SinkError) else SinkError(f"cannot complete {self.path}: {reason}")
+                ) from None
+        finally:
+            if self._taken:
+                self._file.keep()
+            else:
+                self._file.discard()

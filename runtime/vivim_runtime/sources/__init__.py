@@ -6,10 +6,18 @@ from pathlib import Path
 
 from vivim_runtime.errors import SourceError
 from vivim_runtime.sources.base import DEFAULT_FPS, Frame, LiveSource, Source
-from vivim_runtime.sources.camera import Camera, CameraInfo, CaptureOptions, list_cameras, parse_capture
+from vivim_runtime.sources.camera import (
+    Camera,
+    CameraInfo,
+    CaptureOptions,
+    is_camera_number,
+    list_cameras,
+    parse_capture,
+)
 from vivim_runtime.sources.dicom import DicomFile, is_dicom
 from vivim_runtime.sources.gstreamer import GStreamerPipeline
-from vivim_runtime.sources.images import IMAGE_SUFFIXES, ImageFolder
+from vivim_runtime.sources.images import ImageFolder
+from vivim_runtime.sources.names import IMAGE_SUFFIXES
 from vivim_runtime.sources.paced import Paced
 from vivim_runtime.sources.phantom import PhantomSource
 from vivim_runtime.sources.stream import STREAM_SCHEMES, Stream
@@ -46,6 +54,9 @@ def open_source(uri: str, capture: CaptureOptions = _DEFAULT) -> Source:
     Raises:
         SourceError: when it is missing or cannot be read.
     """
+    path = Path(uri)
+    if not uri.startswith("/dev/video") and _exists(path):
+        return _recorded(path, uri)
     scheme, separator, _ = uri.partition(":")
     if scheme == "phantom" and separator:
         return PhantomSource(uri)
@@ -53,15 +64,31 @@ def open_source(uri: str, capture: CaptureOptions = _DEFAULT) -> Source:
         return GStreamerPipeline(uri)
     if scheme in STREAM_SCHEMES and separator:
         return Stream(uri)
-    if uri.isdigit() or uri.startswith("/dev/video"):
+    if is_camera_number(uri) or uri.startswith("/dev/video"):
         return Camera(uri, capture)
-    path = Path(uri)
+    raise SourceError(f"there is no file or folder {uri}; expected {_EXPECTED}")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, or holds a null byte
+        return False
+
+
+def _recorded(path: Path, uri: str) -> Source:
+    """The source that a file, folder or FIFO stands for, whatever its name looks like."""
     if path.is_fifo():
         return Stream(uri)
+    source: Source
     if path.is_dir():
-        return ImageFolder(path)
-    if not path.is_file():
-        raise SourceError(f"there is no file or folder {uri}; expected {_EXPECTED}")
-    if is_dicom(path):
-        return DicomFile(path)
-    return ImageFolder(path) if path.suffix.lower() in IMAGE_SUFFIXES else VideoFile(path)
+        source = ImageFolder(path)
+    elif not path.is_file():
+        raise SourceError(f"{uri} is neither a file nor a folder; expected {_EXPECTED}")
+    elif is_dicom(path):
+        source = DicomFile(path)
+    else:
+        source = ImageFolder(path) if path.suffix.lower() in IMAGE_SUFFIXES else VideoFile(path)
+    if is_camera_number(uri):
+        source.notes.append(f"{uri} is the file or folder of this name; the camera is /dev/video{uri}")
+    return source

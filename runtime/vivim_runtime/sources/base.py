@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DEFAULT_FPS", "MAX_PIXELS", "Frame", "Image", "LiveSource", "Source"]
+__all__ = ["DEFAULT_FPS", "MAX_PIXELS", "Frame", "Image", "LiveSource", "Source", "counted_frames", "lost_frames"]
 
 Image = npt.NDArray[np.uint8]
 
@@ -63,6 +63,16 @@ class Source(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+def counted_frames(count: int) -> str:
+    """`1 frame`, `2 frames`."""
+    return f"{count} frame{'' if count == 1 else 's'}"
+
+
+def lost_frames(source: Source) -> int:
+    """Frames that a source should have and that could not be read (`lost`), as far as it has been read."""
+    return int(getattr(source, "lost", 0))  # only files can lose some
 
 
 class LiveSource(ABC):

@@ -15,7 +15,7 @@ import av
 from vivim_runtime.errors import SourceError, UsageError
 from vivim_runtime.sources.stream import Stream
 
-__all__ = ["Camera", "CameraInfo", "CaptureOptions", "list_cameras", "parse_capture"]
+__all__ = ["Camera", "CameraInfo", "CaptureOptions", "is_camera_number", "list_cameras", "parse_capture"]
 
 # As drivers call them, and as FFmpeg does.
 _PIXEL_FORMATS = {"mjpg": "mjpeg", "yuyv": "yuyv422", "nv12": "nv12", "uyvy": "uyvy422", "yu12": "yuv420p"}
@@ -26,6 +26,11 @@ _VIDEO_CAPTURE, _DEVICE_CAPS = 0x00000001, 0x80000000
 
 # A driver's time stamp further from now than this is not of time.monotonic().
 _CLOCK_S = 10.0
+
+
+def is_camera_number(text: str) -> bool:
+    """Whether a name is the number of a camera: digits of ASCII, and neither ① nor ²."""
+    return text.isascii() and text.isdigit()
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ def parse_capture(resolution: str | None, rate: float | None, pixel_format: str 
     size = None
     if resolution is not None:
         width, _, height = resolution.lower().partition("x")
-        if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
             raise UsageError(f"--resolution is {resolution}; expected width x height, like 1280x720")
         size = (int(height), int(width))
     if rate is not None and not 0 < rate <= 1000:
@@ -68,7 +73,7 @@ class CameraInfo:
 
 def list_cameras(devices: Path = Path("/dev")) -> list[CameraInfo]:
     """The cameras of this machine, in the order of their numbers; nodes that give no pictures are left out."""
-    nodes = [path for path in devices.glob("video*") if path.name.removeprefix("video").isdigit()]
+    nodes = [path for path in devices.glob("video*") if is_camera_number(path.name.removeprefix("video"))]
     found = (_described(path) for path in sorted(nodes, key=lambda path: int(path.name.removeprefix("video"))))
     return [info for info in found if info is not None]
 
@@ -108,7 +113,7 @@ class Camera(Stream):
     """A V4L2 device: `/dev/video0`, or just `0`."""
 
     def __init__(self, device: str, options: CaptureOptions) -> None:
-        path = f"/dev/video{device}" if device.isdigit() else device
+        path = f"/dev/video{device}" if is_camera_number(device) else device
         super().__init__(path)
         self.name = path
         self._device, self._asked, self._pipe = path, options, False

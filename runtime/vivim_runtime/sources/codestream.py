@@ -8,11 +8,12 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-__all__ = ["Codestream", "read_codestream"]
+__all__ = ["Codestream", "has_whole_segments", "read_codestream"]
 
 _SOC_SIZ = b"\xff\x4f\xff\x51"  # how JPEG 2000 begins
 # Start of frame: SOF0..SOF15 but DHT, JPG and DAC, and SOF55 of JPEG-LS.
 _STARTS_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
+_SCAN = 0xDA
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 
 
@@ -35,6 +36,27 @@ def read_codestream(data: bytes) -> Codestream | None:
         return _jpeg(data) if data[:2] == b"\xff\xd8" else None
     except (struct.error, IndexError):
         return None
+
+
+def has_whole_segments(data: bytes) -> bool:
+    """Whether the segments of a JPEG or JPEG-LS follow each other up to the first scan, as GDCM takes for granted.
+
+    Of what is neither, nothing is said: true.
+    """
+    if data[:2] != b"\xff\xd8":
+        return True
+    place = 2
+    while place + 4 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker == 0xFF:  # fill
+            place += 1
+            continue
+        if marker == _SCAN:
+            return True
+        place += 2
+        if marker not in _WITHOUT_LENGTH:
+            place += struct.unpack_from(">H", data, place)[0]
+    return False
 
 
 def _jpeg(data: bytes) -> Codestream | None:

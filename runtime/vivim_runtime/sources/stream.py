@@ -17,10 +17,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import av
-from av.video.reformatter import VideoReformatter
 
 from vivim_runtime.errors import SourceError
 from vivim_runtime.sources.base import MAX_PIXELS, Frame, LiveSource
+from vivim_runtime.sources.film import FilmConverter, geometry_of
+from vivim_runtime.sources.geometry import AS_STORED
 
 __all__ = ["STREAM_SCHEMES", "SenderClock", "Stream", "public_name"]
 
@@ -198,7 +199,7 @@ class Stream(LiveSource):
         told = float(stream.average_rate or stream.guessed_rate or 0)
         self.fps = told if 1 <= told <= 240 else self.fps  # some streams tell the rate of their clock
         clocked = container.format.name in _CLOCKED
-        reformatter: Any = VideoReformatter()
+        converter, geometry, turn = FilmConverter(), AS_STORED, None
         damage, backlog = _Damage(), _Backlog(spent, 1.0 / self.fps)
         index = bad = 0
         packets = container.demux(stream)
@@ -223,7 +224,11 @@ class Stream(LiveSource):
                 damaged = damage.of(bool(picture.key_frame), arrived) or bool(picture.is_corrupt)
                 if clocked and picture.time is not None and backlog.holds(picture.time, waited):
                     continue
-                image = reformatter.reformat(picture, format="rgb24").to_ndarray()
+                # Asking a picture for its side data keeps its memory for longer: only where something has changed.
+                if turn != (picture.height, picture.width, picture.rotation):
+                    turn = (picture.height, picture.width, picture.rotation)
+                    geometry = geometry_of(picture, stream)
+                image = converter.rgb(picture, geometry)
                 self.size = (image.shape[0], image.shape[1])
                 yield Frame(index, index / self.fps, image, taken=taken, damaged=damaged)
                 index += 1

@@ -3,66 +3,143 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 
 from vivim_runtime.errors import SourceError
-from vivim_runtime.sources.base import DEFAULT_FPS, MAX_PIXELS, Frame
+from vivim_runtime.sources.base import DEFAULT_FPS, MAX_PIXELS, Frame, counted_frames
+from vivim_runtime.sources.depth import significant_bits
+from vivim_runtime.sources.film import (
+    Decoding,
+    FilmConverter,
+    geometry_of,
+    has_loose_bits,
+    largest_value,
+    open_film,
+    reason_of,
+)
+from vivim_runtime.sources.geometry import Geometry
 
 __all__ = ["VideoFile"]
 
+# How notes about lost frames begin: a film that is read again says it once.
+_LOST = "lost:"
+# Durations in headers are rounded, and count sound that is longer than the pictures.
+_GAP_S = 0.5
+
 
 class VideoFile:
-    """The first video stream of a file, with its presentation times."""
+    """The first video stream of a file, with its presentation times, as a player shows it.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the file, also for messages.
+        content: what is read in place of the file, where the film lies within another one.
+
+    Attributes:
+        stored_size: (H, W) of the stored pictures.
+        geometry: how these are shown.
+        codec: as FFmpeg calls it.
+    """
+
+    def __init__(self, path: Path, content: BinaryIO | None = None) -> None:
         self.name = path.name
-        self._path = path
+        self._path, self._content = path, content
         self.notes: list[str] = []
+        self.lost = 0
+        with self._opened() as (container, stream):
+            codec = stream.codec_context
+            size, self.codec = (int(codec.height), int(codec.width)), str(codec.name)
+            if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+                raise SourceError(
+                    f"{path} tells a frame size of {size[1]}x{size[0]}, which cannot be read; is it complete?"
+                )
+            self.fps = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
+            self.frame_count: int | None = stream.frames or None
+            decoding = Decoding(container, stream)
+            _, first = next(iter(decoding), (0, None))
+            if first is None:
+                why = f"no frame that can be decoded ({decoding.reason})" if decoding.reason else "no frames"
+                raise SourceError(f"{path} has {why}; is it complete?")
+            self.stored_size = (int(first.height), int(first.width))
+            self.geometry: Geometry = geometry_of(first, stream)
+            deep = has_loose_bits(first)
+        self.size = self.geometry.shown_size(self.stored_size)
+        if self.size[0] * self.size[1] > MAX_PIXELS:
+            raise SourceError(f"{path} is shown as {self.size[1]}x{self.size[0]}, which is too large")
+        if self.geometry.describe():
+            self.notes.append(f"{self.name} is {self.geometry.describe()}, as it says")
+        self._white = 65535
+        if deep:
+            bits = significant_bits(self._largest())
+            self._white = 2**bits - 1
+            self.notes.append(f"{self.name} has 16 bits, of which {bits} are used: {self._white} is white")
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Any, Any]]:
+        """The container from its start, and its video stream."""
+        if self._content is not None:
+            self._content.seek(0)
         try:
-            self._container: Any = av.open(str(path), options={"max_pixels": str(MAX_PIXELS)})
+            container, stream = open_film(self._content or self._path)
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise SourceError(f"{path} is no video that FFmpeg can read ({_reason(error)}); is it complete?") from None
-        if not self._container.streams.video:
-            self._container.close()
-            raise SourceError(f"{path} has no video stream")
-        stream = self._container.streams.video[0]
-        if stream.codec_context is None:
-            self._container.close()
-            raise SourceError(f"{path} is coded in a way that FFmpeg does not know; is it complete?")
-        stream.thread_type = "AUTO"
-        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-        self._stream = stream
-        self.size = (int(stream.codec_context.height), int(stream.codec_context.width))
-        self.fps = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
-        self.frame_count: int | None = stream.frames or None
-        if min(self.size) < 1 or self.size[0] * self.size[1] > MAX_PIXELS:
-            self._container.close()
-            height, width = self.size
-            raise SourceError(f"{path} tells a frame size of {width}x{height}, which cannot be read; is it complete?")
+            raise SourceError(
+                f"{self._path} is no video that FFmpeg can read ({reason_of(error)}); is it complete?"
+            ) from None
+        try:
+            if stream is None:
+                raise SourceError(f"{self._path} has no video stream")
+            if stream.codec_context is None:
+                raise SourceError(f"{self._path} is coded in a way that FFmpeg does not know; is it complete?")
+            yield container, stream
+        finally:
+            container.close()
+
+    def show_as(self, geometry: Geometry) -> None:
+        """Take another geometry than the film's own, of the file that it lies in."""
+        self.geometry, self.size = geometry, geometry.shown_size(self.stored_size)
+
+    def _largest(self) -> int:
+        """The largest value in the whole film."""
+        with self._opened() as (container, stream):
+            return max((largest_value(picture) for _, picture in Decoding(container, stream)), default=0)
 
     def __iter__(self) -> Iterator[Frame]:
-        index, start = 0, None
-        height, width = self.size
-        try:
-            for picture in self._container.decode(self._stream):
-                time = index / self.fps if picture.time is None else float(picture.time)
-                start = time if start is None else start
-                # A stream may change its size on the way; everything behind keeps the first one.
-                image = picture.to_ndarray(format="rgb24", width=width, height=height)
-                yield Frame(index, time - start, image)
-                index += 1
-        except av.error.FFmpegError as error:
-            if index == 0:
-                raise SourceError(f"{self._path} has no frame that can be decoded ({_reason(error)})") from None
+        converter = FilmConverter(self.stored_size, self._white)
+        last = -1.0
+        with self._opened() as (container, stream):
+            decoding = Decoding(container, stream)
+            for number, picture in decoding:
+                self.lost = decoding.lost
+                time = number / self.fps
+                if picture.pts is not None and picture.time_base:
+                    time = float((picture.pts - (decoding.start or 0)) * picture.time_base)
+                image = converter.rgb(picture, self.geometry)
+                last = time
+                yield Frame(number, time, image, damaged=bool(picture.is_corrupt))
+            self._count_lost(container, stream, decoding, last)
+
+    def _count_lost(self, container: Any, stream: Any, decoding: Decoding, last: float) -> None:
+        """Say what is missing, once everything has been read."""
+        self.lost = decoding.lost
+        self.notes = [note for note in self.notes if not note.startswith(_LOST)]
+        if decoding.lost:
+            why = f" ({decoding.reason})" if decoding.reason else ""
             self.notes.append(
-                f"{self.name} is damaged behind frame {index - 1} ({_reason(error)}); the rest is left out"
+                f"{_LOST} {counted_frames(decoding.lost)} of {self.name} cannot be decoded{why}; the rest is used"
             )
-        if index == 0:
-            raise SourceError(f"{self._path} has no frames")
+        behind, seconds = (stream.frames or 0) - decoding.packets, _told_seconds(container, stream) - last
+        if behind <= 0 and seconds > _GAP_S + 1.5 / self.fps:
+            behind = round(seconds * self.fps) - 1
+        if behind > 0:
+            self.lost += behind
+            self.notes.append(
+                f"{_LOST} {self.name} ends behind {decoding.packets} frames; about {behind} more "
+                f"({behind / self.fps:.1f} s) should follow: copy it again"
+            )
 
     def __enter__(self) -> VideoFile:
         return self
@@ -70,8 +147,18 @@ class VideoFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._container.close()
+        # Each iteration closes what it opened.
+        return
 
 
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+def _told_seconds(container: Any, stream: Any) -> float:
+    """How long a film is, by a header that was written when it was complete; 0 where none tells."""
+    if container.format.name != "matroska,webm":
+        return 0.0  # others count their frames, or have their length measured by FFmpeg
+    tag = stream.metadata.get("DURATION", "")
+    try:
+        hours, minutes, seconds = tag.split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        alone = len(container.streams) == 1 and container.duration
+        return container.duration / av.time_base if alone else 0.0

@@ -17,6 +17,7 @@ import pytest
 from tests.runtime.commands.test_run import call
 from tests.runtime.live.rig import Sender, free_port, playable
 from tests.runtime.models import brightness_model
+from tests.runtime.test_nothing_lost import small_files
 from vivim_runtime import open_source
 
 COMMAND = [sys.executable, "-c", "from vivim_runtime.commands.entry import run; run()"]
@@ -27,8 +28,8 @@ def model(tmp_path: Path) -> str:
     return str(brightness_model(tmp_path / "model.onnx"))
 
 
-def start(folder: Path, *args: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([*COMMAND, *args], cwd=folder, stderr=subprocess.PIPE, text=True)
+def start(folder: Path, *args: str, before: Callable[[], None] | None = None) -> subprocess.Popen[str]:
+    return subprocess.Popen([*COMMAND, *args], cwd=folder, stderr=subprocess.PIPE, text=True, preexec_fn=before)
 
 
 def wait_for(what: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60.0) -> None:
@@ -119,12 +120,20 @@ def test_a_killed_live_run_leaves_a_playable_video_and_whole_lines(tmp_path: Pat
 
 
 def test_a_full_disk_ends_with_a_line_and_exit_code_2(tmp_path: Path, model: str) -> None:
-    """/dev/full gives ENOSPC for every write, as a full disk does."""
-    (tmp_path / "l.part.jsonl").symlink_to("/dev/full")
-    process = start(tmp_path, "phantom:?frames=50&size=64x96", "o.mp4", "l.jsonl", "--realtime", "--model", model)
+    """A limit of the size of files fails writes as a full disk does."""
+    process = start(
+        tmp_path,
+        "phantom:?frames=50&size=64x96",
+        "o.mp4",
+        "l.jsonl",
+        "--realtime",
+        "--model",
+        model,
+        before=small_files(3000),
+    )
     _, text = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "No space left on device" in text and "Traceback" not in text
+    assert "File too large" in text and "Traceback" not in text
 
 
 @pytest.fixture

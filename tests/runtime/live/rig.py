@@ -182,7 +182,8 @@ class Run:
         counts = dict(self.report.counts)
         assert counts.pop("waiting") == 0
         assert counts["captured"] == sum(counts.values()) - counts["captured"]
-        assert sum(self.report.inference.values()) == counts["captured"]
+        # Frames with missing data are never inferred, and none is inferred twice.
+        assert 0 <= self.report.inference["inferred"] <= counts["captured"] - counts["damaged"]
         return counts
 
 

@@ -203,12 +203,12 @@ def test_fates_sum_up_from_all_threads() -> None:
     lines = []
     ledger = LiveLedger(lines.append)
 
-    def work(what: str) -> None:
-        for n in range(500):
-            ledger.captured()
+    def work(what: str, first: int) -> None:
+        for n in range(first, first + 500):
+            ledger.captured(frame(n, 0.0))
             ledger.fate(frame(n, 0.0), what)
 
-    threads = [threading.Thread(target=work, args=(what,)) for what in FATES]
+    threads = [threading.Thread(target=work, args=(what, 500 * n)) for n, what in enumerate(FATES)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -218,11 +218,21 @@ def test_fates_sum_up_from_all_threads() -> None:
     assert len(lines) == 500 * len(FATES) and {line["fate"] for line in lines} == set(FATES)
 
 
+def test_a_frame_that_is_lost_or_counted_twice_shows_in_the_sum() -> None:
+    ledger = LiveLedger()
+    for n in range(4):
+        ledger.captured(frame(n, 0.0))
+    for n in (0, 1, 1):
+        ledger.fate(frame(n, 0.0), "shown")
+    counts = ledger.counts()
+    assert (counts["captured"], counts["shown"], counts["waiting"]) == (4, 3, 2)
+
+
 def test_frames_of_overlapping_clips_count_once_as_inferred() -> None:
     ledger = LiveLedger()
     frames = [frame(n, 0.0) for n in range(9)]
-    for _ in frames:
-        ledger.captured()
+    for each in frames:
+        ledger.captured(each)
     ledger.inferred(frames[0:5])
     ledger.inferred(frames[2:7])
     ledger.inferred([frames[6], frames[6]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,10 @@ def test_session_runs_the_model_and_tells_about_it(tmp_path: Path) -> None:
 
 def test_raw_input_is_normalised_by_the_session(tmp_path: Path) -> None:
     """The model then takes float32 (B, T, 3, H, W); onnxruntime refuses uint8, so the feed itself is looked at."""
-    path = brightness_model(tmp_path / "m.onnx", input="float32")
-    session = open_session(path, "cpu")
-    fed = {}
-    session._session = type("Fake", (), {"run": lambda self, names, feed: [fed.update(feed) or 0]})()
+    session = open_session(brightness_model(tmp_path / "m.onnx"), "cpu")
+    session.info = replace(session.info, input="float32")
+    fed, logits = {}, np.zeros((1, 5, 1, 32, 48), np.float32)
+    session._session = type("Fake", (), {"run": lambda self, names, feed: [fed.update(feed) or logits]})()
     clips = np.full((1, 5, 32, 48, 3), 255, np.uint8)
     session(clips)
     value = fed["frames"]

@@ -40,6 +40,7 @@ _BAR_COLORS = {
     State.stale: (150, 90, 0),
     State.no_signal: (160, 20, 20),
     State.stuck: (160, 20, 20),
+    State.not_finite: (160, 20, 20),
     State.paused: (25, 84, 123),
     State.ended: (70, 70, 70),
 }

@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 
 from vivim_runtime.errors import MissingExtraError, SinkError, VivimError
-from vivim_runtime.files import writable_folder
+from vivim_runtime.files import atomic_path
 from vivim_runtime.live.screens.actions import ACTIONS
 from vivim_runtime.live.screens.base import ScreenOptions
 from vivim_runtime.live.screens.hud import LEGIBLE_WIDTH, Hud
@@ -199,7 +199,8 @@ class Window:
             return
         name = snapshot_name(self._shown)
         try:
-            (writable_folder(self._options.snapshots) / name).write_bytes(png(self._shown.picture))
+            with atomic_path(self._options.snapshots / name) as temporary:
+                temporary.write_bytes(png(self._shown.picture))
             self._say(f"saved {name}")
         except (OSError, VivimError) as error:
             self._say(f"{name} was not saved: {error}")

@@ -599,3 +599,77 @@ def test_the_page_works_in_a_browser(tmp_path: Path) -> None:
             ended.set()
             player.join()
             browser.close()
+
+
+# A bad day
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pytest.param(LOCAL_POST + b"Content-Length: 2\r\nContent-Length: 20\r\n\r\n{}", id="two lengths"),
+        pytest.param(LOCAL_POST + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}", id="one length twice"),
+        pytest.param(LOCAL_POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", id="chunks"),
+        pytest.param(b"GET /status HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n", id="of a GET"),
+    ],
+)
+def test_requests_that_could_be_read_as_two_are_refused(request_: bytes) -> None:
+    with viewer() as (web, _):
+        answer = raw(web, request_)
+        assert answer.startswith(b"HTTP/1.1 400") and answer.count(b"HTTP/1.1") == 1
+
+
+def test_the_body_of_a_get_is_not_the_next_request() -> None:
+    body = LOCAL_POST + b'Content-Length: 19\r\n\r\n{"action": "pause"}'
+    head = b"GET /status HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + str(len(body)).encode() + b"\r\n\r\n"
+    with viewer() as (web, controls):
+        assert raw(web, head + body).count(b"HTTP/1.1") == 1
+        assert not controls.paused.is_set()
+
+
+@pytest.mark.parametrize("foreign", ['a[b]={"c":1}', "ä=ö", "x", "=;;=", 'a="unclosed'])
+def test_cookies_of_others_beside_ours_do_not_matter(foreign: str) -> None:
+    with viewer(token=TOKEN) as (web, _):
+        ours = f"vivim_token_{port_of(web)}={TOKEN}"
+        for cookie in (f"{foreign}; {ours}", f"{ours}; {foreign}"):
+            assert ask(web, "/status", Cookie=cookie.encode().decode("latin-1"))[0] == 200
+
+
+def test_connections_that_drip_lock_nobody_out_and_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vivim_runtime.live.screens.web.viewer._IDLE_S", 4.0)
+    with viewer() as (web, _):
+        dripping = [socket.create_connection(("127.0.0.1", port_of(web))) for _ in range(40)]
+        ended = time.monotonic() + 1.5
+        while time.monotonic() < ended:
+            for connection in dripping:
+                with contextlib.suppress(OSError):
+                    connection.send(b"G")
+            time.sleep(0.05)
+        for _ in range(20):  # each of them finds a place
+            assert ask(web, "/status")[0] == 200
+        # Each has had its time for one request, however often it sent a byte.
+        for connection in dripping:
+            connection.settimeout(5.0)
+            with contextlib.suppress(ConnectionError):
+                assert connection.recv(1) == b""
+            connection.close()
+
+
+def test_an_encoder_that_fails_ends_the_stream_and_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vivim_runtime.live.screens.web import pictures
+
+    working = pictures.jpeg
+    with viewer() as (web, _):
+        web.show(shown(1))
+        with contextlib.closing(Stream(web)) as stream:
+            stream.picture()
+            monkeypatch.setattr(pictures, "jpeg", lambda picture: 1 // 0)
+            web.show(shown(2))
+            with pytest.raises((AssertionError, OSError, http.client.HTTPException)):  # the stream has ended
+                for _ in range(5):
+                    stream.picture()
+        assert json.loads(ask(web, "/status")[2])["stream_failures"] >= 1
+        monkeypatch.setattr(pictures, "jpeg", working)
+        with contextlib.closing(Stream(web)) as stream:
+            web.show(shown(3))
+            assert stream.picture().size

@@ -15,7 +15,6 @@ import secrets
 import socket
 from dataclasses import dataclass
 from email.message import Message
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, urlsplit
 
 from vivim_runtime.errors import UsageError
@@ -115,12 +114,11 @@ class Access:
         scheme, _, value = headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             offered.append(value.strip())
-        try:
-            cookie = SimpleCookie(headers.get("Cookie", "")).get(self.cookie_name(port))
-        except CookieError:
-            cookie = None
-        if cookie is not None:
-            offered.append(cookie.value)
+        # By hand: a parser of cookies stops at the first one of another program that is not by the book.
+        for cookie in ";".join(headers.get_all("Cookie", [])).split(";"):
+            name, _, value = cookie.strip().partition("=")
+            if name == self.cookie_name(port):
+                offered.append(value.strip('"'))
         expected = self.token.encode()
         found = False
         for each in offered:

@@ -23,6 +23,7 @@ __all__ = ["Pictures", "jpeg"]
 _QUALITY = 85
 # More would cost the CPU that the inference needs.
 _SHORTEST_S = 1 / 30
+_AFTER_FAILURE_S = 0.5
 
 
 def jpeg(picture: Image, quality: int = _QUALITY) -> bytes:
@@ -39,6 +40,7 @@ class Pictures:
     Attributes:
         viewers: how many watch now.
         encoded: how many pictures have been encoded, whatever the number of viewers.
+        failed: how many could not be; each ended the streams of that moment.
     """
 
     def __init__(self, hud: Hud, controls: Controls, limit: int) -> None:
@@ -49,7 +51,7 @@ class Pictures:
         self._changed = threading.Condition()  # guards what follows
         self._jpeg: bytes | None = None
         self._closing = False
-        self.viewers = self.encoded = 0
+        self.viewers = self.encoded = self.failed = 0
         self._thread = threading.Thread(target=self._encode, name="web pictures", daemon=True)
         self._thread.start()
 
@@ -76,7 +78,16 @@ class Pictures:
             if shown is None:
                 continue
             started = time.monotonic()
-            data = jpeg(self._hud.draw(legible(shown.picture), shown.status, threshold=self._controls.threshold))
+            try:
+                data = jpeg(self._hud.draw(legible(shown.picture), shown.status, threshold=self._controls.threshold))
+            except Exception:
+                # A stream that stands still looks like one that runs: it ends, and the page opens a new one.
+                with self._changed:
+                    self.failed += 1
+                    self._jpeg = None
+                    self._changed.notify_all()
+                    self._changed.wait_for(lambda: self._closing, _AFTER_FAILURE_S)
+                continue
             with self._changed:
                 self._jpeg, self.encoded = data, self.encoded + 1
                 self._changed.notify_all()
@@ -103,11 +114,12 @@ class Pictures:
 
     def _stream(self) -> Iterator[bytes]:
         sent: bytes | None = None
+        failed = self.failed
         while True:
             with self._changed:
-                while not self._closing and (self._jpeg is None or self._jpeg is sent):
+                while not self._closing and self.failed == failed and (self._jpeg is None or self._jpeg is sent):
                     self._changed.wait()
-                if self._closing or self._jpeg is None:
+                if self._closing or self._jpeg is None or self.failed != failed:
                     return
                 sent = self._jpeg
             yield sent

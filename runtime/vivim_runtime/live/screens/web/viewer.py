@@ -10,11 +10,14 @@ POST /controls      {"action": NAME}, of vivim_runtime.live.screens.actions wher
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import socketserver
 import sys
 import threading
+import time
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from importlib.resources import files
@@ -40,6 +43,8 @@ _MOST_CONNECTIONS = 32
 _MOST_HEAD = 16 << 10  # bytes of a request's line and headers
 _MOST_BODY = 1 << 10
 _IDLE_S = 15.0  # for a request to come, and for a viewer to take a picture
+# So long a connection may take for its request while others find no place.
+_PATIENCE_S = 1.0
 # Small, so that a slow viewer's pictures are dropped here and do not wait in the system, getting old.
 _SEND_BUFFER = 128 << 10
 _BOUNDARY = b"vivim-picture"
@@ -116,6 +121,7 @@ class _Server(socketserver.ThreadingTCPServer):
         self.address_family = address.family
         self._lock = threading.Lock()
         self._connections: dict[socket.socket, threading.Thread] = {}
+        self.waiting: dict[socket.socket, float] = {}  # connections without a whole request, and since when
         super().__init__((address.host, address.port), _Handler)
         self.access, self.controls, self.model = access, controls, model
         self.pictures = Pictures(Hud(model.classes), controls, _MOST_VIEWERS)
@@ -123,6 +129,10 @@ class _Server(socketserver.ThreadingTCPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         thread = threading.Thread(target=self.process_request_thread, args=(request, client_address), daemon=True)
         with self._lock:
+            if len(self._connections) >= _MOST_CONNECTIONS and self.waiting:
+                slowest = min(self.waiting, key=lambda connection: self.waiting[connection])
+                if time.monotonic() - self.waiting[slowest] > _PATIENCE_S:
+                    self._send_away(slowest)
             admitted = len(self._connections) < _MOST_CONNECTIONS
             if admitted:
                 self._connections[request] = thread
@@ -131,12 +141,28 @@ class _Server(socketserver.ThreadingTCPServer):
         else:
             self.shutdown_request(request)
 
+    def _send_away(self, connection: socket.socket) -> None:
+        """Make room: whoever has been silent, or has dripped bytes, for longest."""
+        self.waiting.pop(connection, None)
+        self._connections.pop(connection, None)
+        with suppress(OSError):  # closed meanwhile
+            connection.shutdown(socket.SHUT_RDWR)
+
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
             with self._lock:
                 self._connections.pop(request, None)
+                self.waiting.pop(request, None)
+
+    def waits(self, connection: socket.socket, since: float | None) -> None:
+        """A connection waits for a request since then (time.monotonic()), or has it (None)."""
+        with self._lock:
+            if since is None:
+                self.waiting.pop(connection, None)
+            elif connection in self._connections:
+                self.waiting[connection] = since
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A viewer that goes away in mid-sentence is no error."""
@@ -155,6 +181,27 @@ class _Server(socketserver.ThreadingTCPServer):
                 continue  # closed meanwhile
         for _, thread in open_ones:
             thread.join(1.0 / len(open_ones))
+
+
+class _Incoming(io.RawIOBase):
+    """What a connection sends, as long as the time for one request lasts, however slowly it comes."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self.until = time.monotonic() + _IDLE_S
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        rest = self.until - time.monotonic()
+        if rest <= 0:
+            raise TimeoutError("a request took too long")
+        self._connection.settimeout(rest)
+        try:
+            return self._connection.recv_into(buffer)
+        finally:
+            self._connection.settimeout(_IDLE_S)  # for what is sent
 
 
 class _Head:
@@ -193,11 +240,31 @@ class _Handler(BaseHTTPRequestHandler):
         self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().setup()
-        self.rfile: Any = _Head(self.rfile)
+        self.rfile.close()
+        self._incoming = _Incoming(self.request)
+        self.rfile: Any = _Head(io.BufferedReader(self._incoming))
 
     def handle_one_request(self) -> None:
         self.rfile.left = _MOST_HEAD
+        began = time.monotonic()
+        self._incoming.until = began + _IDLE_S
+        self.server.waits(self.request, began)
         super().handle_one_request()
+
+    def parse_request(self) -> bool:
+        """Whether the head is one; refused is what could be read as two requests."""
+        if not super().parse_request():
+            return False
+        lengths = self.headers.get_all("Content-Length", [])
+        if len(lengths) > 1 or "Transfer-Encoding" in self.headers:
+            self.close_connection = True
+            self._refuse(HTTPStatus.BAD_REQUEST, "expected one Content-Length, and no Transfer-Encoding")
+            return False
+        if self.command != "POST":
+            self.server.waits(self.request, None)
+            if lengths and lengths[0].strip() != "0":
+                self.close_connection = True  # a body that nobody reads is not the next request
+        return True
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: requests may hold the token."""
@@ -258,7 +325,9 @@ class _Handler(BaseHTTPRequestHandler):
             code = HTTPStatus.REQUEST_ENTITY_TOO_LARGE if length.isdecimal() else HTTPStatus.LENGTH_REQUIRED
             self._refuse(code, f"expected a body of at most {_MOST_BODY} bytes")
             return None
-        return bytes(self.rfile.read(int(length)))
+        body = bytes(self.rfile.read(int(length)))
+        self.server.waits(self.request, None)
+        return body
 
     def _admitted(self, query: str) -> bool:
         headers, access = self.headers, self.server.access
@@ -289,6 +358,7 @@ class _Handler(BaseHTTPRequestHandler):
         status, age = self._newest()
         server = self.server
         values = as_json(status, server.controls, server.model.classes, age, server.pictures.viewers)
+        values["stream_failures"] = server.pictures.failed
         self._answer(json.dumps(values).encode(), "application/json")
 
     def _metrics(self) -> None:

@@ -9,6 +9,7 @@ const element = (id) => document.getElementById(id);
 const buttons = [...document.querySelectorAll("button[data-action]")];
 const history = [];
 let lost = false;
+let failures; // pictures that could not be encoded, by the last status: each ended the stream
 
 const ms = (value) => (value === undefined || value === null ? "–" : `${value.toFixed(0)} ms`);
 
@@ -89,6 +90,8 @@ function chart() {
 }
 
 function take(status) {
+  if (failures !== undefined && status.stream_failures !== failures) openStream();
+  failures = status.stream_failures;
   const silent = status.age_s > OLD_S;
   setState(silent ? "no signal" : status.state, silent ? `the run has said nothing for ${status.age_s.toFixed(0)} s` : status.message);
   element("threshold").textContent = status.threshold.toFixed(2);
@@ -101,8 +104,12 @@ function take(status) {
   figures(status);
 }
 
+function openStream() {
+  element("picture").src = `stream?again=${Date.now()}`;
+}
+
 function setLost(now) {
-  if (lost && !now) element("picture").src = `stream?again=${Date.now()}`;
+  if (lost && !now) openStream();
   lost = now;
   element("lost").hidden = !now;
   if (now) setState("connection lost", "");

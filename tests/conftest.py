@@ -1,0 +1,47 @@
+"""What holds for all tests: how they share the cores with pytest-xdist, and which may be left out in CI."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+# Before torch is imported: as many threads a worker as there are cores for it.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
+# They share ports, displays and the clock, so that they run one after the other.
+LIVE = (Path("tests/runtime/live"), Path("tests/runtime/commands/test_live.py"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--allowed-skips", type=Path, metavar="FILE", help="fail where a test skips for a reason that is not in FILE"
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For --dist loadgroup: a file stays in one worker, and so do all live tests."""
+    for item in items:
+        path = item.path.relative_to(item.config.rootpath)
+        group = "live" if any(path.is_relative_to(live) for live in LIVE) else str(path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail on a skip whose reason is not listed; of the process that has the terminal, not of its workers."""
+    path: Path | None = session.config.getoption("--allowed-skips")
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if path is None or reporter is None or hasattr(session.config, "workerinput"):
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
+    allowed = [line for line in lines if line and not line.startswith("#")]
+    for report in reporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not any(re.search(pattern, reason) for pattern in allowed):
+            reporter.write_line(
+                f"\nFAILED {report.nodeid} was left out for a reason that {path} does not list: {reason}"
+            )
+            session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
