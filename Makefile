@@ -9,7 +9,7 @@ NVCC   ?= $(or $(shell command -v nvcc),$(firstword $(wildcard $(VENV)/lib/pytho
 CMAKE  ?= $(or $(shell command -v cmake),$(BIN)/cmake)
 # A variable of CMake: given, or left to its default, never what an earlier call gave.
 GIVEN   = $(if $(2),-D$(1)="$(2)",-U$(1))
-C_FILES = $(shell git ls-files '*.c' '*.cpp' '*.cu' '*.cuh' '*.h')
+C_FILES = $(shell git ls-files '*.c' '*.cpp' '*.cu' '*.cuh' '*.h' '*.inl')
 
 # pytest with a worker a core; a file stays in one worker, for what its tests share (tests/conftest.py).
 WORKERS ?= auto

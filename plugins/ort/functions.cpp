@@ -30,27 +30,31 @@ public:
     {
         std::atomic<int64_t> next{0};
         auto const work = [&] {
-            for (int64_t i; (i = next.fetch_add(1)) < count;) task(operation, i);
+            for (int64_t i; (i = next.fetch_add(1)) < count;)
+                task(operation, i);
         };
         std::vector<std::thread> others;
         int64_t const helpers = (count < m_threads ? count : m_threads) - 1;
         try
         {
-            for (int64_t i = 0; i < helpers; ++i) others.emplace_back(work);
+            for (int64_t i = 0; i < helpers; ++i)
+                others.emplace_back(work);
         }
         catch (std::system_error const&)
         {
             // The system gives no more threads: those that there are do the work.
         }
         work();
-        for (std::thread& other : others) other.join();
+        for (std::thread& other : others)
+            other.join();
     }
 
     void* room(size_t bytes) override
     {
         std::free(m_room);
         m_room = nullptr;
-        if (posix_memalign(&m_room, 64, bytes)) throw std::bad_alloc();
+        if (posix_memalign(&m_room, 64, bytes))
+            throw std::bad_alloc();
         return m_room;
     }
 

@@ -11,7 +11,8 @@
 #include "vivim_kernels.h"
 
 #ifdef __cplusplus
-extern "C" {
+extern "C"
+{
 #endif
 
 /* Of the distribution vivim-edge-native that this library belongs to. */

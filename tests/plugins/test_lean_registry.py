@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.plugins.kernel_library import PLUGINS
 from tests.plugins.trt_library import build
 from tests.wheels import LEAN, lean_environment, wheel
 
@@ -126,3 +127,29 @@ def test_opening_the_registering_library_registers_or_says_why_not(major: int, b
         assert done.stdout == "[False, False]\n"
         assert f"built for TensorRT {built_for}, and this process has " in done.stderr
         assert f"of version {major}." in done.stderr and "nothing was registered" in done.stderr
+
+
+START = """
+import sys
+import tensorrt_lean_bindings as trt
+from vivim_runtime.errors import CudaError
+from vivim_runtime.sessions.engine import error_logger, start_runtime
+try:
+    start_runtime(trt, error_logger(trt), False)
+except CudaError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("major", LEAN)
+def test_runtime_that_cannot_start_is_told_and_never_touched(major: int) -> None:
+    """Without a driver it is an object that ends the process with SIGSEGV when it is deleted."""
+    environment = lean_environment(major)
+    environment["PYTHONPATH"] += f":{PLUGINS.parent / 'runtime'}"
+    command = [sys.executable, "-c", START]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr
+    if not done.stdout:
+        pytest.skip("this machine has a GPU, on which it starts")
+    assert f"the Runtime of tensorrt_lean_bindings {LEAN[major]} does not start on this machine: " in done.stdout
+    assert "CUDA initialization failure" in done.stdout and done.stdout.count("\n") == 1

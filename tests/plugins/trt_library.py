@@ -56,6 +56,7 @@ def _build(preset: str, major: int | None) -> str:
     given = {name: os.environ.get(name, "") for name in ("VIVIM_TENSORRT_INCLUDE", "TENSORRT_ROOT")}
     if major is not None:
         given = dict.fromkeys(given, "")
+        configure.append("-DVIVIM_ARCHITECTURES=87")  # it is loaded, and runs on no GPU
     given["VIVIM_TENSORRT_MAJOR"] = str(major or "")
     if preset == "gpu" and (nvcc := load_tool("cuda_tools").find_tool("nvcc")):
         configure.append(f"-DVIVIM_NVCC={nvcc}")

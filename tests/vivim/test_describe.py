@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 import vivim
+from vivim.checkpoint import Training
 from vivim.session import describe
+from vivim_runtime.contract import InputContract
 from vivim_runtime.errors import UsageError
 from vivim_runtime.sessions.base import ClassInfo, ModelInfo
 
+TRAINING = Training(InputContract.assumed(5))
 CATEGORY, KIND = ["49755003", "SCT", "Morphologically Abnormal Structure"], ["27925004", "SCT", "Nodule"]
 
 
@@ -20,10 +23,10 @@ def tiny() -> vivim.Vivim:
 
 
 def test_codes_of_classes_are_carried_in_the_description() -> None:
-    given = describe(tiny(), (64, 64), "0" * 64, codes={"lesion": {"category": CATEGORY, "type": KIND}})
+    given = describe(tiny(), (64, 64), "0" * 64, TRAINING, codes={"lesion": {"category": CATEGORY, "type": KIND}})
     (info,) = ModelInfo.from_metadata(Path("m.onnx"), given).classes
     assert (info.category, info.kind) == (tuple(CATEGORY), tuple(KIND))
-    (plain,) = ModelInfo.from_metadata(Path("m.onnx"), describe(tiny(), (64, 64), "0" * 64)).classes
+    (plain,) = ModelInfo.from_metadata(Path("m.onnx"), describe(tiny(), (64, 64), "0" * 64, TRAINING)).classes
     assert plain == ClassInfo("lesion", plain.color)
 
 
@@ -38,4 +41,4 @@ def test_codes_of_classes_are_carried_in_the_description() -> None:
 )
 def test_codes_that_are_none_are_refused(codes: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        describe(tiny(), (64, 64), "0" * 64, codes=codes)
+        describe(tiny(), (64, 64), "0" * 64, TRAINING, codes=codes)

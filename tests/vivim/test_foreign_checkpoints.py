@@ -192,11 +192,11 @@ def test_averaged_weights_alone_are_taken_and_said(tmp_path: Path, upstream: Sta
     assert found.notes == ("w.pth holds averaged weights (EMA) alone: ema is taken",)
 
 
-def test_convert_takes_averaged_weights_where_it_is_told_to(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_convert_takes_averaged_weights_where_it_is_told_to(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trained = upstream_state((1, 1, 1, 1))
     averaged = shifted(trained)
     torch.save({"state_dict": trained, "ema": averaged}, tmp_path / "w.ckpt")
     app(["convert", str(tmp_path / "w.ckpt"), str(tmp_path / "o.safetensors"), "--ema"], standalone_mode=False)
     written = vivim.load_checkpoint(tmp_path / "o.safetensors").state_dict()
     assert torch.equal(written["decoder.fuse.weight"], averaged["decoder.linear_fuse.weight"])
-    assert "the averaged ones of ema are taken" in capfd.readouterr().err
+    assert "the averaged ones of ema are taken" in caplog.text

@@ -80,9 +80,18 @@ struct Kernels
     void (*depthwise)(Depthwise const& depthwise, int64_t task);
 };
 
-namespace baseline { extern Kernels const kKernels; } // SSE2, or NEON on aarch64
-namespace avx2 { extern Kernels const kKernels; }
-namespace avx512 { extern Kernels const kKernels; }
+namespace baseline
+{
+extern Kernels const kKernels;
+} // namespace baseline
+namespace avx2
+{
+extern Kernels const kKernels;
+}
+namespace avx512
+{
+extern Kernels const kKernels;
+}
 
 // The best that this CPU has; VIVIM_CPU_ISA=avx512|avx2|baseline in the environment asks for a lesser one.
 Kernels const& kernels();

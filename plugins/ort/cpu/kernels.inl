@@ -26,9 +26,9 @@ namespace
 {
 constexpr int kLanes = VIVIM_VECTOR_BYTES / 4;
 constexpr int kVectors = kScanChannels / kLanes; // of a task's channels
-constexpr int kSteps = 64;    // of the scan at a time: what is between its three phases fits the L1 cache
-constexpr int kAhead = 8;     // steps that rows are asked for before they are needed
-constexpr int kPanel = 512;   // channels whose taps stay in the L1 cache
+constexpr int kSteps = 64;  // of the scan at a time: what is between its three phases fits the L1 cache
+constexpr int kAhead = 8;   // steps that rows are asked for before they are needed
+constexpr int kPanel = 512; // channels whose taps stay in the L1 cache
 constexpr float kLog2e = 1.44269504f;
 
 typedef float Vector __attribute__((vector_size(VIVIM_VECTOR_BYTES)));
@@ -129,15 +129,9 @@ inline Vector gelu(Vector x)
 
 // ---- memory ----
 
-struct Half
-{
-    uint16_t bits;
-};
+struct Half { uint16_t bits; };
 
-struct Bfloat
-{
-    uint16_t bits;
-};
+struct Bfloat { uint16_t bits; };
 
 template <class To, class From> inline To bitsOf(From from)
 {
@@ -152,7 +146,8 @@ inline float toFloat(Bfloat value) { return bitsOf<float>(uint32_t(value.bits) <
 inline float toFloat(Half value)
 {
     uint32_t const magnitude = uint32_t(value.bits & 0x7fff) << 13, sign = uint32_t(value.bits & 0x8000) << 16;
-    if (magnitude >= 0x0f800000) return bitsOf<float>(magnitude | 0x7f800000 | sign); // infinite, or not a number
+    if (magnitude >= 0x0f800000)
+        return bitsOf<float>(magnitude | 0x7f800000 | sign); // infinite, or not a number
     return bitsOf<float>(bitsOf<uint32_t>(bitsOf<float>(magnitude) * 0x1p112f) | sign);
 }
 
@@ -161,17 +156,23 @@ inline void fromFloat(float value, float* to) { *to = value; }
 inline void fromFloat(float value, Bfloat* to)
 {
     uint32_t const bits = bitsOf<uint32_t>(value);
-    if ((bits & 0x7fffffff) > 0x7f800000) to->bits = uint16_t(bits >> 16 | 0x40);
-    else to->bits = uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+    if ((bits & 0x7fffffff) > 0x7f800000)
+        to->bits = uint16_t(bits >> 16 | 0x40);
+    else
+        to->bits = uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 inline void fromFloat(float value, Half* to)
 {
     uint32_t const bits = bitsOf<uint32_t>(value), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
     uint32_t result;
-    if (magnitude > 0x7f800000) result = 0x7e00;
-    else if (magnitude >= 0x477ff000) result = 0x7c00; // 65520 and more round to infinity
-    else if (magnitude >= 0x38800000) result = (magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13;
-    else result = bitsOf<uint32_t>(bitsOf<float>(magnitude) + 0.5f) - 0x3f000000; // subnormal: the addition rounds
+    if (magnitude > 0x7f800000)
+        result = 0x7e00;
+    else if (magnitude >= 0x477ff000)
+        result = 0x7c00; // 65520 and more round to infinity
+    else if (magnitude >= 0x38800000)
+        result = (magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13;
+    else
+        result = bitsOf<uint32_t>(bitsOf<float>(magnitude) + 0.5f) - 0x3f000000; // subnormal: the addition rounds
     to->bits = uint16_t(sign | result);
 }
 
@@ -202,7 +203,8 @@ inline Vector load(Half const* from)
     return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&from->bits)));
 #else
     Vector value{};
-    for (int i = 0; i < kLanes; ++i) value[i] = toFloat(from[i]);
+    for (int i = 0; i < kLanes; ++i)
+        value[i] = toFloat(from[i]);
     return value;
 #endif
 }
@@ -216,7 +218,8 @@ inline void store(Half* to, Vector value)
 #elif defined(__ARM_NEON)
     vst1_u16(&to->bits, vreinterpret_u16_f16(vcvt_f16_f32(value)));
 #else
-    for (int i = 0; i < kLanes; ++i) fromFloat(value[i], to + i);
+    for (int i = 0; i < kLanes; ++i)
+        fromFloat(value[i], to + i);
 #endif
 }
 
@@ -225,8 +228,10 @@ inline float const* widened(float const* from, int64_t, float*) { return from; }
 template <class T> inline float const* widened(T const* from, int64_t count, float* room)
 {
     int64_t i = 0;
-    for (; i + kLanes <= count; i += kLanes) store(room + i, load(from + i));
-    for (; i < count; ++i) room[i] = toFloat(from[i]);
+    for (; i + kLanes <= count; i += kLanes)
+        store(room + i, load(from + i));
+    for (; i < count; ++i)
+        room[i] = toFloat(from[i]);
     return room;
 }
 
@@ -234,12 +239,14 @@ template <class T> inline float const* widened(T const* from, int64_t count, flo
 template <class T> inline Vector loadSome(T const* from, int64_t count)
 {
     Vector value{};
-    for (int i = 0; i < kLanes && i < count; ++i) value[i] = toFloat(from[i]);
+    for (int i = 0; i < kLanes && i < count; ++i)
+        value[i] = toFloat(from[i]);
     return value;
 }
 template <class T> inline void storeSome(T* to, int64_t count, Vector value)
 {
-    for (int i = 0; i < kLanes && i < count; ++i) fromFloat(value[i], to + i);
+    for (int i = 0; i < kLanes && i < count; ++i)
+        fromFloat(value[i], to + i);
 }
 
 // Channels of a task: whole, or fewer at the end of a row whose width is no multiple of kScanChannels.
@@ -253,14 +260,17 @@ template <bool Whole> struct Channels
     }
     template <class T> void store(T* row, int v, Vector value) const
     {
-        if (Whole) VIVIM_ISA::store(row + v * kLanes, value);
-        else storeSome(row + v * kLanes, count - v * kLanes, value);
+        if (Whole)
+            VIVIM_ISA::store(row + v * kLanes, value);
+        else
+            storeSome(row + v * kLanes, count - v * kLanes, value);
     }
     // Column `column` of `count` rows of `stride` numbers.
     Vector gather(float const* rows, int64_t stride, int64_t column, int v) const
     {
         Vector value{};
-        for (int i = 0; i < kLanes && v * kLanes + i < count; ++i) value[i] = rows[(v * kLanes + i) * stride + column];
+        for (int i = 0; i < kLanes && v * kLanes + i < count; ++i)
+            value[i] = rows[(v * kLanes + i) * stride + column];
         return value;
     }
 };
@@ -272,7 +282,8 @@ class Walk
 {
 public:
     Walk(Order const& order, int k)
-        : m_rows(order.directions[k] < 2 ? 1 : order.rows), m_columns(order.length / m_rows),
+        : m_rows(order.directions[k] < 2 ? 1 : order.rows),
+          m_columns(order.length / m_rows),
           m_isBackward(order.directions[k] & 1)
     {
     }
@@ -280,7 +291,8 @@ public:
     // To a step, or to a token.
     void toStep(int64_t step)
     {
-        if (m_isBackward) step = m_rows * m_columns - 1 - step;
+        if (m_isBackward)
+            step = m_rows * m_columns - 1 - step;
         m_row = step % m_rows, m_column = step / m_rows;
     }
     void toToken(int64_t token) { m_row = token / m_columns, m_column = token % m_columns; }
@@ -295,11 +307,13 @@ public:
 private:
     void down()
     {
-        if (++m_row == m_rows) m_row = 0, ++m_column;
+        if (++m_row == m_rows)
+            m_row = 0, ++m_column;
     }
     void up()
     {
-        if (--m_row < 0) m_row = m_rows - 1, --m_column;
+        if (--m_row < 0)
+            m_row = m_rows - 1, --m_column;
     }
 
     int64_t m_rows, m_columns, m_row = 0, m_column = 0;
@@ -327,7 +341,8 @@ template <class T, int Taps> void convTokens(Conv const& a, int64_t task)
         Walk walk(a.order, int(k));
         walk.toToken(first + i);
         int tap = taps;
-        for (; tap > 0 && walk.isInside(); walk.previous()) sources[i][--tap] = x + walk.token() * a.xWidth;
+        for (; tap > 0 && walk.isInside(); walk.previous())
+            sources[i][--tap] = x + walk.token() * a.xWidth;
         firstTap[i] = int8_t(tap);
     }
 
@@ -387,7 +402,8 @@ template <class T> struct Output
 
     template <class C> Vector operator()(Vector total, C channels, int64_t token, int64_t gateWidth, int v) const
     {
-        if (!gate) return total * scale;
+        if (!gate)
+            return total * scale;
         return total * (scale * silu(channels.load(gate + token * gateWidth, v)));
     }
 };
@@ -427,7 +443,8 @@ void scanDirection(Scan const& a, int k, int64_t b, int64_t d, Channels<Whole> c
             A[n][v] = channels.gather(a.A_log2e + parameters * states, states, n, v);
             h[n][v] = Vector{};
         }
-        for (int r = 0; r < a.rank; ++r) weight[r][v] = channels.gather(a.dtWeight + parameters * a.rank, a.rank, r, v);
+        for (int r = 0; r < a.rank; ++r)
+            weight[r][v] = channels.gather(a.dtWeight + parameters * a.rank, a.rank, r, v);
         bias[v] = channels.load(a.dtBias + parameters, v);
         skip[v] = channels.load(a.dSkip + parameters, v);
     }
@@ -455,9 +472,11 @@ void scanDirection(Scan const& a, int k, int64_t b, int64_t d, Channels<Whole> c
             }
             float const* const low = lows[s] = widened(dbc + token * columns, columns, room + s * columns);
             Vector total[kVectors];
-            for (int v = 0; v < kVectors; ++v) total[v] = bias[v];
+            for (int v = 0; v < kVectors; ++v)
+                total[v] = bias[v];
             for (int r = 0; r < a.rank; ++r)
-                for (int v = 0; v < kVectors; ++v) total[v] += weight[r][v] * low[r];
+                for (int v = 0; v < kVectors; ++v)
+                    total[v] += weight[r][v] * low[r];
             for (int v = 0; v < kVectors; ++v)
             {
                 dt[s][v] = softplus(total[v]);
@@ -489,8 +508,10 @@ void scanDirection(Scan const& a, int k, int64_t b, int64_t d, Channels<Whole> c
             for (int v = 0; v < kVectors; ++v)
             {
                 Vector const total = isFirst ? out[s][v] : channels.load(sums + at, v) + out[s][v];
-                if (isLast) channels.store(y + at, v, output(total, channels, tokens[s], a.gateWidth, v));
-                else channels.store(sums + at, v, total);
+                if (isLast)
+                    channels.store(y + at, v, output(total, channels, tokens[s], a.gateWidth, v));
+                else
+                    channels.store(sums + at, v, total);
             }
         }
     }
@@ -500,8 +521,10 @@ template <class T, bool Whole> void scanChannels(Scan const& a, int first, int l
 {
     for (int k = first; k < last; ++k)
     {
-        if (a.states == 16) scanDirection<T, 16, Whole>(a, k, b, d, Channels<Whole>{count});
-        else scanDirection<T, 0, Whole>(a, k, b, d, Channels<Whole>{count});
+        if (a.states == 16)
+            scanDirection<T, 16, Whole>(a, k, b, d, Channels<Whole>{count});
+        else
+            scanDirection<T, 0, Whole>(a, k, b, d, Channels<Whole>{count});
     }
 }
 
@@ -511,8 +534,10 @@ template <class T> void scanOf(Scan const& a, int64_t task)
     int64_t const d = task % parts * kScanChannels, b = task / parts % a.batch;
     int const k = int(task / parts / a.batch); // 0 where all directions are one task
     int const first = a.split ? k : 0, last = a.split ? k + 1 : a.order.directionCount;
-    if (d + kScanChannels <= a.width) scanChannels<T, true>(a, first, last, b, d, kScanChannels);
-    else scanChannels<T, false>(a, first, last, b, d, int(a.width - d));
+    if (d + kScanChannels <= a.width)
+        scanChannels<T, true>(a, first, last, b, d, kScanChannels);
+    else
+        scanChannels<T, false>(a, first, last, b, d, int(a.width - d));
 }
 
 void scan(Scan const& a, int64_t task)
@@ -537,7 +562,8 @@ void combineChannels(Scan const& a, int64_t b, int64_t first, int64_t last, int6
         {
             float const* from = a.sums + b * clip + token * a.width + d;
             Vector total = channels.load(from, v);
-            for (int k = 1; k < a.order.directionCount; ++k) total += channels.load(from += a.batch * clip, v);
+            for (int k = 1; k < a.order.directionCount; ++k)
+                total += channels.load(from += a.batch * clip, v);
             channels.store(y + token * a.width, v, output(total, channels, token, a.gateWidth, v));
         }
     }
@@ -551,7 +577,8 @@ template <class T> void combineOf(Scan const& a, int64_t task)
     int64_t d = 0;
     for (; d + kScanChannels <= a.width; d += kScanChannels)
         combineChannels<T>(a, b, first, last, d, Channels<true>{kScanChannels});
-    if (d < a.width) combineChannels<T>(a, b, first, last, d, Channels<false>{int(a.width - d)});
+    if (d < a.width)
+        combineChannels<T>(a, b, first, last, d, Channels<false>{int(a.width - d)});
 }
 
 void combine(Scan const& a, int64_t task)
@@ -591,14 +618,17 @@ void depthwiseChannels(Depthwise const& a, DepthwiseRows const& rows, float* y, 
                 {
                     float const* const from = rows.x[r] + (w - 1) * a.channels + c;
                     Vector x[kBlock + 2];
-                    for (int i = 0; i < kBlock + 2; ++i) x[i] = channels.load(from + i * a.channels, v);
+                    for (int i = 0; i < kBlock + 2; ++i)
+                        x[i] = channels.load(from + i * a.channels, v);
                     for (int tap = 0; tap < 3; ++tap)
                     {
                         Vector const weight = channels.load(rows.weight[r] + tap * a.channels + c, v);
-                        for (int i = 0; i < kBlock; ++i) total[i] += weight * x[i + tap];
+                        for (int i = 0; i < kBlock; ++i)
+                            total[i] += weight * x[i + tap];
                     }
                 }
-                for (int i = 0; i < kBlock; ++i) channels.store(y + (w + i) * a.channels + c, v, gelu(total[i]));
+                for (int i = 0; i < kBlock; ++i)
+                    channels.store(y + (w + i) * a.channels + c, v, gelu(total[i]));
                 w += kBlock;
                 continue;
             }
@@ -608,7 +638,8 @@ void depthwiseChannels(Depthwise const& a, DepthwiseRows const& rows, float* y, 
                 for (int tap = 0; tap < 3; ++tap)
                 {
                     int64_t const source = w + tap - 1;
-                    if (source < 0 || source >= a.width) continue;
+                    if (source < 0 || source >= a.width)
+                        continue;
                     total += channels.load(rows.weight[r] + tap * a.channels + c, v)
                         * channels.load(rows.x[r] + source * a.channels + c, v);
                 }
@@ -626,19 +657,23 @@ void depthwise(Depthwise const& a, int64_t task)
     for (int kt = 0; kt < a.kernelFrames; ++kt)
     {
         int64_t const frame = t + kt - a.kernelFrames / 2;
-        if (frame < 0 || frame >= a.frames) continue;
+        if (frame < 0 || frame >= a.frames)
+            continue;
         for (int kh = 0; kh < 3; ++kh)
         {
             int64_t const row = h + kh - 1;
-            if (row < 0 || row >= a.height) continue;
+            if (row < 0 || row >= a.height)
+                continue;
             rows.x[rows.count] = a.x + ((b * a.frames + frame) * a.height + row) * a.width * a.channels;
             rows.weight[rows.count++] = a.weight + (kt * 3 + kh) * 3 * a.channels;
         }
     }
     float* const y = a.y + task * a.width * a.channels;
     int64_t c = 0;
-    for (; c + kScanChannels <= a.channels; c += kScanChannels) depthwiseChannels<true>(a, rows, y, c, kScanChannels);
-    if (c < a.channels) depthwiseChannels<false>(a, rows, y, c, int(a.channels - c));
+    for (; c + kScanChannels <= a.channels; c += kScanChannels)
+        depthwiseChannels<true>(a, rows, y, c, kScanChannels);
+    if (c < a.channels)
+        depthwiseChannels<false>(a, rows, y, c, int(a.channels - c));
 }
 } // namespace
 

@@ -17,26 +17,24 @@ namespace vivim::cpu
 namespace
 {
 #if defined(__x86_64__)
-enum class Level
-{
-    none,
-    avx2,
-    avx512
-};
+enum class Level { none, avx2, avx512 };
 
 // What processor and system have, asked of them: __builtin_cpu_supports says nothing where compiler-rt of zig is linked.
 Level levelOfThisCpu()
 {
     unsigned a, b, c, d, features;
-    if (!__get_cpuid(1, &a, &b, &features, &d)) return Level::none;
+    if (!__get_cpuid(1, &a, &b, &features, &d))
+        return Level::none;
     constexpr unsigned kFma = 1u << 12, kSavesState = 1u << 27, kAvx = 1u << 28, kF16c = 1u << 29;
     constexpr unsigned kFirst = kFma | kSavesState | kAvx | kF16c;
-    if ((features & kFirst) != kFirst || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return Level::none;
+    if ((features & kFirst) != kFirst || !__get_cpuid_count(7, 0, &a, &b, &c, &d))
+        return Level::none;
     unsigned low, high;
     __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0)); // the registers that the system saves
     constexpr unsigned kYmm = 0x6, kZmm = 0xe6;
     constexpr unsigned kAvx2 = 1u << 5, kAvx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; // F, DQ, BW, VL
-    if ((low & kYmm) != kYmm || !(b & kAvx2)) return Level::none;
+    if ((low & kYmm) != kYmm || !(b & kAvx2))
+        return Level::none;
     return (low & kZmm) == kZmm && (b & kAvx512) == kAvx512 ? Level::avx512 : Level::avx2;
 }
 #endif
@@ -47,10 +45,12 @@ Kernels const& best()
     auto const allowed = [&](char const* name) { return !wanted || !*wanted || !std::strcmp(wanted, name); };
 #if defined(__x86_64__)
     Level const level = levelOfThisCpu();
-    if (allowed("avx512") && level == Level::avx512) return avx512::kKernels;
-    if (allowed("avx2") && level >= Level::avx2) return avx2::kKernels;
+    if (allowed("avx512") && level == Level::avx512)
+        return avx512::kKernels;
+    if (allowed("avx2") && level >= Level::avx2)
+        return avx2::kKernels;
 #endif
-    (void) allowed;
+    (void)allowed;
     return baseline::kKernels;
 }
 
@@ -58,7 +58,8 @@ int64_t quotient(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 void expect(bool good, char const* what, int64_t value, std::string const& expected)
 {
-    if (!good) throw std::invalid_argument(std::string(what) + " is " + std::to_string(value) + "; expected " + expected);
+    if (!good)
+        throw std::invalid_argument(std::string(what) + " is " + std::to_string(value) + "; expected " + expected);
 }
 
 void check(Order const& order, int64_t batch, int64_t width)
@@ -78,7 +79,8 @@ void check(Order const& order, int64_t batch, int64_t width)
 void expectPointers(std::initializer_list<void const*> pointers)
 {
     for (void const* const pointer : pointers)
-        if (!pointer) throw std::invalid_argument("a tensor is null; expected all of them");
+        if (!pointer)
+            throw std::invalid_argument("a tensor is null; expected all of them");
 }
 
 void checkType(vivim_dtype type)
@@ -111,9 +113,11 @@ void convolve(Conv const& conv, Workers& workers)
     check(conv.order, conv.batch, conv.width);
     checkType(conv.type);
     expect(conv.xWidth >= conv.width, "the width of x", conv.xWidth, "at least " + std::to_string(conv.width));
-    expect(conv.taps >= 1 && conv.taps <= kMaxTaps, "the number of taps", conv.taps, "1 to " + std::to_string(kMaxTaps));
+    expect(
+        conv.taps >= 1 && conv.taps <= kMaxTaps, "the number of taps", conv.taps, "1 to " + std::to_string(kMaxTaps));
     expectPointers({conv.x, conv.weight, conv.bias, conv.xc});
-    workers.run(conv.order.directionCount * conv.batch * quotient(conv.order.length, kConvTokens),
+    workers.run(
+        conv.order.directionCount * conv.batch * quotient(conv.order.length, kConvTokens),
         [](void const* operation, int64_t task) { kernels().conv(*static_cast<Conv const*>(operation), task); }, &conv);
 }
 
@@ -122,23 +126,28 @@ void scan(Scan scan, Workers& workers)
     check(scan.order, scan.batch, scan.width);
     checkType(scan.type);
     expect(scan.rank >= 1 && scan.rank <= kMaxRank, "the rank", scan.rank, "1 to " + std::to_string(kMaxRank));
-    expect(
-        scan.states >= 1 && scan.states <= kMaxStates, "the number of states", scan.states, "1 to " + std::to_string(kMaxStates));
+    expect(scan.states >= 1 && scan.states <= kMaxStates, "the number of states", scan.states,
+        "1 to " + std::to_string(kMaxStates));
     expect(scan.gateWidth == 0 || scan.gateWidth >= scan.width, "the width of xz", scan.gateWidth,
         "0, or at least " + std::to_string(scan.width));
     expectPointers({scan.xc, scan.dbc, scan.A_log2e, scan.dtWeight, scan.dtBias, scan.dSkip, scan.y});
-    if (scan.gateWidth) expectPointers({scan.xz});
-    else scan.xz = nullptr;
+    if (scan.gateWidth)
+        expectPointers({scan.xz});
+    else
+        scan.xz = nullptr;
     int64_t const directions = scan.order.directionCount;
     int64_t const tasks = scan.batch * quotient(scan.width, kScanChannels);
     scan.split = directions > 1 && splitPays(tasks, int(directions), workers.threads());
     bool const inPlace = !scan.split && (directions == 1 || scan.type == VIVIM_FLOAT32);
     size_t const numbers = size_t(scan.batch * scan.order.length * scan.width) * size_t(scan.split ? directions : 1);
     scan.sums = static_cast<float*>(inPlace ? scan.y : workers.room(4 * numbers));
-    workers.run(scan.split ? directions * tasks : tasks,
+    workers.run(
+        scan.split ? directions * tasks : tasks,
         [](void const* operation, int64_t task) { kernels().scan(*static_cast<Scan const*>(operation), task); }, &scan);
-    if (!scan.split) return;
-    workers.run(scan.batch * quotient(scan.order.length, kCombineTokens),
+    if (!scan.split)
+        return;
+    workers.run(
+        scan.batch * quotient(scan.order.length, kCombineTokens),
         [](void const* operation, int64_t task) { kernels().combine(*static_cast<Scan const*>(operation), task); },
         &scan);
 }
@@ -148,7 +157,8 @@ void convolveDepthwise(Depthwise const& depthwise, Workers& workers)
     expect(depthwise.kernelFrames == 1 || depthwise.kernelFrames == 3, "the number of frames of the weight",
         depthwise.kernelFrames, "1 or 3");
     expectPointers({depthwise.x, depthwise.weight, depthwise.bias, depthwise.y});
-    workers.run(depthwise.batch * depthwise.frames * depthwise.height,
+    workers.run(
+        depthwise.batch * depthwise.frames * depthwise.height,
         [](void const* operation, int64_t task) {
             kernels().depthwise(*static_cast<Depthwise const*>(operation), task);
         },

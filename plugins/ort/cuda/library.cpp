@@ -14,7 +14,8 @@ constexpr char kName[] = "libvivim_kernels.so";
 std::string folderOfThisLibrary()
 {
     Dl_info info{};
-    if (!dladdr(reinterpret_cast<void const*>(&library), &info) || !info.dli_fname) return ".";
+    if (!dladdr(reinterpret_cast<void const*>(&library), &info) || !info.dli_fname)
+        return ".";
     std::string const path = info.dli_fname;
     size_t const slash = path.rfind('/');
     return slash == std::string::npos ? "." : path.substr(0, slash);
@@ -23,7 +24,8 @@ std::string folderOfThisLibrary()
 std::unique_ptr<Library const> opened(std::string const& path)
 {
     void* const handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL); // stays open: operators call it until the end
-    if (!handle) return nullptr;
+    if (!handle)
+        return nullptr;
     auto found = std::make_unique<Library>();
     found->path = path;
     bool complete = true;
@@ -41,10 +43,12 @@ std::unique_ptr<Library const> opened(std::string const& path)
 
 std::unique_ptr<Library const> find()
 {
-    if (char const* const named = std::getenv("VIVIM_KERNELS")) return opened(named);
+    if (char const* const named = std::getenv("VIVIM_KERNELS"))
+        return opened(named);
     std::string const here = folderOfThisLibrary();
     for (std::string const& folder : {here, here + "/../gpu"})
-        if (auto found = opened(folder + "/" + kName)) return found;
+        if (auto found = opened(folder + "/" + kName))
+            return found;
     return nullptr;
 }
 } // namespace

@@ -121,7 +121,7 @@ inline constexpr Entry<268, OrtStatus*(OrtShapeInferContext const*, size_t, OrtT
 inline constexpr Entry<270, OrtStatus*(OrtShapeInferContext const*, size_t, OrtTensorTypeAndShapeInfo const*)>
     shapeInferSetOutput;
 inline constexpr Entry<271, OrtStatus*(OrtTensorTypeAndShapeInfo*, char const** names, size_t)> setSymbolicDimensions;
-inline constexpr Entry<274, OrtStatus*(OrtKernelContext const*, void (*)(void*, size_t), size_t total, size_t batches,
-                                       void* data)>
+inline constexpr Entry<274,
+    OrtStatus*(OrtKernelContext const*, void (*)(void*, size_t), size_t total, size_t batches, void* data)>
     parallelFor;
 } // namespace vivim::ort

@@ -10,14 +10,16 @@ namespace
 std::string text(Shape const& shape)
 {
     std::string result = "(";
-    for (int64_t const dim : shape) result += (result.size() > 1 ? ", " : "") + std::to_string(dim);
+    for (int64_t const dim : shape)
+        result += (result.size() > 1 ? ", " : "") + std::to_string(dim);
     return result + ")";
 }
 } // namespace
 
 void check(OrtApi const* api, OrtStatus* status)
 {
-    if (!status) return;
+    if (!status)
+        return;
     std::string const message = errorMessage(api, status);
     releaseStatus(api, status);
     throw std::runtime_error(message);
@@ -35,14 +37,15 @@ Shape shapeOf(OrtApi const* api, OrtTensorTypeAndShapeInfo const* info)
 void expectRank(char const* name, Shape const& shape, size_t rank)
 {
     if (shape.size() != rank)
-        throw std::invalid_argument(
-            std::string("input ") + name + " has shape " + text(shape) + "; expected " + std::to_string(rank) + " dimensions");
+        throw std::invalid_argument(std::string("input ") + name + " has shape " + text(shape) + "; expected "
+            + std::to_string(rank) + " dimensions");
 }
 
 void expectShape(char const* name, Shape const& shape, Shape const& expected)
 {
     if (shape != expected)
-        throw std::invalid_argument(std::string("input ") + name + " has shape " + text(shape) + "; expected " + text(expected));
+        throw std::invalid_argument(
+            std::string("input ") + name + " has shape " + text(shape) + "; expected " + text(expected));
 }
 
 int32_t narrowed(char const* name, int64_t value)
@@ -54,17 +57,20 @@ int32_t narrowed(char const* name, int64_t value)
 
 Room::Room(OrtApi const* api, OrtKernelContext* context, OrtMemoryInfo const* memory, size_t bytes) : m_api(api)
 {
-    if (bytes == 0) return;
+    if (bytes == 0)
+        return;
     check(api, kernelContextAllocator(api, context, memory, &m_allocator));
     m_data = m_allocator->allocate(m_allocator, bytes);
-    if (m_data) return;
+    if (m_data)
+        return;
     releaseAllocator(m_api, m_allocator);
     throw std::bad_alloc();
 }
 
 Room::~Room()
 {
-    if (!m_allocator) return;
+    if (!m_allocator)
+        return;
     m_allocator->release(m_allocator, m_data);
     releaseAllocator(m_api, m_allocator);
 }

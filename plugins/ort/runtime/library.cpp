@@ -73,9 +73,11 @@ private:
             Shape const shape = shapeOf(api, info);
             std::vector<char const*> symbols(shape.size());
             check(api, getSymbolicDimensions(api, info, symbols.data(), symbols.size()));
-            if (from.axis >= shape.size()) return;
+            if (from.axis >= shape.size())
+                return;
             char const* const symbol = symbols[from.axis] ? symbols[from.axis] : "";
-            if (shape[from.axis] < 0 && !*symbol) return;
+            if (shape[from.axis] < 0 && !*symbol)
+                return;
             dims.push_back(shape[from.axis]);
             names.push_back(symbol);
         }
@@ -118,14 +120,16 @@ extern "C" VIVIM_API OrtStatus* RegisterCustomOps(OrtSessionOptions* options, Or
 {
     using namespace vivim::ort;
     OrtApi const* const api = base->getApi(kApiVersion);
-    if (!api) return nullptr; // an older ONNX Runtime: the bodies run
+    if (!api)
+        return nullptr; // an older ONNX Runtime: the bodies run
     return guarded(api, [&] {
         OrtCustomOpDomain* domain = nullptr;
         check(api, createCustomOpDomain(api, "vivim", &domain));
         addTypes<Cpu>(api, domain);
         add<DepthwiseConvGelu<2>, Cpu, VIVIM_FLOAT32>(api, domain);
         add<DepthwiseConvGelu<3>, Cpu, VIVIM_FLOAT32>(api, domain);
-        if (vivim::cuda::library()) addTypes<Cuda>(api, domain);
+        if (vivim::cuda::library())
+            addTypes<Cuda>(api, domain);
         check(api, addCustomOpDomain(api, options, domain));
     });
 }

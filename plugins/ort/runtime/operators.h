@@ -31,15 +31,13 @@ struct Attributes
 };
 
 // Where a dimension of an output comes from.
-struct Axis
-{
-    size_t input, axis;
-};
+struct Axis { size_t input, axis; };
 
 template <size_t Count> std::array<Tensor, Count> inputsOf(Context const& context)
 {
     std::array<Tensor, Count> tensors;
-    for (size_t i = 0; i < Count; ++i) tensors[i] = context.input(i);
+    for (size_t i = 0; i < Count; ++i)
+        tensors[i] = context.input(i);
     return tensors;
 }
 

@@ -15,7 +15,8 @@ float const* parameter(Tensor const& tensor) { return static_cast<float const*>(
 // What the CUDA kernels say of a call.
 void expectSuccess(int32_t status)
 {
-    if (status) throw std::runtime_error(cuda::library()->error());
+    if (status)
+        throw std::runtime_error(cuda::library()->error());
 }
 
 void* streamOf(Context const& context)
@@ -44,7 +45,8 @@ void Cpu::scan(Context const& context, std::array<Tensor, 7> const& in, vivim_sc
 void Cuda::convolve(
     Context const& context, std::array<Tensor, 3> const& in, vivim_conv_desc const& desc, int32_t taps, void* output)
 {
-    if (taps != 4) throw std::invalid_argument("weight has " + std::to_string(taps) + " taps; the CUDA kernels take 4");
+    if (taps != 4)
+        throw std::invalid_argument("weight has " + std::to_string(taps) + " taps; the CUDA kernels take 4");
     expectSuccess(cuda::library()->causalConv1d(
         &desc, in[0].data, parameter(in[1]), parameter(in[2]), output, streamOf(context)));
 }
@@ -53,7 +55,8 @@ void Cuda::scan(Context const& context, std::array<Tensor, 7> const& in, vivim_s
 {
     cuda::Library const& library = *cuda::library();
     int32_t const tactic = library.defaultTactic(&desc);
-    if (tactic < 0) throw std::invalid_argument(library.error());
+    if (tactic < 0)
+        throw std::invalid_argument(library.error());
     size_t const bytes = library.workspace(&desc, tactic);
     // Given back before the kernels have run: whoever gets it next uses the same stream, after them.
     Room const workspace(context.api, context.context, in[0].memory, bytes);

@@ -42,20 +42,23 @@ float random()
 Numbers randoms(size_t count, float scale, float shift = 0.f)
 {
     Numbers values(count);
-    for (float& value : values) value = shift + scale * random();
+    for (float& value : values)
+        value = shift + scale * random();
     return values;
 }
 
 // Rounds to nearest, ties to even, by arithmetic of doubles: another way than the kernels'.
 float rounded(float value, vivim_dtype type)
 {
-    if (type == VIVIM_FLOAT32 || value == 0.f || !std::isfinite(value)) return value;
+    if (type == VIVIM_FLOAT32 || value == 0.f || !std::isfinite(value))
+        return value;
     int const digits = type == VIVIM_FLOAT16 ? 11 : 8, least = type == VIVIM_FLOAT16 ? -24 : -133;
     int exponent;
     std::frexp(value, &exponent);
     double const unit = std::ldexp(1.0, std::max(exponent - digits, least));
     double const result = std::nearbyint(double(value) / unit) * unit;
-    if (type == VIVIM_FLOAT16 && std::fabs(result) > 65504.0) return std::copysign(INFINITY, value);
+    if (type == VIVIM_FLOAT16 && std::fabs(result) > 65504.0)
+        return std::copysign(INFINITY, value);
     return float(result);
 }
 
@@ -68,17 +71,23 @@ std::vector<uint8_t> stored(Numbers& values, vivim_dtype type)
         values[i] = rounded(values[i], type);
         uint32_t bits;
         std::memcpy(&bits, &values[i], 4);
-        if (type == VIVIM_FLOAT32) std::memcpy(&bytes[4 * i], &bits, 4);
-        if (type == VIVIM_BFLOAT16) std::memcpy(&bytes[2 * i], reinterpret_cast<uint8_t*>(&bits) + 2, 2);
+        if (type == VIVIM_FLOAT32)
+            std::memcpy(&bytes[4 * i], &bits, 4);
+        if (type == VIVIM_BFLOAT16)
+            std::memcpy(&bytes[2 * i], reinterpret_cast<uint8_t*>(&bits) + 2, 2);
         if (type == VIVIM_FLOAT16)
         {
             int exponent;
             double const fraction = std::frexp(std::fabs(values[i]), &exponent); // 0.5 .. 1
             uint32_t half = bits >> 31 << 15;
-            if (values[i] == 0.f) exponent = -24;
-            if (std::isinf(values[i])) half |= 0x7c00;
-            else if (exponent > -14) half |= uint32_t(exponent + 14) << 10 | (uint32_t(fraction * 2048.0) & 0x3ff);
-            else half |= uint32_t(std::ldexp(std::fabs(values[i]), 24));
+            if (values[i] == 0.f)
+                exponent = -24;
+            if (std::isinf(values[i]))
+                half |= 0x7c00;
+            else if (exponent > -14)
+                half |= uint32_t(exponent + 14) << 10 | (uint32_t(fraction * 2048.0) & 0x3ff);
+            else
+                half |= uint32_t(std::ldexp(std::fabs(values[i]), 24));
             bytes[2 * i] = uint8_t(half), bytes[2 * i + 1] = uint8_t(half >> 8);
         }
     }
@@ -99,8 +108,10 @@ Numbers read(std::vector<uint8_t> const& bytes, vivim_dtype type)
         std::memcpy(&half, &bytes[2 * i], 2);
         uint32_t const wide = uint32_t(half) << 16;
         int const exponent = half >> 10 & 31;
-        if (type == VIVIM_BFLOAT16) std::memcpy(&values[i], &wide, 4);
-        else if (exponent == 31) values[i] = half & 0x3ff ? NAN : half >> 15 ? -INFINITY : INFINITY;
+        if (type == VIVIM_BFLOAT16)
+            std::memcpy(&values[i], &wide, 4);
+        else if (exponent == 31)
+            values[i] = half & 0x3ff ? NAN : half >> 15 ? -INFINITY : INFINITY;
         else
             values[i] = std::ldexp(float((exponent ? 0x400 : 0) + (half & 0x3ff)), (exponent ? exponent : 1) - 25)
                 * (half >> 15 ? -1.f : 1.f);
@@ -126,7 +137,8 @@ double softplus(double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::
 
 int64_t tokenOf(int64_t step, int64_t length, int64_t rows, int direction)
 {
-    if (direction & 1) step = length - 1 - step;
+    if (direction & 1)
+        step = length - 1 - step;
     return direction < 2 ? step : step % rows * (length / rows) + step / rows;
 }
 
@@ -158,7 +170,8 @@ public:
     explicit Backwards(int64_t threads) : m_threads(threads) {}
     void run(int64_t count, Task task, void const* operation) override
     {
-        for (int64_t i = count; i-- > 0;) task(operation, i);
+        for (int64_t i = count; i-- > 0;)
+            task(operation, i);
     }
     void* room(size_t bytes) override
     {
@@ -176,7 +189,8 @@ private:
 // result, half an ulp at most.
 double tolerance(vivim_dtype type, int32_t rank = 1)
 {
-    if (type != VIVIM_FLOAT32) return type == VIVIM_FLOAT16 ? 0x1p-11 : 0x1p-8;
+    if (type != VIVIM_FLOAT32)
+        return type == VIVIM_FLOAT16 ? 0x1p-11 : 0x1p-8;
     return rank <= 32 ? 2e-7 : 2e-7 * std::sqrt(rank / 16.0);
 }
 
@@ -187,11 +201,13 @@ char const* nameOf(vivim_dtype type)
 
 void testScan(Case const& some, vivim_dtype type)
 {
-    size_t const K = some.directions.size(), B = some.batch, L = some.length, D = some.width, R = some.rank, N = some.states;
+    size_t const K = some.directions.size(), B = some.batch, L = some.length, D = some.width, R = some.rank,
+                 N = some.states;
     size_t const columns = R + 2 * N;
     Numbers xc = randoms((some.shared ? 1 : K) * B * L * D, 1.7f), dbc = randoms(K * B * L * columns, 1.7f);
     Numbers xz = randoms(B * L * 2 * D, 1.7f), A = randoms(K * D * N, 8.f, -12.f);
-    for (float& value : A) value *= some.decay;
+    for (float& value : A)
+        value *= some.decay;
     Numbers const w = randoms(K * D * R, 1.f / std::sqrt(float(R))), bias = randoms(K * D, 2.f, some.dtBias);
     Numbers const skip = randoms(K * D, 1.f, 1.f);
     auto const xcStored = stored(xc, type), dbcStored = stored(dbc, type), xzStored = stored(xz, type);
@@ -208,7 +224,8 @@ void testScan(Case const& some, vivim_dtype type)
                     size_t const token = size_t(tokenOf(int64_t(l), some.length, some.rows, some.directions[k]));
                     float const* const low = &dbc[((k * B + b) * L + token) * columns];
                     double time = bias[row];
-                    for (size_t r = 0; r < R; ++r) time += double(w[row * R + r]) * low[r];
+                    for (size_t r = 0; r < R; ++r)
+                        time += double(w[row * R + r]) * low[r];
                     time = softplus(time);
                     double const u = xc[(((some.shared ? 0 : k) * B + b) * L + token) * D + d];
                     double y = skip[row] * u;
@@ -222,8 +239,10 @@ void testScan(Case const& some, vivim_dtype type)
             }
     for (size_t i = 0; i < expected.size(); ++i)
     {
-        if (some.mean) expected[i] /= double(K);
-        if (some.gate) expected[i] *= silu(xz[i / D * 2 * D + D + i % D]);
+        if (some.mean)
+            expected[i] /= double(K);
+        if (some.gate)
+            expected[i] *= silu(xz[i / D * 2 * D + D + i % D]);
     }
 
     auto desc = describe<vivim_scan_desc>(some, type);
@@ -241,13 +260,15 @@ void testScan(Case const& some, vivim_dtype type)
         std::fill(again.begin(), again.end(), 0xff);
         vivim_cpu_selective_scan(&desc, xcStored.data(), dbcStored.data(), xzStored.data(), A.data(), w.data(),
             bias.data(), skip.data(), again.data(), threads);
-        if (again != y) report(false, "threads", name, threads);
+        if (again != y)
+            report(false, "threads", name, threads);
         Backwards workers(threads);
         std::fill(again.begin(), again.end(), 0xff);
         scan(vivim::cpu::scanOf(desc, xcStored.data(), dbcStored.data(), xzStored.data(), A.data(), w.data(),
                  bias.data(), skip.data(), again.data()),
             workers);
-        if (again != y) report(false, "backwards", name, threads);
+        if (again != y)
+            report(false, "backwards", name, threads);
     }
 }
 
@@ -282,7 +303,8 @@ void testConv(Case const& some, int32_t taps, vivim_dtype type)
     double const error = relativeL2(read(xc, type), expected);
     report(error <= tolerance(type), "conv", name, error);
     vivim_cpu_causal_conv1d(&desc, taps, xStored.data(), weight.data(), bias.data(), again.data(), 3);
-    if (again != xc) report(false, "threads", name, 3);
+    if (again != xc)
+        report(false, "threads", name, 3);
 }
 
 void testDepthwise(int64_t batch, int64_t frames, int64_t height, int64_t width, int64_t channels, int kernelFrames)
@@ -298,7 +320,8 @@ void testDepthwise(int64_t batch, int64_t frames, int64_t height, int64_t width,
         for (int64_t k = 0; k < kernelFrames * 9; ++k)
         {
             int64_t const tt = t + k / 9 - kernelFrames / 2, hh = h + k / 3 % 3 - 1, ww = w + k % 3 - 1;
-            if (tt < 0 || tt >= frames || hh < 0 || hh >= height || ww < 0 || ww >= width) continue;
+            if (tt < 0 || tt >= frames || hh < 0 || hh >= height || ww < 0 || ww >= width)
+                continue;
             total += double(weight[size_t(k * channels + c)])
                 * x[size_t((((b * frames + tt) * height + hh) * width + ww) * channels + c)];
         }
@@ -307,7 +330,8 @@ void testDepthwise(int64_t batch, int64_t frames, int64_t height, int64_t width,
     Numbers y(x.size(), NAN);
     Backwards workers(1);
     convolveDepthwise(
-        {x.data(), weight.data(), bias.data(), y.data(), batch, frames, height, width, channels, kernelFrames}, workers);
+        {x.data(), weight.data(), bias.data(), y.data(), batch, frames, height, width, channels, kernelFrames},
+        workers);
     double const error = relativeL2(y, expected);
     std::string const name = std::to_string(height) + " x " + std::to_string(width) + " x " + std::to_string(channels);
     report(error <= 2e-7, kernelFrames == 3 ? "3x3x3" : "3x3", name, error);
@@ -327,8 +351,10 @@ void testMemory()
             dbc[l * (1 + 2 * N) + 1 + n] = 1.f;
             dbc[l * (1 + 2 * N) + 1 + N + n] = n == 0;
         }
-    for (int32_t d = 0; d < D; ++d) xc[d] = 1.f;
-    vivim_cpu_selective_scan(&desc, xc.data(), dbc.data(), nullptr, A.data(), w.data(), bias.data(), skip.data(), y.data(), 1);
+    for (int32_t d = 0; d < D; ++d)
+        xc[d] = 1.f;
+    vivim_cpu_selective_scan(
+        &desc, xc.data(), dbc.data(), nullptr, A.data(), w.data(), bias.data(), skip.data(), y.data(), 1);
     bool const same = std::all_of(y.begin(), y.end(), [&](float value) { return value == y[0] && value > 0.5f; });
     report(same, "memory", "a state without decay stays", y.back() - y[0]);
 }
@@ -340,7 +366,8 @@ void testRefusals()
     auto const refused = [&](char const* word, auto change) {
         vivim_scan_desc desc = good;
         change(desc);
-        int32_t const status = vivim_cpu_selective_scan(&desc, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, 1);
+        int32_t const status =
+            vivim_cpu_selective_scan(&desc, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, 1);
         report(status == VIVIM_BAD_ARGUMENT && std::strstr(vivim_cpu_error(), word), "refusal", vivim_cpu_error(), 0);
     };
     refused("multiple of rows", [](auto& desc) { desc.rows = 4; });
@@ -352,7 +379,8 @@ void testRefusals()
     refused("width of xz", [](auto& desc) { desc.gate_width = 8; });
     vivim_conv_desc const conv{1, 6, 16, 2, 8, 1, {0, 0, 0, 0}, VIVIM_FLOAT32};
     int32_t const status = vivim_cpu_causal_conv1d(&conv, 4, nullptr, nullptr, nullptr, nullptr, 1);
-    report(status == VIVIM_BAD_ARGUMENT && std::strstr(vivim_cpu_error(), "width of x"), "refusal", vivim_cpu_error(), 0);
+    report(
+        status == VIVIM_BAD_ARGUMENT && std::strstr(vivim_cpu_error(), "width of x"), "refusal", vivim_cpu_error(), 0);
 }
 } // namespace
 
@@ -384,12 +412,14 @@ int main(int count, char** words)
         std::printf("instruction set: %s\n", vivim_ort_instruction_set());
         for (Case const& some : cases)
         {
-            if (quick && some.isLong) continue;
+            if (quick && some.isLong)
+                continue;
             for (vivim_dtype const type : {VIVIM_FLOAT32, VIVIM_FLOAT16, VIVIM_BFLOAT16})
             {
                 testScan(some, type);
                 testConv(some, 4, type);
-                if (!some.isLong) testConv(some, 3, type);
+                if (!some.isLong)
+                    testConv(some, 3, type);
             }
         }
         for (int const kernelFrames : {1, 3})

@@ -19,31 +19,16 @@
 
 extern "C" OrtStatus* RegisterCustomOps(OrtSessionOptions* options, OrtApiBase const* base);
 
-struct OrtStatus
-{
-    std::string message;
-};
+struct OrtStatus { std::string message; };
 struct OrtCustomOpDomain
 {
     std::string name;
     std::vector<OrtCustomOp const*> operators;
 };
-struct OrtSessionOptions
-{
-    OrtCustomOpDomain* domain;
-};
-struct OrtKernelInfo
-{
-    std::map<std::string, std::vector<int64_t>> attributes;
-};
-struct OrtMemoryInfo
-{
-    char const* name;
-};
-struct OrtTensorTypeAndShapeInfo
-{
-    std::vector<int64_t> dims;
-};
+struct OrtSessionOptions { OrtCustomOpDomain* domain; };
+struct OrtKernelInfo { std::map<std::string, std::vector<int64_t>> attributes; };
+struct OrtMemoryInfo { char const* name; };
+struct OrtTensorTypeAndShapeInfo { std::vector<int64_t> dims; };
 struct OrtValue
 {
     std::vector<int64_t> dims;
@@ -74,7 +59,8 @@ void* allocate(OrtAllocator*, size_t bytes)
 {
     ++allocations;
     void* data = nullptr;
-    if (posix_memalign(&data, 256, bytes)) return nullptr;
+    if (posix_memalign(&data, 256, bytes))
+        return nullptr;
     std::memset(data, 0xff, bytes);
     return data;
 }
@@ -116,14 +102,17 @@ void fillTable()
     });
     put(kernelInfoInt, [](OrtKernelInfo const* info, char const* name, int64_t* out) -> OrtStatus* {
         auto const found = info->attributes.find(name);
-        if (found == info->attributes.end()) return failed("no such attribute");
+        if (found == info->attributes.end())
+            return failed("no such attribute");
         *out = found->second[0];
         return nullptr;
     });
     put(kernelInfoInts, [](OrtKernelInfo const* info, char const* name, int64_t* out, size_t* count) -> OrtStatus* {
         auto const found = info->attributes.find(name);
-        if (found == info->attributes.end()) return failed("no such attribute");
-        if (out) std::copy(found->second.begin(), found->second.end(), out);
+        if (found == info->attributes.end())
+            return failed("no such attribute");
+        if (out)
+            std::copy(found->second.begin(), found->second.end(), out);
         *count = found->second.size();
         return nullptr;
     });
@@ -136,7 +125,8 @@ void fillTable()
             OrtValue& output = context->output;
             output.dims.assign(dims, dims + count);
             size_t numbers = 1;
-            for (int64_t const dim : output.dims) numbers *= size_t(dim);
+            for (int64_t const dim : output.dims)
+                numbers *= size_t(dim);
             output.bytes.assign(numbers * context->elementSize, 0xff);
             *out = &output;
             return nullptr;
@@ -168,7 +158,8 @@ void fillTable()
     });
     put(kernelContextAllocator,
         [](OrtKernelContext const*, OrtMemoryInfo const* info, OrtAllocator** out) -> OrtStatus* {
-            if (info != &memory) return failed("memory of somewhere else");
+            if (info != &memory)
+                return failed("memory of somewhere else");
             *out = &allocator;
             return nullptr;
         });
@@ -180,7 +171,8 @@ void fillTable()
     });
     put(parallelFor,
         [](OrtKernelContext const*, void (*task)(void*, size_t), size_t count, size_t, void* data) -> OrtStatus* {
-            for (size_t i = 0; i < count; ++i) task(data, i);
+            for (size_t i = 0; i < count; ++i)
+                task(data, i);
             return nullptr;
         });
 }
@@ -192,7 +184,8 @@ OrtValue tensor(std::vector<int64_t> dims, int element, float scale = 1.f, float
 {
     OrtValue value{dims, {}};
     size_t numbers = 1;
-    for (int64_t const dim : dims) numbers *= size_t(dim);
+    for (int64_t const dim : dims)
+        numbers *= size_t(dim);
     for (size_t i = 0; i < numbers; ++i)
     {
         randomState = randomState * 6364136223846793005u + 1442695040888963407u;
@@ -205,9 +198,12 @@ OrtValue tensor(std::vector<int64_t> dims, int element, float scale = 1.f, float
         {
             int exponent;
             float const fraction = std::frexp(std::fabs(number), &exponent);
-            half = number == 0.f ? 0 : uint16_t(bits >> 31 << 15 | uint32_t(exponent + 14) << 10 | (uint32_t(fraction * 2048.f) & 0x3ff));
+            half = number == 0.f
+                ? 0
+                : uint16_t(bits >> 31 << 15 | uint32_t(exponent + 14) << 10 | (uint32_t(fraction * 2048.f) & 0x3ff));
         }
-        uint8_t const* const from = element == kFloat ? reinterpret_cast<uint8_t*>(&bits) : reinterpret_cast<uint8_t*>(&half);
+        uint8_t const* const from =
+            element == kFloat ? reinterpret_cast<uint8_t*>(&bits) : reinterpret_cast<uint8_t*>(&half);
         value.bytes.insert(value.bytes.end(), from, from + (element == kFloat ? 4 : 2));
     }
     return value;
@@ -231,7 +227,8 @@ double number(OrtValue const& value, size_t i, int element)
         return result;
     }
     int const exponent = half >> 10 & 31;
-    if (exponent == 31) return NAN;
+    if (exponent == 31)
+        return NAN;
     return std::ldexp((exponent ? 0x400 : 0) + (half & 0x3ff), (exponent ? exponent : 1) - 25) * (half >> 15 ? -1 : 1);
 }
 
@@ -255,7 +252,8 @@ std::string run(OrtCustomOp const* op, OrtKernelContext& context, int64_t rows)
     OrtKernelInfo const info{{{"rows", {rows}}, {"directions", {0, 1, 2}}, {"mean", {1}}}};
     void* kernel = nullptr;
     std::unique_ptr<OrtStatus> status(op->createKernelV2(op, api, &info, &kernel));
-    if (status) return status->message;
+    if (status)
+        return status->message;
     status.reset(op->computeV2(kernel, &context));
     op->destroyKernel(kernel);
     return status ? status->message : "";
@@ -274,7 +272,9 @@ int main()
         byProvider[op->executionProvider(op) ? op->executionProvider(op) : "CPU"].push_back(op);
     std::vector<OrtCustomOp const*> const &cpu = byProvider["CPU"], &cuda = byProvider["CUDAExecutionProvider"];
     report(cpu.size() == 8, "two operators for three types on the CPU, and two for float32");
-    report(cuda.size() == 6, "as many for CUDA, whose kernels are " + std::string(vivim_ort_cuda_kernels() ? vivim_ort_cuda_kernels() : "missing"));
+    report(cuda.size() == 6,
+        "as many for CUDA, whose kernels are "
+            + std::string(vivim_ort_cuda_kernels() ? vivim_ort_cuda_kernels() : "missing"));
     for (size_t i = 0; i < cuda.size() && i < cpu.size(); ++i)
     {
         std::string const name = cpu[i]->name(cpu[i]);

@@ -13,7 +13,7 @@ from typing import Any
 import av
 import numpy as np
 import numpy.typing as npt
-from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from av.video.reformatter import ColorRange, VideoReformatter
 
 from vivim_runtime.sources.base import MAX_PIXELS, Image
 from vivim_runtime.sources.depth import to_bytes
@@ -30,16 +30,9 @@ __all__ = [
     "reason_of",
 ]
 
-# AVColorSpace (ISO/IEC 23091-2 matrix coefficients) -> what swscale calls it.
-_MATRICES = {
-    1: Colorspace.ITU709,
-    4: Colorspace.FCC,
-    5: Colorspace.ITU601,
-    6: Colorspace.ITU601,
-    7: Colorspace.SMPTE240M,
-    9: Colorspace.BT2020,
-    10: Colorspace.BT2020,
-}
+# AVColorSpace (ISO/IEC 23091-2 matrix coefficients) -> SWS_CS_*, what swscale calls it.
+_BT709, _FCC, _BT601, _SMPTE240, _BT2020 = 1, 4, 5, 7, 9
+_MATRICES = {1: _BT709, 4: _FCC, 5: _BT601, 6: _BT601, 7: _SMPTE240, 9: _BT2020, 10: _BT2020}
 # Without a tag, players take standard definition for BT.601 and what is larger for BT.709.
 _STANDARD_DEFINITION = (576, 1279)  # (H, W)
 _LIMITED, _FULL = 1, 2  # AVColorRange
@@ -70,7 +63,8 @@ def _limits() -> dict[str, str]:
 
 def _is_cover(stream: Any) -> bool:
     """Whether a stream is the picture of an album or a thumbnail."""
-    return bool(int(getattr(stream, "disposition", 0) or 0) & 0x400)  # AV_DISPOSITION_ATTACHED_PIC
+    disposition = stream.disposition
+    return bool(int(getattr(disposition, "value", disposition)) & 0x400)  # AV_DISPOSITION_ATTACHED_PIC
 
 
 def geometry_of(picture: Any, stream: Any) -> Geometry:
@@ -153,9 +147,9 @@ class FilmConverter:
         return to_bytes(values, black, white)
 
 
-def _usual_matrix(picture: Any) -> Colorspace:
+def _usual_matrix(picture: Any) -> int:
     height, width = _STANDARD_DEFINITION
-    return Colorspace.ITU601 if picture.height <= height and picture.width <= width else Colorspace.ITU709
+    return _BT601 if picture.height <= height and picture.width <= width else _BT709
 
 
 def _range(picture: Any) -> ColorRange:

@@ -23,6 +23,7 @@ from tests.runtime.sources.made import (
 )
 from vivim_runtime.datasets.recorded import RecordedVideo
 from vivim_runtime.errors import SourceError
+from vivim_runtime.sinks.video import VideoWriter
 from vivim_runtime.sources import open_source
 from vivim_runtime.sources.base import lost_frames
 
@@ -264,3 +265,12 @@ def test_a_film_without_pictures_is_refused(tmp_path: Path) -> None:
     path.write_bytes(data[:start] + b"\0" * (end - start) + data[end:])
     with pytest.raises(SourceError, match=r"no frame that can be decoded|no frames"):
         read(path)
+
+
+def test_a_video_may_be_written_to_a_name_with_a_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with VideoWriter(Path("10:30.mp4"), (48, 64), 10.0, "libx264") as writer:
+        for index in range(3):
+            writer._write(picture(index), index / 10)
+    # What is written is read back in its colours: H.264 at half the resolution of colours, crf 18.
+    assert worst(read(Path("10:30.mp4"))[1], TRUTH) <= 12

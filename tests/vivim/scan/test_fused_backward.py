@@ -284,7 +284,7 @@ def test_whole_backward_pass_is_the_vectorised_one(calls: list[str], monkeypatch
     fused = gradients()
     assert calls == ["selective_scan_fn", "causal_conv1d_fn"]
     monkeypatch.setattr(fused_backward, "_DEVICE", "cuda")
-    assert_equal(fused, gradients(), TOLERANCES[torch.float32])
+    assert_equal(fused, gradients(), 2 * TOLERANCES[torch.float32])  # of two operators, one behind the other
     assert len(calls) == 2
 
 
