@@ -58,7 +58,7 @@ class ClassInfo:
         if not isinstance(entry, Mapping):
             raise ValueError(f"a class is {_quoted(entry)}; expected a name and a color")
         color = entry["color"]
-        levels = isinstance(color, list) and all(isinstance(c, int) and not isinstance(c, bool) for c in color)
+        levels = isinstance(color, list | tuple) and all(isinstance(c, int) and not isinstance(c, bool) for c in color)
         if not levels or len(color) != 3 or not all(0 <= c <= 255 for c in color):
             raise ValueError(f"the color of a class is {_quoted(color)}; expected three levels of 0 to 255")
         name = _word(entry["name"], "the name of a class")
