@@ -1,7 +1,7 @@
 """Programs that are stopped at random points: final names are whole or absent, and the next run works.
 
-`VIVIM_KILLS` says how often each (100 where it is not set). SIGKILL may leave parts under names that say so; SIGTERM and
-Ctrl-C leave none but those that hold what was done.
+`VIVIM_KILLS` says how often each (100 where it is not set). SIGKILL may leave parts under names that say so; SIGTERM
+and Ctrl-C leave none but those that hold what was done.
 """
 
 from __future__ import annotations
@@ -32,13 +32,53 @@ _COMMANDS = {
     "export": ("export", ["onnx", "--weights", "tiny", "--imgsz", "64", "-o", "o.onnx", "--json", "o.json"]),
     "calibrate": (
         "calibrate",
-        ["tiny.onnx", "--calib-data", "phantom:?frames=10&size=64x64", "--eval-clips", "1", "--max-clips", "2"]
-        + ["--runs", "1", "--target", "test", "-o", "o.onnx", "--json", "o.json", "--cache", "cache.json"],
+        [
+            "tiny.onnx",
+            "--calib-data",
+            "phantom:?frames=10&size=64x64",
+            "--eval-data",
+            "phantom:?frames=5&size=64x64&seed=9",
+            "--max-clips",
+            "2",
+            "--eval-clips",
+            "1",
+            "--runs",
+            "1",
+            "--target",
+            "test",
+            "-o",
+            "o.onnx",
+            "--json",
+            "o.json",
+            "--cache",
+            "cache.json",
+        ],
     ),
     "fit": (
         "train",
-        ["fit", "--preset", "tiny", "--source", "phantom", "--videos", "2", "--imgsz", "64", "--epochs", "1"]
-        + ["--out", "fit", "--threads", "1"],
+        [
+            "fit",
+            "--preset",
+            "tiny",
+            "--affine",
+            "0",
+            "--clips",
+            "1",
+            "--validation-clips",
+            "1",
+            "--frames",
+            "1",
+            "--imgsz",
+            "32",
+            "--batch",
+            "1",
+            "--epochs",
+            "1",
+            "--threads",
+            "1",
+            "--out",
+            "fit",
+        ],
     ),
 }
 
@@ -70,7 +110,9 @@ def started(folder: Path, name: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("name", _COMMANDS)
-def test_what_is_stopped_anywhere_leaves_whole_files_or_none(tmp_path: Path, name: str) -> None:
+def test_what_is_stopped_anywhere_leaves_whole_files_or_none(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     chance = random.Random(name)
     brightness_model(tmp_path / "model.onnx")
     if name == "calibrate":
@@ -78,7 +120,9 @@ def test_what_is_stopped_anywhere_leaves_whole_files_or_none(tmp_path: Path, nam
         made = [sys.executable, "-c", code, "onnx", "--weights", "tiny", "--imgsz", "64", "-o", "tiny.onnx"]
         subprocess.run(made, cwd=tmp_path, check=True, capture_output=True)
     given = {path.name for path in tmp_path.iterdir()}
-    temporary = Path(os.environ.get("TMPDIR", "/tmp"))
+    temporary = tmp_path.with_name(f"{tmp_path.name}-temporary")
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     began = time.monotonic()
     process = started(tmp_path, name)
     _, error = process.communicate()
@@ -86,7 +130,6 @@ def test_what_is_stopped_anywhere_leaves_whole_files_or_none(tmp_path: Path, nam
     usual = time.monotonic() - began
     for number in range(_KILLS):
         _clear(tmp_path, given)
-        before = set(temporary.glob("tmp*"))
         process = started(tmp_path, name)
         time.sleep(chance.uniform(0.0, 1.1 * usual))
         kind = chance.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
@@ -102,7 +145,8 @@ def test_what_is_stopped_anywhere_leaves_whole_files_or_none(tmp_path: Path, nam
         if kind is not signal.SIGKILL:
             hidden = [path for path in tmp_path.rglob(".*") if path.is_file()]
             assert not hidden, where
-            assert not {path for path in set(temporary.glob("tmp*")) - before if path.is_dir()}, where
+            assert not [path for path in temporary.iterdir() if path.name.startswith("tmp")], where
+        _clear(temporary, set())
     # What the last one left disturbs nobody.
     process = started(tmp_path, name)
     _, error = process.communicate()
