@@ -205,7 +205,7 @@ class GrowingFile:
         finally:
             hidden.unlink(missing_ok=True)
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | bytearray) -> int:
         """Append, all of it; OSError when that fails, and from then on."""
         if self._error is not None:
             raise self._error
