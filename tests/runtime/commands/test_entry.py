@@ -218,6 +218,7 @@ def test_every_command_of_the_distribution_has_its_entry_point(monkeypatch: pyte
         "vivim-calibrate": "calibrate",
         "vivim-doctor": "doctor",
         "vivim-bench": "bench",
+        "vivim-plugins": "plugins",
     }
     started = []
     monkeypatch.setattr(entry, "main", lambda command, module: started.append((command, module)))
@@ -232,4 +233,5 @@ def test_every_command_of_the_distribution_has_its_entry_point(monkeypatch: pyte
         ("vivim-calibrate", "vivim_calibration.commands"),
         ("vivim-doctor", "vivim_runtime.commands.doctor"),
         ("vivim-bench", "vivim_runtime.commands.bench"),
+        ("vivim-plugins", "vivim_runtime.commands.plugins"),
     ]

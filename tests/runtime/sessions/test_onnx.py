@@ -130,7 +130,9 @@ def test_cuda_provider_that_does_not_load_is_one_line_or_an_error(
     real = onnxruntime.InferenceSession
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
     monkeypatch.setattr(
-        onnxruntime, "InferenceSession", lambda path, options, providers: real(path, options, providers=both[1:])
+        onnxruntime,
+        "InferenceSession",
+        lambda path, options, providers, enable_fallback: real(path, options, providers=both[1:]),
     )
     model = brightness_model(tmp_path / "m.onnx")
     if device == "auto":
