@@ -27,13 +27,14 @@ else:
 OLDEST = {
     "numpy": "1.24",
     "opencv-python-headless": "4.10.0.84",
-    "av": "12",
+    "av": "17",
+    "pillow": "10.1",
     "typer": "0.17.2",
     "rich": "13",
     "onnxruntime": "1.18.1",
 }
 # The first with wheels for a newer Python.
-FIRST_WHEELS = {"3.10": {}, "3.13": {"numpy": "2.1.0", "av": "13.0.0", "onnxruntime": "1.20.0"}}
+FIRST_WHEELS = {"3.10": {}, "3.13": {"numpy": "2.1.0", "pillow": "10.4.0", "onnxruntime": "1.20.0"}}
 PHANTOM = "phantom:?seed=21&frames=6&size=128x128"  # one with a lesion
 
 
