@@ -49,8 +49,10 @@ def test_the_oldest_versions_tested_are_those_that_are_asked_for() -> None:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Our own wheel, built from a copy: building leaves files in the tree."""
     source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("vivim", "export", "runtime", "calibration"):
-        shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
+    for name in ("vivim", "export", "runtime", "calibration", "plugins"):
+        shutil.copytree(
+            REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("*.egg-info", "__pycache__", "build")
+        )
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(output), str(source)]
