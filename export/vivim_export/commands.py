@@ -82,8 +82,7 @@ def onnx_command(
         raise UsageError("--fp16 and --bf16 contradict each other; give one of them")
     contract = read_training(weights).contract
     size = size_or_none(imgsz) or contract.size
-    for departure in contract.departures(size, frames or contract.frames, "exported"):
-        _progress.print(f"note: {departure}", soft_wrap=True)
+    departures = list(contract.departures(size, frames or contract.frames, "exported"))
     options = OnnxOptions(
         size,
         None if dynamic_batch else 1 if batch is None else batch,
@@ -96,7 +95,13 @@ def onnx_command(
     )
     try:
         with _progress.status("reading the checkpoint") as status:
-            comparison = export_onnx(weights, output, options, frames, status.update, clips)
+
+            def on_stage(text: str) -> None:
+                while departures:  # told once what is asked for has been found to be possible
+                    _progress.print(f"note: {departures.pop(0)}", soft_wrap=True)
+                status.update(text)
+
+            comparison = export_onnx(weights, output, options, frames, on_stage, clips)
     except ParityError as error:
         publish(error.comparison, json_file, html_file)
         raise

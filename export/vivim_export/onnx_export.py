@@ -144,6 +144,7 @@ def export_onnx(
     model = load_checkpoint(path, frames)
     options = replace(options, size=options.size or training.contract.size)
     assert options.size is not None
+    stage_sizes(model.config, *options.size)  # raises for a size that the network cannot take
     with atomic_path(output) as temporary:
         on_stage(f"tracing {model.config.preset_name}, T = {model.config.frames}, {options.size[0]}x{options.size[1]}")
         digest = sha256_file(path)
