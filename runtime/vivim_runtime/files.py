@@ -70,8 +70,6 @@ def writable_file(target: Path) -> Path:
     """Create the folder of `target` if need be and return `target`; SinkError when it cannot be written."""
     if target.is_dir():
         raise SinkError(f"{target} is a folder; expected a file name")
-    if _PART.search(target.stem):
-        raise SinkError(f"{target} has the name of an unfinished file; expected one that does not end in .part")
     if os.path.lexists(target) and not target.is_file():
         raise SinkError(f"{target} is not a regular file, and would be replaced by one; choose another output")
     writable_folder(target.parent)
@@ -86,8 +84,12 @@ def check_names(outputs: Sequence[str | Path], inputs: Sequence[str | Path]) -> 
         inputs: what is read; what is no path (a camera, a stream) does not matter.
 
     Raises:
-        UsageError: two names stand for one file, or an output is part of a folder that is read.
+        UsageError: two names stand for one file, an output is part of a folder that is read, or it has the name of an
+            unfinished file, which another run may replace.
     """
+    for output in outputs:
+        if _PART.search(Path(output).stem):
+            raise UsageError(f"{output} has the name of an unfinished file; expected one that does not end in .part")
     if any(_same(one, other) for one, other in combinations(outputs, 2)):
         raise UsageError("an output is named twice; expected different ones")
     for read in inputs:
@@ -203,7 +205,7 @@ class GrowingFile:
         finally:
             hidden.unlink(missing_ok=True)
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | bytearray) -> int:
         """Append, all of it; OSError when that fails, and from then on."""
         if self._error is not None:
             raise self._error

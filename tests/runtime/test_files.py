@@ -138,3 +138,10 @@ def test_sha256_of_small_and_large_files(tmp_path: Path) -> None:
         content = bytes(range(256)) * (size // 256) + b"\0" * (size % 256)
         path.write_bytes(content)
         assert sha256_file(str(path)) == hashlib.sha256(content).hexdigest()
+
+
+def test_a_temporary_file_may_itself_be_written_whole(tmp_path: Path) -> None:
+    """As an export does, which compares a file with PyTorch before it appears."""
+    with atomic_path(tmp_path / "model.onnx") as judged:
+        write_text(judged, "whole")
+    assert (tmp_path / "model.onnx").read_text() == "whole" and names(tmp_path) == ["model.onnx"]

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from onnx import TensorProto, helper
 
 from tests.runtime.live.rig import Frames, NullSession, Run, steady
 from tests.runtime.models import brightness_model
+from tests.runtime.test_segmentation import CINE
 from tests.runtime.test_sinks import decoded, item
 from vivim_runtime.commands.entry import run
 from vivim_runtime.commands.terminal import terminal
@@ -100,15 +102,16 @@ def digests(folder: Path) -> dict[str, str]:
         pytest.param("film.part.mp4", ["film.mp4"], id="the part of a killed run is the source"),
         pytest.param("film.part.mp4", ["film.mp4", "film.jsonl"], id="and a ledger"),
         pytest.param(".film.part.mp4", [".film.mp4"], id="hidden"),
+        pytest.param("film.part.dcm", ["film.mp4", "film.dcm"], id="a loop of DICOM"),
     ],
 )
 def test_a_source_with_the_name_of_a_part_stays(work: Path, source: str, outputs: list[str]) -> None:
-    film(work / source)
+    film(work / source) if source.endswith(".mp4") else shutil.copy(CINE, work / source)
     before = digests(work)
     code, error = ran(work, source, *outputs, "-q")
     assert code == 0, error
     assert {name: digests(work)[name] for name in before} == before
-    assert len(decoded(work / outputs[0])[1]) == 12
+    assert len(decoded(work / outputs[0])[1]) >= 12
 
 
 @pytest.mark.parametrize(

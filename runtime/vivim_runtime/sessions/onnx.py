@@ -66,16 +66,17 @@ def inference_session(
         Exception: ONNX Runtime cannot load the model; its exceptions share no base class.
     """
     create = onnx_runtime("running an ONNX model").InferenceSession
+    fallback = len(providers) > 1  # from one provider to itself it is a second failure, and lines that are not ours
     native = None if bodies else native_library()
     reason = "they are not installed: make native, or pip install vivim-edge-native"
     if native is not None:
         with_operators = options()
         with_operators.register_custom_ops_library(str(native.path))
         try:
-            return create(model, with_operators, providers=providers), native.instruction_set
+            return create(model, with_operators, providers=providers, enable_fallback=fallback), native.instruction_set
         except Exception as error:  # of the file, which then fails again, or of types that the operators do not have
             reason = f"they cannot run this file: {_first_line(error)}"
-    session = create(model, options(), providers=providers)
+    session = create(model, options(), providers=providers, enable_fallback=fallback)
     if not bodies and os.environ.get(NATIVE_VARIABLE) != BODIES and _has_operators(model):
         _log.warning("running without compiled operators, several times slower, since %s", reason)
     return session, BODIES
@@ -120,7 +121,7 @@ class OnnxSession:
 
         def options() -> Any:
             made = onnxruntime.SessionOptions()
-            made.log_severity_level = 3  # errors; its warnings are about graph rewrites
+            made.log_severity_level = 4  # an exception says what fails, in one line; warnings are about graph rewrites
             made.intra_op_num_threads = threads
             # The int8 kernels of x86 without VNNI add pairs of products in 16 bits, which overflow and give wrong
             # masks. With this, exact ones run there; results elsewhere, and of files without int8, are the same bit by
@@ -150,11 +151,14 @@ class OnnxSession:
                     f"build an engine from it: vivim-export trt {path}"
                 ) from None
             raise ModelError(f"{path} is no ONNX model that ONNX Runtime can load: {_first_line(error)}") from None
-        self.info = ModelInfo.from_metadata(path, dict(self._session.get_modelmeta().custom_metadata_map))
+        try:
+            self.info = ModelInfo.from_metadata(path, dict(self._session.get_modelmeta().custom_metadata_map))
+            self._input = _checked_input(self.info, self._session)
+        except UnicodeDecodeError:
+            raise ModelError(f"{path} has names or a description that are not UTF-8; export it again") from None
         self.device = "cuda" if "CUDAExecutionProvider" in self._session.get_providers() else "cpu"
         if self.device == "cpu" and len(providers) > 1:
             _tell_fallback(device)
-        self._input = _checked_input(self.info, self._session)
         self._opened_with: dict[str, Any] = {"path": path, "device": device, "threads": threads, "bodies": bodies}
 
     def __call__(self, clips: Clips) -> Logits:

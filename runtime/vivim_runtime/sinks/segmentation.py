@@ -4,19 +4,20 @@ Ultrasound has no frame of reference, so every frame of the segmentation refers 
 pixel by pixel (A.51.5.1: Derivation Image instead of Plane Position). highdicom refuses such sources, hence pydicom.
 
 The order of the file is header, functional groups (5200,9230), pixels (7FE0,0010), and its lengths are known only at
-the end. So the groups are kept encoded (about 500 bytes a frame and class), the pixels go bit-packed to a file beside
-the target, and `NAME.part.dcm` is put together at the end and renamed.
+the end. So the groups are kept encoded (about 500 bytes a frame and class), the pixels go bit-packed to a file
+without a name beside the target, and `NAME.part.dcm` is put together at the end and renamed.
 """
 
 from __future__ import annotations
 
-import shutil
 import struct
 import warnings
 from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import TracebackType
 from typing import IO, Any
 
@@ -25,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vivim_runtime.errors import SinkError
-from vivim_runtime.files import part_name, writable_file
+from vivim_runtime.files import GrowingFile, writable_file
 from vivim_runtime.sessions.base import ClassInfo, ModelInfo
 from vivim_runtime.sinks.base import Segmented
 from vivim_runtime.sources.dicom import DicomFile
@@ -126,15 +127,17 @@ class DicomSegmentation:
                 f"cannot write {path}: a DICOM Segmentation refers to the frames of a DICOM file, and the source is "
                 "none; write masks/ (PNG), X.mp4 or X.jsonl instead"
             )
-        self._target, self._part = writable_file(path), part_name(path)
+        self._target = writable_file(path)
         self._source, self._model = read_header(source.path)[0], model
         self._frame_count = source.frame_count or 1
         self._geometry, self._size = source.geometry, source.stored_size
         self._check(source)
-        self._spool_path = self._part.with_suffix(".bits")
+        self._file = GrowingFile(path)
         try:
-            self._spool: IO[bytes] = self._spool_path.open("w+b")
+            # Without a name, so that a run that is killed leaves nothing of it.
+            self._spool: IO[bytes] = TemporaryFile(dir=path.parent)  # noqa: SIM115
         except OSError as error:
+            self._file.discard()
             raise SinkError(f"cannot write {path}: {error.strerror}") from None
         self._bits = _BitPacker(self._spool)
         self._groups = bytearray()
@@ -163,7 +166,7 @@ class DicomSegmentation:
                 self._bits.add(self._geometry.store(mask, self._size))
                 self._groups += _encoded_item(self._frame_groups(item.frame.index + 1, segment))
         except OSError as error:
-            raise SinkError(f"cannot go on writing {self._spool_path}: {error.strerror}") from None
+            raise SinkError(f"cannot go on writing {self._target}: {error.strerror}") from None
         self._frames += len(item.masks)
 
     def _frame_groups(self, source_frame: int, segment: int) -> Any:
@@ -201,16 +204,19 @@ class DicomSegmentation:
             if self._frames:
                 self._complete()
                 if kind is None:
-                    self._part.replace(self._target)
+                    self._file.complete()
         except OSError as failure:
-            self._part.unlink(missing_ok=True)
+            self._file.discard()
             # Behind a failed write (a full disk) nothing more can be said; the first error tells.
             if kind is None:
                 raise SinkError(f"cannot write {self._target}: {failure.strerror}") from None
         finally:
             with suppress(OSError):  # what it could not write is lost anyway: the file goes
                 self._spool.close()
-            self._spool_path.unlink(missing_ok=True)
+            if self._frames:
+                self._file.keep()
+            else:
+                self._file.discard()
 
     def _complete(self) -> None:
         """Put the file together: header, functional groups, pixels."""
@@ -219,14 +225,16 @@ class DicomSegmentation:
         self._spool.seek(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd values of the source: a warning would print them
-            self._dataset().save_as(self._part, enforce_file_format=True)
-        with self._part.open("ab") as file:
-            # Explicit VR, little endian (PS3.5 7.1.2): group, element, VR, 2 reserved bytes, length.
-            file.write(struct.pack("<HH2sHI", 0x5200, 0x9230, b"SQ", 0, len(self._groups)))
-            file.write(self._groups)
-            file.write(struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, length + length % 2))
-            shutil.copyfileobj(self._spool, file, _COPY_BYTES)
-            file.write(b"\0" * (length % 2))
+            head = BytesIO()
+            self._dataset().save_as(head, enforce_file_format=True)
+        self._file.write(head.getvalue())
+        # Explicit VR, little endian (PS3.5 7.1.2): group, element, VR, 2 reserved bytes, length.
+        self._file.write(struct.pack("<HH2sHI", 0x5200, 0x9230, b"SQ", 0, len(self._groups)))
+        self._file.write(self._groups)
+        self._file.write(struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, length + length % 2))
+        while block := self._spool.read(_COPY_BYTES):
+            self._file.write(block)
+        self._file.write(b"\0" * (length % 2))
 
     def _dataset(self) -> Any:
         """Everything before the functional groups of the frames."""

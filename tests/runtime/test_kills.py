@@ -1,0 +1,161 @@
+"""Programs that are stopped at random points: final names are whole or absent, and the next run works.
+
+`VIVIM_KILLS` says how often each (100 where it is not set). SIGKILL may leave parts under names that say so; SIGTERM
+and Ctrl-C leave none but those that hold what was done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+
+from tests.runtime.models import brightness_model
+from tests.runtime.test_sinks import decoded
+
+pytestmark = pytest.mark.slow
+
+_KILLS = int(os.environ.get("VIVIM_KILLS", "100"))
+_MADE = "phantom:?frames=40&size=64x96"
+_COMMANDS = {
+    "run": ("run", [_MADE, "o.mp4", "o.jsonl", "m", "--overwrite", "--json", "o.json", "--model", "model.onnx"]),
+    "live": ("run", [_MADE, "o.mp4", "o.jsonl", "--json", "o.json", "--realtime", "--model", "model.onnx"]),
+    "export": ("export", ["onnx", "--weights", "tiny", "--imgsz", "128", "-o", "o.onnx", "--json", "o.json"]),
+    "calibrate": (
+        "calibrate",
+        [
+            "tiny.onnx",
+            "--calib-data",
+            "phantom:?frames=10&size=128x128",
+            "--eval-data",
+            "phantom:?frames=5&size=128x128&seed=9",
+            "--max-clips",
+            "2",
+            "--eval-clips",
+            "1",
+            "--runs",
+            "1",
+            "--target",
+            "test",
+            "-o",
+            "o.onnx",
+            "--json",
+            "o.json",
+            "--cache",
+            "cache.json",
+        ],
+    ),
+    "fit": (
+        "train",
+        [
+            "fit",
+            "--preset",
+            "tiny",
+            "--affine",
+            "0",
+            "--clips",
+            "1",
+            "--validation-clips",
+            "1",
+            "--frames",
+            "1",
+            "--imgsz",
+            "32",
+            "--batch",
+            "1",
+            "--epochs",
+            "1",
+            "--threads",
+            "1",
+            "--out",
+            "fit",
+        ],
+    ),
+}
+
+
+def _film(path: Path) -> None:
+    assert 10 <= len(decoded(path)[1]) <= 40
+
+
+def _ledger(path: Path) -> None:
+    lines = [json.loads(line)["type"] for line in path.read_text().splitlines()]
+    assert lines[0] == "run" and lines[-1] == "summary"
+
+
+_WHOLE: dict[str, Callable[[Path], object]] = {
+    ".mp4": _film,
+    ".jsonl": _ledger,
+    ".json": lambda path: json.loads(path.read_text()),
+    ".onnx": lambda path: onnx.checker.check_model(onnx.load(path)),
+    ".png": lambda path: path.read_bytes().index(b"IEND"),
+}
+
+
+def started(folder: Path, name: str) -> subprocess.Popen[str]:
+    entry, args = _COMMANDS[name]
+    code = f"from vivim_runtime.commands.entry import {entry}; {entry}()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *args], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_what_is_stopped_anywhere_leaves_whole_files_or_none(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(name)
+    brightness_model(tmp_path / "model.onnx")
+    if name == "calibrate":
+        code = "from vivim_runtime.commands.entry import export; export()"
+        made = [sys.executable, "-c", code, "onnx", "--weights", "tiny", "--imgsz", "128", "-o", "tiny.onnx"]
+        subprocess.run(made, cwd=tmp_path, check=True, capture_output=True)
+    given = {path.name for path in tmp_path.iterdir()}
+    temporary = tmp_path.with_name(f"{tmp_path.name}-temporary")
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    began = time.monotonic()
+    process = started(tmp_path, name)
+    _, error = process.communicate()
+    assert process.returncode in (0, 3), error  # 3: an int8 file of a tiny network may be refused
+    usual = time.monotonic() - began
+    for number in range(_KILLS):
+        _clear(tmp_path, given)
+        process = started(tmp_path, name)
+        time.sleep(chance.uniform(0.0, 1.1 * usual))
+        kind = chance.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
+        process.send_signal(kind)
+        _, error = process.communicate(timeout=120)
+        where = f"{name}, stop {number}, {kind.name}: {error[-2000:]}"
+        assert "Traceback" not in error or process.returncode == -kind, where
+        for path in tmp_path.rglob("*"):
+            if path.is_file() and path.name not in given and ".part" not in path.name and path.suffix in _WHOLE:
+                if name == "fit" and path.suffix == ".jsonl":
+                    continue  # its log has lines of its own
+                _WHOLE[path.suffix](path)
+        if kind is not signal.SIGKILL:
+            hidden = [path for path in tmp_path.rglob(".*") if path.is_file()]
+            assert not hidden, where
+            assert not [path for path in temporary.iterdir() if path.name.startswith("tmp")], where
+        _clear(temporary, set())
+    if name == "fit":  # which wants --resume, or another folder
+        _clear(tmp_path, given)
+    # What the last one left disturbs nobody.
+    process = started(tmp_path, name)
+    _, error = process.communicate()
+    assert process.returncode in (0, 3), error
+
+
+def _clear(folder: Path, given: set[str]) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.relative_to(folder).parts[0] not in given:
+            path.rmdir() if path.is_dir() else path.unlink()
