@@ -27,13 +27,14 @@ else:
 OLDEST = {
     "numpy": "1.24",
     "opencv-python-headless": "4.10.0.84",
-    "av": "12",
+    "av": "17",
+    "pillow": "10.1",
     "typer": "0.17.2",
     "rich": "13",
     "onnxruntime": "1.18.1",
 }
 # The first with wheels for a newer Python.
-FIRST_WHEELS = {"3.10": {}, "3.13": {"numpy": "2.1.0", "av": "13.0.0", "onnxruntime": "1.20.0"}}
+FIRST_WHEELS = {"3.10": {}, "3.13": {"numpy": "2.1.0", "pillow": "10.4.0", "onnxruntime": "1.20.0"}}
 PHANTOM = "phantom:?seed=21&frames=6&size=128x128"  # one with a lesion
 
 
@@ -48,8 +49,10 @@ def test_the_oldest_versions_tested_are_those_that_are_asked_for() -> None:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Our own wheel, built from a copy: building leaves files in the tree."""
     source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("vivim", "export", "runtime", "calibration"):
-        shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
+    for name in ("vivim", "export", "runtime", "calibration", "plugins"):
+        shutil.copytree(
+            REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("*.egg-info", "__pycache__", "build")
+        )
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(output), str(source)]

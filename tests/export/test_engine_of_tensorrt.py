@@ -71,7 +71,8 @@ def builder(trt: SimpleNamespace, options: EngineOptions, **changes: Any) -> Any
     made = object.__new__(engine_module._Builder)
     made.trt, made.options, made.source = trt, options, Path("m.onnx")
     made.machine = Machine(gpu="NVIDIA L4", compute_capability="8.9")
-    made.logger, made.config = SimpleNamespace(reason="it says why"), Config()
+    made.plugin = None
+    made.logger, made.config = SimpleNamespace(reason=lambda: "it says why", first=lambda: ""), Config()
     for name, value in changes.items():
         setattr(made, name, value)
     return made
@@ -124,13 +125,13 @@ def engine(tmp_path: Path) -> Path:
 def test_an_engine_that_does_not_load_again_is_said_with_the_librarys_words(engine: Path) -> None:
     build = builder(stand_in(loads=False), EngineOptions(backend="tensorrt"))
     with pytest.raises(VivimError, match="does not load again: it says why"):
-        build._proven(RECORD, engine)
+        build._proven(RECORD, engine, engine.with_name("out.engine"))
 
 
 def test_the_precision_is_read_from_the_engine_and_not_from_the_network(engine: Path) -> None:
     build = builder(stand_in("Float"), EngineOptions(backend="tensorrt", precision="fp16"))
     with pytest.raises(PrecisionError, match="mm"):
-        build._proven(RECORD, engine)
+        build._proven(RECORD, engine, engine.with_name("out.engine"))
 
 
 @pytest.mark.parametrize("passed", [True, False])
@@ -147,17 +148,18 @@ def test_what_the_inspector_says_and_the_parity_go_into_the_record(
         def __exit__(self, *_: object) -> None:
             pass
 
-    monkeypatch.setattr(engine_module, "open_session", lambda *_: Session())
+    monkeypatch.setattr(engine_module, "TensorRTSession", lambda *_, **__: Session())
     monkeypatch.setattr(engine_module, "open_artefact", lambda *_: Session())
     monkeypatch.setattr(engine_module, "compare", lambda *_: comparison)
     build = builder(stand_in("Half"), EngineOptions(backend="tensorrt", precision="fp16"))
     if not passed:
         with pytest.raises(ParityError, match="masks differ; nothing was written"):
-            build._proven(RECORD, engine)
+            build._proven(RECORD, engine, engine.with_name("out.engine"))
     else:
-        record, found = build._proven(RECORD, engine)
+        record, found = build._proven(RECORD, engine, engine.with_name("out.engine"))
         assert found is comparison and record.parity == {"passed": True}
         assert [(layer.name, layer.precision) for layer in record.layers] == [("mm", "fp16")]
         assert record.precision_found == {"fp16": 1}
         assert record.build_flags["precision_read_from"] == "engine inspector"
+    assert "gemm" in engine.with_name("out.engine.layers.json").read_text(), "all that the inspector says is kept"
     assert not sidecar_path(engine).exists()
