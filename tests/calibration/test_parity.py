@@ -67,7 +67,7 @@ def cine() -> str:
 
 
 @pytest.mark.parametrize("video", [cine, thyroid])
-def test_ranges_of_phantoms_are_too_narrow_for_real_ultrasound_and_it_is_said(
+def test_ranges_of_phantoms_are_refused_on_real_ultrasound_and_the_reason_is_said(
     exported: Path, video: Callable[[], str], tmp_path: Path
 ) -> None:
     options = replace(OPTIONS, eval_clips=2)

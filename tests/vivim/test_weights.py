@@ -25,10 +25,7 @@ def test_shipped_weights_are_small_and_their_record_is_of_them() -> None:
 
 
 def test_shipped_weights_find_lesions_on_held_out_phantoms() -> None:
-    """The first six clips, lest it takes long: the slow test below has the figure that counts.
-
-    The very first, whose lesion is half in shadow, is the worst of forty; with it six have 0.82, without it 0.93.
-    """
+    """The first six clips, hard ones included, lest it takes long: the slow test below has the figure that counts."""
     scores = evaluate(vivim.load_checkpoint("tiny"), phantom_clips("test", 6, 5, (256, 256)))
     assert scores.dice >= 0.80
 
