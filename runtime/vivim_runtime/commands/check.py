@@ -103,13 +103,14 @@ def check_command(opened: Callable[..., Session]) -> Callable[..., None]:
                 with _progress.status(f"opening {name}"):
                     sides[name] = stack.enter_context(opened(name, size, frames, device, threads))
                 info = sides[name].info
-                for departure in info.departures:
-                    _progress.print(f"note: {info.path.name}: {departure}", soft_wrap=True)
                 size, frames = size or info.size, frames or info.frames
             with _progress.status("comparing") as status:
                 comparison = compare(
                     sides[a], sides[b], clips, lambda n: status.update(f"comparing, clip {n}"), allow_trained
                 )
+            for info in (side.info for side in sides.values()):
+                for departure in info.departures:
+                    _progress.print(f"note: {info.path.name}: {departure}", soft_wrap=True)
         publish(comparison, json_file, html_file)
         if not comparison.passed:
             raise ParityError(f"{b} does not stand for {a}: {'; '.join(comparison.failures)}", comparison)
