@@ -72,15 +72,14 @@ def onnx_command(
     html_file: HtmlFile = None,
 ) -> None:
     """Export to one ONNX file, and compare it with PyTorch: over budget nothing is written (exit code 3)."""
-    from vivim.checkpoint import read_training
-    from vivim_export.onnx_export import OnnxOptions, export_onnx
+    from vivim_export.onnx_export import OnnxOptions, contract_of, export_onnx
 
     check_outputs((output, json_file, html_file), (weights,))
     if dynamic_batch and batch is not None:
         raise UsageError(f"--batch {batch} and --dynamic-batch contradict each other; give one of them")
     if fp16 and bf16:
         raise UsageError("--fp16 and --bf16 contradict each other; give one of them")
-    contract = read_training(weights).contract
+    contract = contract_of(weights)
     size = size_or_none(imgsz) or contract.size
     departures = list(contract.departures(size, frames or contract.frames, "exported"))
     options = OnnxOptions(

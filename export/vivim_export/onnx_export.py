@@ -37,7 +37,7 @@ from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.files import atomic_path, sha256_file
 from vivim_runtime.judging.parity import Comparison, compare
 
-__all__ = ["OPSETS", "OnnxOptions", "export_onnx", "onnx_from_model", "save_onnx"]
+__all__ = ["OPSETS", "OnnxOptions", "contract_of", "export_onnx", "onnx_from_model", "save_onnx"]
 
 # GELU became an operator in 20, and convolution takes bfloat16 from 22 on; nothing else that the network uses changes.
 OPSETS = range(20, 24)
@@ -111,6 +111,11 @@ class _Deployed(nn.Module):
         if not self.raw_input:
             x = ((x.to(torch.float32) - self.mean) * self.scale).permute(0, 1, 4, 2, 3)
         return self.model(x).logits
+
+
+def contract_of(weights: str | Path) -> InputContract:
+    """What pictures and clips a checkpoint was trained on; see vivim.checkpoint.read_training for what is raised."""
+    return read_training(weights).contract
 
 
 def export_onnx(
