@@ -57,5 +57,6 @@ def convert_command(
     count = sum(p.numel() for p in model.parameters())
     terminal().print(
         f"{target}: {config.preset_name}, {count / 1e6:.2f} M parameters, T = {config.frames}, "
-        f"directions {', '.join(config.directions)}, edge head {config.edge_head}, classes {', '.join(config.classes)}"
+        f"directions {', '.join(config.directions)}, edge head {config.edge_head}, classes {', '.join(config.classes)}",
+        soft_wrap=True,
     )

@@ -10,7 +10,7 @@ import numpy as np
 from vivim_runtime.clips import Show, threshold_logit
 from vivim_runtime.datasets import Dataset, Video
 from vivim_runtime.datasets.as_source import VideoSource
-from vivim_runtime.errors import DataError, ModelError, UsageError
+from vivim_runtime.errors import DataError, NotFiniteError, UsageError
 from vivim_runtime.judging.figures import FIGURES, Bootstrap, Estimate, Units, estimate
 from vivim_runtime.judging.frames import FrameJudge, columns
 from vivim_runtime.judging.maps import THRESHOLDS
@@ -221,21 +221,19 @@ def _stretches(
     dice = columns("dice").start
 
     def add(item: Segmented) -> None:
-        frame, logits = item.frame, item.logits[0]
+        frame = item.frame
         assert frame.truth is not None
-        if not np.isfinite(logits).all():
-            raise ModelError(
-                f"{session.info.path.name} gives values that are not finite in frame {frame.index} of {video.name}; "
-                "compare it with the checkpoint: vivim-check"
-            )
-        row = judge.row(logits, frame.truth)
+        row = judge.row(item.logits[0], frame.truth)
         stretches.add(row, bool(frame.truth.any()))
         worst.add(video.name, frame.index, float(row[dice]), frame.image, item.masks[0], frame.truth)
         on_frame()
 
     settings = RunOptions(hop=options.hop, show=options.show, threshold=options.threshold, layers=())
-    with VideoSource(video) as source:
-        report = run(source, session, (), settings, add)
+    try:
+        with VideoSource(video) as source:
+            report = run(source, session, (), settings, add)
+    except NotFiniteError as error:
+        raise NotFiniteError(f"{session.info.path.name} on {video.name}: {error}") from None
     if report.interrupted:
         raise KeyboardInterrupt
     return stretches, report.padded_clips > 0

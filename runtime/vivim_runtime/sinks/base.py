@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
@@ -86,8 +86,8 @@ class Segmented(MaskedFrame):
     @classmethod
     def drawn(cls, masked: MaskedFrame, picture: Image, frame: Frame | None = None) -> Segmented:
         """Masks with the picture they were drawn on; `frame` where that is another one than they are of."""
-        values = {field.name: getattr(masked, field.name) for field in fields(MaskedFrame)}
-        return cls(**{**values, "frame": frame or masked.frame}, picture=picture)
+        m = masked
+        return cls(frame or m.frame, m.clip, m.position, m.padded, m.logits, m.masks, m.latency_ms, picture)
 
 
 class Sink(Protocol):
