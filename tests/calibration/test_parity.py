@@ -22,6 +22,8 @@ from vivim_runtime.judging.agreement import BUDGETS
 from vivim_runtime.sessions import open_session
 from vivim_runtime.sessions.onnx import OnnxSession
 
+pytestmark = pytest.mark.slow  # networks are calibrated, or two processes started: a minute
+
 VTUS = Path(__file__).parents[3] / "shared" / "data" / "vtus"
 # What the weights were trained at: at other sizes they mark specks, whose Dice says little.
 FRAMES, SIZE = 5, (256, 256)

@@ -72,6 +72,7 @@ def test_the_outcome_compares_the_sides(made: tuple[Path, Outcome, Path]) -> Non
     assert any("a test" in note for note in outcome.notes)
 
 
+@pytest.mark.slow
 def test_clips_on_which_nothing_is_marked_prove_nothing(exported: Path, tmp_path: Path) -> None:
     blind = marking_nothing(onnx.load(exported), tmp_path / "blind.onnx")
     with pytest.raises(VerdictError, match="neither side marks anything.*so the masks prove nothing") as caught:

@@ -166,6 +166,7 @@ def test_bad_input_to_check_gets_one_line_and_exit_code_2(
     assert message in error and error.startswith("error: ") and "\n" not in error
 
 
+@pytest.mark.slow
 def test_trt_plans_and_builds_without_a_gpu_and_run_says_which_one_it_needs(
     tmp_path: Path, exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

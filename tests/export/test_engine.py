@@ -184,6 +184,7 @@ def test_layers_of_an_engine_are_read_as_the_inspector_writes_them() -> None:
 # --- building -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("rtx")
 @pytest.mark.parametrize(
     "precision", [pytest.param("fp32", marks=pytest.mark.slow), "fp16", pytest.param("bf16", marks=pytest.mark.slow)]

@@ -120,6 +120,7 @@ def test_raw_input_takes_what_the_authors_code_takes(tmp_path: Path) -> None:
         assert relative_l2(ours(pixels), expected) <= 1e-5
 
 
+@pytest.mark.slow
 def test_b3_stays_under_its_node_budget_and_computes_the_same(tmp_path: Path) -> None:
     """6,000 nodes with functions inlined: a scan that unrolls would have tens of thousands."""
     torch.manual_seed(0)
@@ -145,6 +146,7 @@ def assert_within_the_bounds_of_the_issue(weights: str, output: Path) -> None:
     assert comparison.masks.frames == 40
 
 
+@pytest.mark.slow
 def test_shipped_weights_compute_the_same_on_the_phantom_and_the_cine_loop(tmp_path: Path) -> None:
     assert_within_the_bounds_of_the_issue("tiny", tmp_path / "tiny.onnx")
 

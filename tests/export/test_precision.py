@@ -113,6 +113,7 @@ def test_every_product_but_the_first_convolution_is_half(typed_files: dict[str, 
     assert {types[n.output[0]] for n in products[1:]} == {HALF[precision]}
 
 
+@pytest.mark.slow
 def test_fp16_masks_on_real_pixels_are_those_of_pytorch_in_float32(tmp_path: Path) -> None:
     """The issue's bound, mask Dice 0.999, on a real cine loop, whose content the shipped weights never saw."""
     cine = str(get_testdata_file("examples_ybr_color.dcm", download=False))

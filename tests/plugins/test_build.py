@@ -32,6 +32,7 @@ def run(command: list[str], folder: Path, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_revision_of_the_kernels_is_that_of_their_sources(checkout: Path) -> None:
     build = checkout / "build"
     run(["cmake", "-S", "plugins", "-B", str(build), "-DVIVIM_EMULATE=ON", "-DCMAKE_CXX_FLAGS_RELEASE=-O0"], checkout)

@@ -19,6 +19,8 @@ INSTRUCTIONS = {("stateSplit", 1): 7.7, ("stateSplit", 2): 7.7, ("stateSplit", 4
 
 TABLE = load_tool("kernel_table")
 
+pytestmark = pytest.mark.slow  # nvcc takes ten seconds an architecture
+
 
 def tool(name: str) -> str:
     """Where a program of CUDA is."""
@@ -28,12 +30,7 @@ def tool(name: str) -> str:
     return str(found)
 
 
-FAST = (87, 110)  # AGX Orin; and the architecture on which an early version spilled
-
-
-@pytest.mark.parametrize(
-    "architecture", [pytest.param(a, marks=[] if a in FAST else pytest.mark.slow) for a in TABLE.ARCHITECTURES]
-)
+@pytest.mark.parametrize("architecture", TABLE.ARCHITECTURES)
 def test_kernels_compile_without_local_memory_and_within_their_registers(architecture: int, tmp_path: Path) -> None:
     kernels = TABLE.compile_cubin(architecture, tmp_path / "kernels.cubin", tool("nvcc"))
     assert {k.name for k in kernels} == set(BUDGET)

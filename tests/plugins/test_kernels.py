@@ -169,6 +169,7 @@ def test_every_tactic_equals_the_float64_loop(name: str) -> None:
     assert not bad
 
 
+@pytest.mark.slow
 def test_a_whole_clip_of_stage_1_keeps_its_precision() -> None:
     """B3 at 5 x 256 x 256: 20480 steps, of which the slowest states forget nothing; some channels of 128."""
     case = Case(columns=4096, width=16, directions=(0, 1, 2))

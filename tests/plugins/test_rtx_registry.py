@@ -105,6 +105,7 @@ def parse(model: Path) -> str:
     return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ATTRIBUTES)
 def test_parser_finds_the_creator_and_makes_the_plugin(tmp_path: Path, first: str) -> None:
     log = parse(two_nodes(tmp_path / "model.onnx", first))

@@ -102,6 +102,7 @@ def test_a_checkpoint_needs_torch_and_the_extra_is_named(a: Path, tmp_path: Path
     assert done.stderr.count("\n") == 1 and "vivim-edge[train]" in done.stderr
 
 
+@pytest.mark.slow
 def test_weights_are_evaluated_and_compared_with_themselves_where_onnx_is_not_installed(tmp_path: Path) -> None:
     absent = {"onnx", "onnxruntime", "onnxscript"}
     small = ("--imgsz", "64", "--frames", "2", "--threads", "1")

@@ -43,6 +43,7 @@ def opened(url: str) -> Iterator[Frame]:
     yield from frames
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lose", "bring_back"),
     [

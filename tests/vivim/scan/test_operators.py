@@ -129,6 +129,7 @@ def test_gradients_of_the_convolution() -> None:
     assert torch.autograd.gradcheck(lambda *a: causal_conv1d(*a, 5, [0, 1, 2]), inputs)
 
 
+@pytest.mark.slow
 def test_operators_obey_the_rules_of_torch_library() -> None:
     """opcheck: schema, fake kernels and autograd agree with the real kernels."""
     arguments = [a.requires_grad_(True) for a in scan_arguments(2, 2, 6, 8, dtype=torch.float32)]

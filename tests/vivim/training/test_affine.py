@@ -156,6 +156,7 @@ def test_shipped_regressor_beats_the_answer_that_nothing_moved_on_outlines_of_an
     assert scores.pairs == 1024
 
 
+@pytest.mark.slow
 def test_training_learns_what_it_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     once: dict[int, Any] = {}
     draw = vivim.training.affine._Pairs.draw
@@ -169,6 +170,7 @@ def test_training_learns_what_it_is_shown(monkeypatch: pytest.MonkeyPatch) -> No
     assert told[-1][1] < 0.1 * told[0][1]  # measured 0.0003
 
 
+@pytest.mark.slow
 def test_training_is_repeatable() -> None:
     masks = rings(3)
     one, other = (train_regressor(masks, masks, steps=2, batch=4, seed=9)[0].state_dict() for _ in range(2))

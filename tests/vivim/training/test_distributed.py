@@ -21,6 +21,8 @@ from vivim.training.distributed import Group, process_group
 from vivim.training.fit import fit
 from vivim.training.scores import evaluate
 
+pytestmark = pytest.mark.slow  # networks are calibrated, or two processes started: a minute
+
 RATE = 1e-3
 WEIGHTS = ("decoder.norm.weight", "decoder.norm.bias")
 
@@ -129,7 +131,6 @@ def test_evaluation_shared_out_gives_the_very_scores(pair: Pair) -> None:
         assert seen["scores"] == pytest.approx(expected, rel=1e-14)
 
 
-@pytest.mark.slow
 def test_command_runs_in_two_processes_of_which_one_speaks(tmp_path: Path) -> None:
     program = ("--no-python", sys.executable, "-c", "from vivim_runtime.commands.entry import train; train()")
     options = "--preset tiny --affine 0 --epochs 1 --clips 4 --batch 1 --frames 1 --imgsz 32 --validation-clips 1"
