@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.environments import interpreter
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -39,14 +40,6 @@ TESTS = [
 TOOLS = ["pytest>=8,<10", "onnx>=1.17,<2"]
 
 
-def python(version: str) -> Path:
-    found = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
-    named = shutil.which(f"python{version}")
-    if not found and named is None:
-        pytest.skip(f"Python {version} is not installed: pyenv install {version}")
-    return found[-1] if found else Path(str(named))
-
-
 def environment(version: str) -> Path:
     """The Python of a virtual environment with the base install; kept as long as its requirements are these."""
     wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["cpu"], *TOOLS]
@@ -54,7 +47,7 @@ def environment(version: str) -> Path:
     folder = ROOT / "build" / "pythons" / f"{version}-{digest}"
     binary = folder / "bin" / "python"
     if not (folder / "installed").exists():
-        subprocess.run([python(version), "-m", "venv", "--clear", folder], check=True)
+        subprocess.run([interpreter(version), "-m", "venv", "--clear", folder], check=True)
         install = [binary, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted]
         done = subprocess.run(install, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
