@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import struct
 import subprocess
 import tracemalloc
 from pathlib import Path
@@ -12,12 +14,14 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.sequence import Sequence
 from pydicom.uid import SegmentationStorage
 
 from vivim_runtime.errors import SinkError
 from vivim_runtime.sessions.base import ClassInfo
 from vivim_runtime.sinks import Segmented, open_sink
+from vivim_runtime.sinks.modules import MODULES, Module
 from vivim_runtime.sources import Frame, open_source
 
 CINE = str(get_testdata_file("examples_ybr_color.dcm", download=False))  # ultrasound, 30 frames of 240x320, lossy
@@ -157,6 +161,130 @@ def test_what_must_be_there_is_empty_where_the_source_lacks_it(tmp_path: Path) -
     dataset, _ = written(source, tmp_path / "o.dcm")
     assert not dataset.PatientBirthDate and not dataset.StudyID and not dataset.PatientSex
     assert {"PatientBirthDate", "StudyID", "PatientSex"} <= set(dataset.dir())
+
+
+def with_value(dataset: Any, keyword: str) -> None:
+    """Something that the attribute may hold, by its VR."""
+    kind = dictionary_VR(keyword)
+    item = pydicom.Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "121322", "DCM", "Source"
+    values = {"SQ": [item], "DA": "20200102", "TM": "101112", "PN": "Doe^Jane", "DS": "7", "IS": "7", "FD": 7.0}
+    values |= {"UI": "1.2.3", "US": 4, "AS": "040Y"}
+    setattr(dataset, keyword, values.get(kind, "VALUE"))
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name)
+def test_every_attribute_of_a_module_arrives(tmp_path: Path, module: Module) -> None:
+    dataset = pydicom.dcmread(CINE)
+    for keyword in module.keywords:
+        if keyword not in ("SpecificCharacterSet", "TimezoneOffsetFromUTC"):
+            with_value(dataset, keyword)
+    dataset.TimezoneOffsetFromUTC = "+0100"
+    dataset.save_as(tmp_path / "s.dcm")
+    original = pydicom.dcmread(tmp_path / "s.dcm")
+    found, _ = written(tmp_path / "s.dcm", tmp_path / "o.dcm", frames=range(1))
+    for keyword in module.keywords:
+        if keyword in original:
+            assert found[keyword].value == original[keyword].value, keyword
+
+
+# Modules that are taken as a whole.
+WHOLE = (
+    "Patient",
+    "Clinical Trial Subject",
+    "General Study",
+    "Patient Study",
+    "Clinical Trial Study",
+    "Frame of Reference",
+)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name)
+def test_modules_are_those_of_the_standard(module: Module) -> None:
+    """As highdicom has them, whose tables are made of the standard's text."""
+    import highdicom
+
+    tables = Path(highdicom.__file__).parent / "_standard" / "module_attribute_map.json"
+    key = module.name.lower().replace(" ", "-")
+    entries = [entry for entry in json.loads(tables.read_text())[key] if not entry["path"]]
+    listed = {entry["keyword"] for entry in entries}
+    ours = set(module.keywords) - {"EthnicGroup"}  # retired
+    assert ours == listed if module.name in WHOLE else ours < listed
+    types = {entry["keyword"]: entry["type"] for entry in entries}
+    assert {keyword for keyword in ours if types[keyword] == "2"} == {k for k in module.type2 if types[k] == "2"}
+    assert all(types[keyword] in ("2", "2C") for keyword in module.type2)
+    assert all(tag_for_keyword(keyword) for keyword in module.keywords)
+
+
+def test_what_no_module_lists_stays_behind_and_so_does_what_is_private(tmp_path: Path) -> None:
+    """Of the examination's series and machine, and private attributes at the top and within a sequence."""
+    dataset = pydicom.dcmread(CINE)
+    dataset.OperatorsName, dataset.StationName, dataset.ProtocolName = "Op^A", "STATION", "PROTOCOL"
+    dataset.InstitutionName, dataset.ClinicalTrialSeriesID, dataset.ImageComments = "HOSPITAL", "SERIES", "COMMENT"
+    dataset.private_block(0x0011, "MAKER", create=True).add_new(1, "LO", "SECRET")
+    procedure = pydicom.Dataset()
+    procedure.CodeValue, procedure.CodingSchemeDesignator, procedure.CodeMeaning = "1", "99X", "Scan"
+    procedure.private_block(0x0011, "MAKER", create=True).add_new(1, "LO", "SECRET")
+    dataset.ProcedureCodeSequence = [procedure]
+    dataset.save_as(tmp_path / "s.dcm")
+    found, _ = written(tmp_path / "s.dcm", tmp_path / "o.dcm", frames=range(1))
+    for keyword in ("OperatorsName", "StationName", "ProtocolName", "InstitutionName", "ImageComments"):
+        assert keyword not in found, keyword
+    assert "ClinicalTrialSeriesID" not in found and found.Manufacturer == "Vivim Edge"
+    assert found.ProcedureCodeSequence[0].CodeMeaning == "Scan"
+    for secret in (b"SECRET", b"MAKER"):
+        assert secret in (tmp_path / "s.dcm").read_bytes() and secret not in (tmp_path / "o.dcm").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("charset", "name"),
+    [
+        (None, "Doe^Jane"),
+        ("ISO_IR 100", "Döe^Jäne"),
+        ("ISO_IR 192", "山田^太郎"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+    ],
+)
+@pytest.mark.parametrize("label", ["lesion", "Läsion", "病変"])
+def test_text_arrives_in_any_character_set(tmp_path: Path, charset: Any, name: str, label: str) -> None:
+    """Also beside a class whose name the source's character set lacks."""
+    source = altered(tmp_path / "s.dcm", SpecificCharacterSet=charset or "", PatientName=name)
+    found, _ = written(source, tmp_path / "o.dcm", (label,), range(1))
+    assert str(found.PatientName) == name == str(pydicom.dcmread(source).PatientName)
+    assert found.SegmentSequence[0].SegmentLabel == label
+    own = pydicom.dcmread(source).SpecificCharacterSet
+    assert found.SpecificCharacterSet == (own if label.isascii() else "ISO_IR 192")
+
+
+@needs_validator
+def test_a_full_source_makes_a_valid_one(tmp_path: Path) -> None:
+    dataset = pydicom.dcmread(CINE)
+    dataset.ClinicalTrialSponsorName, dataset.ClinicalTrialProtocolID = "Sponsor", "P1"
+    dataset.ClinicalTrialSubjectID, dataset.ClinicalTrialTimePointDescription = "S1", "Baseline"
+    dataset.PatientAge, dataset.PatientWeight, dataset.StudyDescription = "040Y", "70", "Breast"
+    dataset.BodyPartExamined, dataset.ImageLaterality, dataset.Laterality = "BREAST", "L", "L"
+    dataset.PatientName, dataset.SpecificCharacterSet = "Döe^Jäne", "ISO_IR 192"
+    dataset.save_as(tmp_path / "s.dcm")
+    found, _ = written(tmp_path / "s.dcm", tmp_path / "o.dcm", ("Läsion",), range(2))
+    assert not [line for line in verdict(tmp_path / "o.dcm") if line.startswith("Error")]
+    assert (found.BodyPartExamined, found.ImageLaterality) == ("BREAST", "L")
+    # Type 2 within a module that the source has only in part.
+    for keyword in ("ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialTimePointID"):
+        assert keyword in found and not found[keyword].value
+    assert "FrameOfReferenceUID" not in found and "PositionReferenceIndicator" not in found  # nothing of this module
+
+
+def test_a_value_that_cannot_be_read_is_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Three bytes where a number has eight; the log names the attribute, and not what is in it."""
+    source = altered(tmp_path / "s.dcm", LongitudinalTemporalOffsetFromEvent=7.0, ClinicalTrialTimePointID="T1")
+    whole = b"\x12\x00\x52\x00FD\x08\x00" + struct.pack("<d", 7)
+    content = source.read_bytes()
+    assert content.count(whole) == 1
+    source.write_bytes(content.replace(whole, b"\x12\x00\x52\x00FD\x06\x00Jane^D"))
+    found, _ = written(source, tmp_path / "o.dcm", frames=range(1))
+    assert found.ClinicalTrialTimePointID == "T1" and "LongitudinalTemporalOffsetFromEvent" not in found
+    assert "LongitudinalTemporalOffsetFromEvent of the source cannot be read" in caplog.text
+    assert "Jane" not in caplog.text
 
 
 def test_codes_of_segments_are_those_given_with_the_model(tmp_path: Path) -> None:

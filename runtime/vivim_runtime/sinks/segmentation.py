@@ -10,8 +10,10 @@ without a name beside the target, and `NAME.part.dcm` is put together at the end
 
 from __future__ import annotations
 
+import logging
 import struct
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -29,69 +31,14 @@ from vivim_runtime.errors import SinkError
 from vivim_runtime.files import GrowingFile, writable_file
 from vivim_runtime.sessions.base import ClassInfo, ModelInfo
 from vivim_runtime.sinks.base import Segmented
+from vivim_runtime.sinks.modules import copy_modules
 from vivim_runtime.sources.dicom import DicomFile
 from vivim_runtime.sources.dicom.files import read_header
 
 __all__ = ["DicomSegmentation"]
 
-# Attributes that are copied as they are: who and which study (PS3.3 C.7.1.1, C.7.1.3, C.7.2.1 to C.7.2.3). The first
-# ones have to be there, empty when the source lacks them (type 2).
-_COPIED_ALWAYS = [
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-    "StudyID",
-    "AccessionNumber",
-]
-_COPIED = [
-    "SpecificCharacterSet",
-    "TimezoneOffsetFromUTC",
-    "StudyInstanceUID",
-    "StudyDescription",
-    "ProcedureCodeSequence",
-    "IssuerOfAccessionNumberSequence",
-    "ReferencedStudySequence",
-    "PhysiciansOfRecord",
-    "NameOfPhysiciansReadingStudy",
-    "IssuerOfPatientID",
-    "IssuerOfPatientIDQualifiersSequence",
-    "TypeOfPatientID",
-    "OtherPatientIDsSequence",
-    "OtherPatientNames",
-    "PatientBirthTime",
-    "EthnicGroup",
-    "PatientSpeciesDescription",
-    "PatientSpeciesCodeSequence",
-    "PatientBreedDescription",
-    "PatientBreedCodeSequence",
-    "BreedRegistrationSequence",
-    "ResponsiblePerson",
-    "ResponsiblePersonRole",
-    "ResponsibleOrganization",
-    "PatientIdentityRemoved",
-    "DeidentificationMethod",
-    "DeidentificationMethodCodeSequence",
-    "LongitudinalTemporalInformationModified",
-    "PatientAge",
-    "PatientSize",
-    "PatientWeight",
-    "PatientSexNeutered",
-    "AdmittingDiagnosesDescription",
-    "AdmittingDiagnosesCodeSequence",
-    "ClinicalTrialSponsorName",
-    "ClinicalTrialProtocolID",
-    "ClinicalTrialProtocolName",
-    "ClinicalTrialSiteID",
-    "ClinicalTrialSiteName",
-    "ClinicalTrialSubjectID",
-    "ClinicalTrialSubjectReadingID",
-    "ClinicalTrialTimePointID",
-    "ClinicalTrialTimePointDescription",
-]
+_log = logging.getLogger(__name__)
+
 _IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
 
 # (value, scheme, meaning), PS3.16. What a class is comes with the model; nobody guesses it from a name.
@@ -244,11 +191,12 @@ class DicomSegmentation:
         source, now = self._source, datetime.now()
         date, time = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
         data = pydicom.Dataset()
-        for name in (*_COPIED_ALWAYS, *_COPIED):
-            if name in source:
-                data[name] = source[name]
-            elif name in _COPIED_ALWAYS:
-                setattr(data, name, "")
+        unreadable = copy_modules(source, data)
+        if unreadable:
+            _log.warning("%s: %s of the source cannot be read and are left out", self._target, ", ".join(unreadable))
+        if not _is_ascii(self._model.classes):  # which every character set holds
+            data.decode()
+            data.SpecificCharacterSet = "ISO_IR 192"
         data.SOPClassUID, data.SOPInstanceUID = SegmentationStorage, generate_uid()
         data.InstanceCreationDate, data.InstanceCreationTime = date, time
         # General Series, Segmentation Series
@@ -261,7 +209,6 @@ class DicomSegmentation:
         data.DeviceSerialNumber, data.SoftwareVersions = "none", _version()
         # Image
         data.ImageType = ["DERIVED", "PRIMARY"]
-        data.PatientOrientation = source.get("PatientOrientation") or ""
         data.ContentDate, data.ContentTime = date, time
         data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
         data.Rows, data.Columns = self._size
@@ -365,6 +312,12 @@ def _segment(number: int, info: ClassInfo, model: ModelInfo) -> Any:
     item.SegmentationAlgorithmIdentificationSequence = [algorithm]
     item.RecommendedDisplayCIELabValue = _cie_lab(info.color)
     return item
+
+
+def _is_ascii(classes: Sequence[ClassInfo]) -> bool:
+    """Whether what is written of classes needs no character set."""
+    codes = (part for info in classes for code in (info.category, info.kind) for part in code or ())
+    return all(text.isascii() for text in (*(info.name for info in classes), *codes))
 
 
 def _cie_lab(color: tuple[int, int, int]) -> list[int]:
