@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -249,3 +250,27 @@ def test_highdicom_finds_the_frames_of_our_segmentations(tmp_path: Path, told: s
         source_sop_instance_uid=uid, source_frame_numbers=[1, 2, 3, 4], segment_numbers=[1]
     )
     assert all(np.array_equal(pixels[index, ..., 0] > 0, kept[index][0]) for index in range(COUNT))
+
+
+# --- dcmqi -------------------------------------------------------------------------------------------------------
+
+DCMQI = Path(__file__).parent / "dcmqi"  # how they were made: its README
+
+
+@pytest.mark.parametrize("kind", ["binary", "labelmap", "deflated"])
+def test_a_segmentation_by_dcmqi_is_read(tmp_path: Path, kind: str) -> None:
+    from pydicom.data import get_testdata_file
+
+    shutil.copy(str(get_testdata_file("MR_small.dcm", download=False)), tmp_path / "slice.dcm")
+    shutil.copy(DCMQI / f"{kind}.dcm", tmp_path / "seg.dcm")
+    expected = np.zeros((64, 64), bool)
+    expected[10:30, 20:50] = expected[40:50, 40:50] = True
+    (found,) = masks_of(tmp_path)
+    assert np.array_equal(found, expected)
+    assert open_dataset(str(tmp_path)).videos[0].notes == ("the 2 segments of slice count as one object",)
+
+
+def test_a_segmentation_by_dcmqi_that_refers_to_no_loop_is_refused(folder: Path) -> None:
+    shutil.copy(DCMQI / "loop.dcm", folder / "seg.dcm")
+    with pytest.raises(DataError, match=r"seg\.dcm refers to 0 instances; expected the one loop that it segments"):
+        open_dataset(str(folder))
