@@ -11,6 +11,7 @@ import onnx
 from vivim_calibration.layers import quantisable_layers
 from vivim_runtime.errors import ModelError
 from vivim_runtime.sessions.base import ModelInfo
+from vivim_runtime.sessions.onnx_file import check_onnx_file
 
 __all__ = ["FloatModel", "load_float_model"]
 
@@ -34,6 +35,7 @@ def load_float_model(path: Path) -> FloatModel:
     """
     if not path.is_file():
         raise ModelError(f"there is no model {path}; make one with: vivim-export onnx --weights tiny -o {path.name}")
+    check_onnx_file(path)
     data = path.read_bytes()
     try:
         model = onnx.load_model_from_string(data)

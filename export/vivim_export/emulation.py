@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from vivim_runtime.sessions import Session, open_session
 from vivim_runtime.sessions.onnx import OnnxSession
+from vivim_runtime.sessions.onnx_file import check_onnx_file
 
 __all__ = ["EmulatedSession", "float_from_bfloat16", "open_artefact"]
 
@@ -81,6 +82,7 @@ def open_artefact(path: Path, device: str = "auto", threads: int = 0, bodies: bo
 
 
 def _is_bfloat16(path: Path) -> bool:
+    check_onnx_file(path)
     try:
         model = onnx.load(path)
     except Exception:  # protobuf's own; whoever opens the file says what is wrong with it

@@ -14,6 +14,8 @@ from vivim_export.lowering import lower_operators
 from vivim_export.precision import half_from_float
 from vivim_runtime.errors import ModelError, UsageError
 from vivim_runtime.sessions.backends import Backend
+from vivim_runtime.sessions.base import ModelInfo
+from vivim_runtime.sessions.onnx_file import check_onnx_file
 
 __all__ = ["EngineGraph", "bind_plugins", "default_precision", "engine_graph"]
 
@@ -65,6 +67,7 @@ def engine_graph(path: Path, precision: str, backend: Backend) -> EngineGraph:
     description = {entry.key: entry.value for entry in model.metadata_props}
     if "vivim.format" not in description:
         raise ModelError(f"{path} was not written by vivim-export; make one with: vivim-export onnx --weights W -o M")
+    _check_input(model, ModelInfo.from_metadata(path, description))
     typed, converted = _typed(model, path, description.get("vivim.precision", ""), precision)
     parsed = bind_plugins(typed) if backend.plugins else lower_operators(typed)
     (entry,) = parsed.graph.input
@@ -73,9 +76,17 @@ def engine_graph(path: Path, precision: str, backend: Backend) -> EngineGraph:
     return EngineGraph(typed, parsed, converted, description, entry.name, shape)
 
 
+def _check_input(model: onnx.ModelProto, info: ModelInfo) -> None:
+    """ModelError where the graph takes other pictures than its description says."""
+    if len(model.graph.input) != 1:
+        raise ModelError(f"{info.path} has {len(model.graph.input)} inputs; expected one, the frames; export it again")
+    info.check_input([d.dim_value or d.dim_param for d in model.graph.input[0].type.tensor_type.shape.dim])
+
+
 def _load(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise ModelError(f"there is no model {path}; make one with: vivim-export onnx --weights tiny -o {path.name}")
+    check_onnx_file(path)
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)

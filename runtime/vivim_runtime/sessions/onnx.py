@@ -17,8 +17,8 @@ import numpy as np
 
 from vivim_runtime.errors import MissingExtraError, ModelError, PluginError, UsageError
 from vivim_runtime.sessions.base import Clips, Logits, ModelInfo, model_input
-from vivim_runtime.sessions.functions import check_expansion
 from vivim_runtime.sessions.native import BODIES, NATIVE_VARIABLE, native_library
+from vivim_runtime.sessions.onnx_file import check_onnx_file
 from vivim_runtime.text import printable
 
 __all__ = ["OnnxSession", "inference_session", "node_times", "onnx_runtime"]
@@ -138,7 +138,7 @@ class OnnxSession:
                 made.enable_profiling, made.profile_file_prefix = True, str(profile)
             return made
 
-        check_expansion(path)
+        check_onnx_file(path)
         try:
             self._session: Any
             self._session, self.operators = inference_session(str(path), options, providers, bodies)
