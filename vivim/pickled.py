@@ -158,10 +158,14 @@ def _chosen(networks: list[tuple[str, dict[str, Tensor]]], path: Path, ema: bool
     notes = []
     where = ".".join(part for part in (name, prefix.rstrip(".")) if part) or "its entries"
     if any(entry[3] != averaged for entry in found):
-        taken, other = ("averaged", "without") if averaged else ("trained", "with")
+        taken, others = (
+            ("averaged", "without --ema, those as trained")
+            if averaged
+            else ("trained", "vivim-train convert --ema takes the averaged ones")
+        )
         notes.append(
-            f"{path.name} holds weights as trained and averaged ones (EMA); the {taken} ones of {where} are taken, "
-            f"{other} --ema the others"
+            f"{path.name} holds weights as trained and averaged ones (EMA); "
+            f"the {taken} ones of {where} are taken; {others}"
         )
     elif averaged:
         notes.append(f"{path.name} holds averaged weights (EMA) alone: {where} is taken")

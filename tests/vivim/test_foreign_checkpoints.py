@@ -7,6 +7,7 @@ import collections
 import json
 import os
 import pathlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,14 @@ import torch
 import vivim
 from tests.golden.cases import FOLDER, upstream_state
 from vivim.commands.train import app
-from vivim.pickled import read_foreign
+from vivim.pickled import _SUFFIXES, read_foreign
+from vivim.session import open_runner
+from vivim.training.fit import FitConfig, _network
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 State = dict[str, torch.Tensor]
 
@@ -180,7 +188,7 @@ def test_of_trained_and_averaged_weights_the_user_chooses_and_is_told(
     torch.save(wrapped(upstream, averaged), tmp_path / "w.pth")
     trained = read_foreign(tmp_path / "w.pth")
     assert same(trained.tensors, upstream)
-    assert "the trained ones" in trained.notes[0] and "with --ema the others" in trained.notes[0]
+    assert "the trained ones" in trained.notes[0] and "vivim-train convert --ema takes" in trained.notes[0]
     chosen = read_foreign(tmp_path / "w.pth", ema=True)
     assert same(chosen.tensors, averaged) and "the averaged ones" in chosen.notes[0]
 
@@ -190,6 +198,29 @@ def test_averaged_weights_alone_are_taken_and_said(tmp_path: Path, upstream: Sta
     found = read_foreign(tmp_path / "w.pth")
     assert same(found.tensors, upstream)
     assert found.notes == ("w.pth holds averaged weights (EMA) alone: ema is taken",)
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_training_or_an_evaluation_says_which_weights_it_took(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, command: str
+) -> None:
+    """`--ema` of `vivim-train fit` is a decay: the hint names the command whose --ema chooses."""
+    trained = upstream_state((1, 1, 1, 1))
+    torch.save({"state_dict": trained, "ema": shifted(trained)}, tmp_path / "w.pth.tar")
+    if command == "train":
+        entries = _network(FitConfig(init=str(tmp_path / "w.pth.tar"))).state_dict()
+    else:
+        with open_runner(str(tmp_path / "w.pth.tar"), (64, 64)) as session:
+            entries = session._model.state_dict()  # type: ignore[attr-defined]
+    assert torch.equal(entries["decoder.fuse.weight"], trained["decoder.linear_fuse.weight"])
+    assert "the trained ones of state_dict are taken; vivim-train convert --ema takes the averaged ones" in caplog.text
+
+
+def test_commands_of_the_runtime_open_checkpoints_of_every_suffix() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    registered = project["entry-points"]["vivim.runners"]
+    assert {suffix.rsplit(".", 1)[-1] for suffix in _SUFFIXES} | {"safetensors", "name"} == set(registered)
+    assert set(registered.values()) == {"vivim.session:open_runner"}
 
 
 def test_convert_takes_averaged_weights_where_it_is_told_to(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
