@@ -85,7 +85,9 @@ def resolve_weights(name: str | Path) -> Path:
         return shipped
     if str(name) in PRESETS:
         raise CheckpointError(f"the package ships no weights for the preset {name}; give a checkpoint file")
-    raise CheckpointError(f"there is no checkpoint {name}; expected a .safetensors, .pth, .pt, .ckpt or .pth.tar file, or tiny")
+    raise CheckpointError(
+        f"there is no checkpoint {name}; expected a .safetensors, .pth, .pt, .ckpt or .pth.tar file, or tiny"
+    )
 
 
 def load_checkpoint(path: str | Path, frames: int | None = None, ema: bool = False) -> Vivim:
