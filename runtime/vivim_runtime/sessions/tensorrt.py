@@ -31,6 +31,7 @@ from vivim_runtime.sessions.engine import Engine
 from vivim_runtime.sessions.machine import Machine
 from vivim_runtime.sessions.plugin import Plugin
 from vivim_runtime.sessions.sidecar import EngineRecord, check_engine
+from vivim_runtime.text import parse_number
 
 __all__ = ["DeviceArray", "TensorRTSession"]
 
@@ -305,6 +306,7 @@ def _gpu_index(device: str, path: Path) -> int:
     kind, _, index = device.partition(":")
     if kind == "cpu" and not index:
         raise UsageError(f"--device is cpu, but {path} is an engine, which runs on a GPU; run the ONNX file instead")
-    if kind not in ("auto", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
+    number = parse_number(index or "0")
+    if kind not in ("auto", "cuda") or (index and kind != "cuda") or number is None:
         raise UsageError(f"--device is {device}; expected auto, cuda or cuda:<index>")
-    return int(index or 0)
+    return number
