@@ -236,7 +236,7 @@ def test_a_real_video_is_evaluated_from_its_files(tmp_path: Path) -> None:
 def test_an_engine_is_evaluated_like_any_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # On the GPU of host memory, whose engine marks what is bright.
     cuda = FakeCuda()
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
+    cuda.install(monkeypatch)
     monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRT(cuda, "10.13.3.9"))
     monkeypatch.setattr(Machine, "here", lambda device, backends: ADA)
     name = str(engine_file(tmp_path / "tiny.engine", replace(RECORD, plugin=None)))
