@@ -35,7 +35,7 @@ class Bench:
         self.model = brightness_model(folder / "m.onnx", frames=2)
         self.engine = folder / "m.engine"
         self.cuda = FakeCuda()
-        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", self.cuda)
+        self.cuda.install(monkeypatch)
         # --plugin, and nowhere else: neither the environment nor a build folder has one.
         self.plugin = Plugin(folder / "given/libvivim_trt.so", "revision", "1" * 64, "2" * 64)
         monkeypatch.setattr(Plugin, "find", self._find)

@@ -2,7 +2,8 @@
 
 Memory, copies, capture and replay really happen, and as late as CUDA may do them: when somebody waits for the stream.
 What a driver refuses, or what would corrupt memory, is an AssertionError: handles that are unknown or given back,
-memory that is given back while work on it is pending, calls that a stream cannot capture. The engine computes the mean
+memory that is given back while work on it is pending, calls that a stream cannot capture, streams of a context that is
+not current on the calling thread. The engine computes the mean
 over RGB less 128 for every pixel of its only class.
 """
 
@@ -11,13 +12,18 @@ from __future__ import annotations
 import ctypes
 import enum
 import itertools
+import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
+PRIMARY = 501  # the context of GPU 0 that the runtime, torch and CuPy share; that of GPU n is PRIMARY + n
+LEGACY = 1  # the default stream of whichever context is current
 CUDA_ERRORS = {2: ("cudaErrorMemoryAllocation", "out of memory"), 719: ("cudaErrorLaunchFailure", "launch failure")}
 
 
@@ -33,6 +39,7 @@ class FakeCuda(ModuleType):
     """`cuda.bindings.runtime` of one GPU.
 
     Attributes:
+        driver: `cuda.bindings.driver` of it.
         calls: names of the calls, in order.
         fail: the number of the call (from 0) that fails, or a name whose every call fails.
         live: what was taken and not given back: address or handle to kind.
@@ -54,7 +61,6 @@ class FakeCuda(ModuleType):
         super().__init__("cuda.bindings.runtime")
         self.calls: list[str] = []
         self.copies: list[tuple[str, int]] = []
-        self.waited: list[int] = []
         self.fail: int | str | None = None
         self.error = 2
         self.live: dict[int, str] = {}
@@ -63,6 +69,24 @@ class FakeCuda(ModuleType):
         self._memory: dict[int, Any] = {}
         self._graphs: dict[int, list[Work]] = {}
         self._handles = itertools.count(1001)
+        self._contexts: dict[int, int] = {}  # of memory, streams and graphs
+        self.driver = FakeDriver(self)
+
+    def install(
+        self, monkeypatch: pytest.MonkeyPatch, names: str = "cuda.bindings.runtime cuda.bindings.driver"
+    ) -> None:
+        """Be what `import` finds."""
+        for name, module in zip(names.split(), (self, self.driver), strict=True):
+            monkeypatch.setitem(sys.modules, name, module)
+
+    def context(self, handle: int) -> int:
+        """The context that something was taken in."""
+        return self._contexts[handle]
+
+    def check_stream(self, stream: int) -> None:
+        """What a launch or a copy asks of its stream, or CUDA says cudaErrorInvalidResourceHandle."""
+        assert self.live.get(stream) == "stream", f"{stream} is no stream"
+        assert self._contexts[stream] == self.driver.current, "the stream is of a context that is not current"
 
     def do(self, work: Callable[[], None], *memory: int) -> None:
         """Give the stream something to do on some memory: now, or when the recording is launched."""
@@ -91,6 +115,7 @@ class FakeCuda(ModuleType):
             return error, None
         handle = next(self._handles) if handle is None else handle
         self.live[handle] = kind
+        self._contexts[handle] = self.driver.current
         return 0, handle
 
     def _give(self, name: str, kind: str, handle: int) -> tuple[int]:
@@ -115,6 +140,7 @@ class FakeCuda(ModuleType):
         return 0, CUDA_ERRORS[error][1].encode()
 
     def cudaSetDevice(self, device: int) -> tuple[int]:
+        self.driver.replace(PRIMARY + device)
         return (self._called("cudaSetDevice"),)
 
     def cudaMemGetInfo(self) -> tuple[int, int, int]:
@@ -140,29 +166,34 @@ class FakeCuda(ModuleType):
         return self._give("cudaStreamDestroy", "stream", stream)
 
     def cudaStreamSynchronize(self, stream: int) -> tuple[int]:
-        assert stream in (1, 77) or self.live.get(stream) == "stream"
-        self.waited.append(stream)
+        assert self.live.get(stream) == "stream"
         if error := self._called("cudaStreamSynchronize"):
             self.pending.clear()  # the context is lost, and what it had to do
-        elif stream not in (1, 77):
+        else:
             self.finish()
         return (error,)
 
     def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: str, stream: int) -> tuple[int]:
         if error := self._called("cudaMemcpyAsync"):
             return (error,)
-        assert self.live.get(stream) == "stream" and self.recording is None
+        self.check_stream(stream)
+        assert self.recording is None
         expected = {"upload": ("device", "host"), "download": ("host", "device"), "copy": ("device", "device")}[kind]
         assert (self.live.get(target), self.live.get(source)) == expected
+        assert kind != "copy" or self._contexts[target] == self._contexts[source], "another context: cuMemcpyPeerAsync"
+        self._transfer(target, source, size, kind)
+        return (0,)
+
+    def _transfer(self, target: int, source: int, size: int, kind: str) -> None:
         assert size <= min(ctypes.sizeof(self._memory[target]), ctypes.sizeof(self._memory[source]))
         self.copies.append((kind, size))
         self.do(lambda: ctypes.memmove(target, source, size) and None, target, source)
-        return (0,)
 
     def cudaStreamBeginCapture(self, stream: int, mode: int) -> tuple[int]:
         if error := self._called("cudaStreamBeginCapture"):
             return (error,)
-        assert self.live.get(stream) == "stream" and self.recording is None
+        self.check_stream(stream)
+        assert self.recording is None
         self.recording = []
         return (0,)
 
@@ -188,11 +219,105 @@ class FakeCuda(ModuleType):
         return self._give("cudaGraphExecDestroy", "executable", graph)
 
     def cudaGraphLaunch(self, graph: int, stream: int) -> tuple[int]:
-        assert self.live.get(graph) == "executable" and self.live.get(stream) == "stream"
+        assert self.live.get(graph) == "executable"
+        self.check_stream(stream)
         if error := self._called("cudaGraphLaunch"):
             return (error,)
         for work in self._graphs[graph]:
             self.do(work.run, *work.memory)
+        return (0,)
+
+
+class FakeDriver(ModuleType):
+    """`cuda.bindings.driver`: contexts, and what other libraries do in them.
+
+    Every thread has a stack of contexts, and works in the uppermost; without one, the runtime takes the primary one of
+    GPU 0. Streams 1 and 2 are in every context.
+    """
+
+    CUpointer_attribute = SimpleNamespace(CU_POINTER_ATTRIBUTE_CONTEXT=1)
+
+    def __init__(self, cuda: FakeCuda) -> None:
+        super().__init__("cuda.bindings.driver")
+        self._cuda = cuda
+        self._threads = threading.local()
+        self.pools: set[int] = set()  # addresses of memory that belongs to no context: cudaMallocAsync, cuMemMap
+        self._others: dict[tuple[int, int], list[Callable[[], None]]] = {}
+
+    @property
+    def stack(self) -> list[int]:
+        """The contexts of the calling thread, the current one last."""
+        if not hasattr(self._threads, "stack"):
+            self._threads.stack = []
+        return self._threads.stack  # type: ignore[no-any-return]
+
+    @property
+    def current(self) -> int:
+        return self.stack[-1] if self.stack else PRIMARY
+
+    def replace(self, context: int) -> None:
+        """What cuCtxSetCurrent does, and cudaSetDevice with a primary context."""
+        self.stack[-1:] = [context]
+
+    def later(self, context: int, stream: int, work: Callable[[], None]) -> None:
+        """What another library asked of a stream, done when somebody waits for it."""
+        self._others.setdefault((context, stream), []).append(work)
+
+    def _finish(self, context: int, stream: int) -> None:
+        for work in self._others.pop((context, stream), []):
+            work()
+
+    def cuGetErrorName(self, error: int) -> tuple[int, bytes]:
+        return 0, CUDA_ERRORS[error][0].encode()
+
+    def cuGetErrorString(self, error: int) -> tuple[int, bytes]:
+        return 0, CUDA_ERRORS[error][1].encode()
+
+    def cuInit(self, flags: int) -> tuple[int]:
+        return (self._cuda._called("cuInit"),)
+
+    def cuDeviceGet(self, ordinal: int) -> tuple[int, int]:
+        return self._cuda._called("cuDeviceGet"), ordinal
+
+    def cuDevicePrimaryCtxRetain(self, device: int) -> tuple[int, int]:
+        return self._cuda._called("cuDevicePrimaryCtxRetain"), PRIMARY + device
+
+    def cuCtxPushCurrent(self, context: int) -> tuple[int]:
+        if not (error := self._cuda._called("cuCtxPushCurrent")):
+            self.stack.append(context)
+        return (error,)
+
+    def cuCtxPopCurrent(self) -> tuple[int, int]:
+        assert self.stack, "no context is current"
+        return self._cuda._called("cuCtxPopCurrent"), self.stack.pop()  # an error is that of work before
+
+    def cuCtxSynchronize(self) -> tuple[int]:
+        assert self._cuda.recording is None, "the context has a stream that records"
+        for context, stream in list(self._others):
+            if context == self.current:
+                self._finish(context, stream)
+        return (self._cuda._called("cuCtxSynchronize"),)
+
+    def cuStreamSynchronize(self, stream: int) -> tuple[int]:
+        known = stream in (1, 2) or (self.current, stream) in self._others
+        assert known, f"the context {self.current} has no stream {stream}"
+        self._finish(self.current, stream)
+        return (self._cuda._called("cuStreamSynchronize"),)
+
+    def cuPointerGetAttributes(self, count: int, attributes: list[int], address: int) -> tuple[int, list[int] | None]:
+        assert count == len(attributes) == 1
+        error = self._cuda._called("cuPointerGetAttributes")
+        return error, None if error else [0 if address in self.pools else self._cuda.context(address)]
+
+    def cuMemcpyPeerAsync(
+        self, target: int, target_context: int, source: int, source_context: int, size: int, stream: int
+    ) -> tuple[int]:
+        if error := self._cuda._called("cuMemcpyPeerAsync"):
+            return (error,)
+        self._cuda.check_stream(stream)
+        found = self._cuda.context(target), self._cuda.context(source)
+        assert found == (target_context, source_context) and self._cuda.recording is None
+        self._cuda._transfer(target, source, size, "peer")
         return (0,)
 
 
@@ -377,7 +502,7 @@ class _Context(_Counted):
 
     def execute_async_v3(self, stream: int) -> bool:
         cuda = self.module.cuda
-        assert cuda.live.get(stream) == "stream"
+        cuda.check_stream(stream)
         if cuda.recording is not None and self.module.refused("capture", self.logger):
             return False
         if self.module.refused("execute", self.logger):

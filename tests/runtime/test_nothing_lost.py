@@ -29,16 +29,20 @@ from tests.runtime.live.rig import Frames, NullSession, Run, steady
 from tests.runtime.models import brightness_model
 from tests.runtime.test_segmentation import CINE
 from tests.runtime.test_sinks import decoded, item
+from vivim_runtime.bench.worker import ModelRequest, _gpu
 from vivim_runtime.commands.entry import run
+from vivim_runtime.commands.run import _hop
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import ModelError, NotFiniteError, SinkError, UsageError
 from vivim_runtime.files import GrowingFile, atomic_path, check_names
 from vivim_runtime.live.status import State
 from vivim_runtime.sessions import open_session
+from vivim_runtime.sessions.onnx import _providers
+from vivim_runtime.sessions.tensorrt import _gpu_index
 from vivim_runtime.sinks.base import MaskedFrame
 from vivim_runtime.sinks.masks import MaskFolder
 from vivim_runtime.sinks.video import VideoWriter
-from vivim_runtime.sources import Frame
+from vivim_runtime.sources import Frame, parse_capture
 from vivim_runtime.text import parse_json, parse_number, printable
 
 _RUN = "import sys; from vivim_runtime.commands.entry import run; run()"
@@ -299,8 +303,11 @@ def small_files(size: int) -> Callable[[], None]:
     return limit
 
 
-@pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
-@pytest.mark.parametrize("output", ["o.mp4", "o.jsonl"])
+# A film is the same bytes in every run; a ledger says how long each frame took, in more or fewer digits.
+@pytest.mark.parametrize(
+    ("output", "share"),
+    [("o.mp4", 0.3), ("o.mp4", 0.9), ("o.mp4", 0.999), ("o.jsonl", 0.3), ("o.jsonl", 0.9), ("o.jsonl", 0.97)],
+)
 def test_a_film_or_ledger_that_does_not_fit_is_not_done(work: Path, output: str, share: float) -> None:
     args = ("phantom:?frames=60&size=64x96", output, "-q")
     code, error = ran(work, *args)
@@ -542,6 +549,32 @@ def test_errors_that_name_files_are_one_line_of_text(work: Path, name: str) -> N
 )
 def test_numbers_are_ascii_digits(text: str, value: int | None) -> None:
     assert parse_number(text) == value
+
+
+_NO_NUMBERS, _NUMBER_IDS = ["²", "٣", "9" * 5000], ["superscript", "Arabic", "5,000 digits"]
+
+
+@pytest.mark.parametrize("number", _NO_NUMBERS, ids=_NUMBER_IDS)
+@pytest.mark.parametrize(
+    ("option", "parse", "message"),
+    [
+        ("--hop", lambda text: _hop(text, NullSession().info), "expected auto, or 1 to"),
+        ("--device", lambda text: _providers(f"cuda:{text}", ["CUDAExecutionProvider"]), "cuda:<index>"),
+        ("--device", lambda text: _gpu_index(f"cuda:{text}", Path("m.engine")), "cuda:<index>"),
+        ("--resolution", lambda text: parse_capture(f"{text}x720", None, None), "like 1280x720"),
+    ],
+    ids=["hop", "device of ONNX Runtime", "device of an engine", "resolution"],
+)
+def test_options_that_take_numbers_refuse_what_is_none(
+    option: str, parse: Callable[[str], object], message: str, number: str
+) -> None:
+    with pytest.raises(UsageError, match=f"^{option} is .*{message}"):
+        parse(number)
+
+
+@pytest.mark.parametrize("number", _NO_NUMBERS, ids=_NUMBER_IDS)
+def test_benchmark_measures_no_gpu_of_a_number_that_is_none(number: str) -> None:
+    assert _gpu(ModelRequest("m.engine", 1, f"cuda:{number}", 1, None, None)) is None
 
 
 def test_long_text_is_bounded() -> None:

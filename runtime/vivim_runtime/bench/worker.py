@@ -14,6 +14,7 @@ from vivim_runtime.errors import CudaError, MissingExtraError
 from vivim_runtime.sessions import runner_of
 from vivim_runtime.sessions.base import Clips
 from vivim_runtime.sessions.cuda import Cuda
+from vivim_runtime.text import parse_number
 
 __all__ = ["Memory", "ModelRequest", "Opened", "Worker"]
 
@@ -182,9 +183,9 @@ class _Model:
 def _gpu(request: ModelRequest) -> Cuda | None:
     """The GPU that the model may take memory of; None where there is none, or nothing to ask it with."""
     kind, _, index = request.device.partition(":")
-    if kind == "cpu" or (index and not index.isdecimal()):
+    if kind == "cpu" or (number := parse_number(index or "0")) is None:
         return None
     try:
-        return Cuda(int(index or 0))
+        return Cuda(number)
     except (CudaError, MissingExtraError):
         return None

@@ -28,6 +28,7 @@ from vivim_runtime.sessions.base import ModelInfo, Session
 from vivim_runtime.sessions.sidecar import sidecar_path
 from vivim_runtime.sinks.video import ENCODERS
 from vivim_runtime.sources import LiveSource, Paced, Source, list_cameras, open_source, parse_capture
+from vivim_runtime.text import parse_number
 
 __all__ = ["app"]
 
@@ -39,9 +40,10 @@ _console = terminal(stderr=True)
 def _hop(text: str, model: ModelInfo) -> int | None:
     if text == "auto":
         return None
-    if not text.isdecimal() or not 1 <= int(text) <= model.frames:
+    number = parse_number(text)
+    if number is None or not 1 <= number <= model.frames:
         raise UsageError(f"--hop is {text}; expected auto, or 1 to {model.frames}, the frames of a clip")
-    return int(text)
+    return number
 
 
 @app.command()

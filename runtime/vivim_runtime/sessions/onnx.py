@@ -19,7 +19,7 @@ from vivim_runtime.errors import MissingExtraError, ModelError, PluginError, Usa
 from vivim_runtime.sessions.base import Clips, Logits, ModelInfo, model_input
 from vivim_runtime.sessions.native import BODIES, NATIVE_VARIABLE, native_library
 from vivim_runtime.sessions.onnx_file import check_onnx_file
-from vivim_runtime.text import printable
+from vivim_runtime.text import parse_number, printable
 
 __all__ = ["OnnxSession", "inference_session", "node_times", "onnx_runtime"]
 
@@ -200,7 +200,11 @@ class OnnxSession:
 def _providers(device: str, available: list[str]) -> list[Any]:
     """ONNX Runtime's providers for a device name."""
     kind, _, index = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (index and not index.isdecimal()) or (index and kind != "cuda"):
+    if (
+        kind not in ("auto", "cpu", "cuda")
+        or (index and kind != "cuda")
+        or (number := parse_number(index or "0")) is None
+    ):
         raise UsageError(f"--device is {device}; expected auto, cpu, cuda or cuda:<index>")
     if kind == "cuda" and "CUDAExecutionProvider" not in available:
         raise UsageError(
@@ -210,7 +214,7 @@ def _providers(device: str, available: list[str]) -> list[Any]:
     cpu: list[Any] = ["CPUExecutionProvider"]
     if kind == "cpu" or "CUDAExecutionProvider" not in available:
         return cpu
-    return [("CUDAExecutionProvider", {"device_id": int(index or 0)}), *cpu]
+    return [("CUDAExecutionProvider", {"device_id": number}), *cpu]
 
 
 def _checked_input(info: ModelInfo, session: Any) -> str:

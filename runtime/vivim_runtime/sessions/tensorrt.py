@@ -2,7 +2,7 @@
 
 What a call does, all of it on one stream of the session's own:
 
-    clips -> page-locked buffer -> GPU      (clips that are on the GPU: GPU -> GPU, and never through the host)
+    clips -> page-locked buffer -> GPU      (clips that are on the GPU: GPU -> GPU, once what makes them is done)
     execute                                 1st call of a batch size as it is, 2nd captured as CUDA graph, then replayed
     GPU -> page-locked buffer -> a copy     which the caller may keep
 
@@ -14,7 +14,8 @@ since it replaces kernels while it runs, and keeps what it compiled in a file of
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -31,8 +32,12 @@ from vivim_runtime.sessions.engine import Engine
 from vivim_runtime.sessions.machine import Machine
 from vivim_runtime.sessions.plugin import Plugin
 from vivim_runtime.sessions.sidecar import EngineRecord, check_engine
+from vivim_runtime.text import parse_number
 
 __all__ = ["DeviceArray", "TensorRTSession"]
+
+# A context cannot be waited for while something is captured in it, by whichever session.
+_CAPTURE = threading.Lock()
 
 
 class DeviceArray(Protocol):
@@ -94,25 +99,28 @@ class TensorRTSession:
         self._opened_with = (path, device, False, plugin)  # for layer_times: without graphs
         content = check_engine(record, path, Machine.here(index, (record.backend,)), plugin)
         self._lock = threading.Lock()
+        self._compiles = backend.compiles
         self._graphs = graphs and not backend.compiles
         self._graph: int | None = None
         self._batch = 0  # that the context is set to
-        with ExitStack() as stack:
-            self._cuda = Cuda(index, backend.extra)
-            self._stream = self._cuda.create_stream()
-            stack.callback(self._cuda.destroy_stream, self._stream)
-            if isinstance(plugin, Plugin):
-                plugin.load(backend.load())
-            self._engine = Engine(path, record, content, graphs)
-            stack.callback(self._engine.release)
-            self._input = self._take(stack, *self._engine.tensor("INPUT"))
-            self._output = self._take(stack, *self._engine.tensor("OUTPUT"))
-            self._check_tensors()
-            for buffer in (self._input, self._output):
-                self._engine.place(buffer.name, buffer.device)
-            stack.callback(self._drop_graph)
-            stack.callback(self._wait)
-            self._resources = stack.pop_all()
+        self._cuda = Cuda(index, backend.extra)
+        with ExitStack() as opened:  # gives all back, should the caller's context not come back
+            with self._cuda.current(), ExitStack() as stack:
+                self._stream = self._cuda.create_stream()
+                stack.callback(self._cuda.destroy_stream, self._stream)
+                if isinstance(plugin, Plugin):
+                    plugin.load(backend.load())
+                self._engine = Engine(path, record, content, graphs)
+                stack.callback(self._engine.release)
+                self._input = self._take(stack, *self._engine.tensor("INPUT"))
+                self._output = self._take(stack, *self._engine.tensor("OUTPUT"))
+                self._check_tensors()
+                for buffer in (self._input, self._output):
+                    self._engine.place(buffer.name, buffer.device)
+                stack.callback(self._drop_graph)
+                stack.callback(self._wait)
+                self._resources = opened.enter_context(stack.pop_all())
+            opened.pop_all()
         self._closed = False
 
     def _take(self, stack: ExitStack, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> _Buffer:
@@ -138,19 +146,23 @@ class TensorRTSession:
                     f"says {dtype} {shape}; build it again: {self.record.build_command}"
                 )
 
-    def __call__(self, clips: Clips | DeviceArray) -> Logits:
+    def __call__(self, clips: Clips | DeviceArray, stream: object = None) -> Logits:
         """uint8 RGB (B, T, H, W, 3) at the model's size -> float32 logits (B, T, K, H, W).
 
         Clips on the GPU have the shape and type of the engine's own input, and lie in one piece. B is within the
-        engine's profile.
+        engine's profile. The context that is current on the calling thread stays so.
+
+        Args:
+            clips: an array of NumPy, or one on the GPU in whatever context.
+            stream: what makes clips on the GPU: a stream of PyTorch, CuPy or PyCUDA, or its handle. None: the one that
+                the array names; where it names none, everything that its context does is waited for.
 
         Raises:
             ModelError: clips of another shape or type.
             CudaError: the GPU fails.
         """
-        with self._lock:
-            self._begin()
-            batch = self._feed(clips)
+        with self._begin():
+            batch = self._feed(clips, stream)
             self._execute(batch)
             output = self._output
             self._cuda.download(output.host, output.device, output.size(batch), self._stream)
@@ -162,7 +174,8 @@ class TensorRTSession:
         black = np.zeros((self.record.profile.min_batch, self.info.frames, *self.info.size, 3), np.uint8)
         for _ in range(2):
             self(black)
-        self._engine.keep_kernels()
+        with self._begin():
+            self._engine.keep_kernels()
 
     def layer_times(self, clips: Clips, runs: int) -> list[dict[str, float]]:
         """Milliseconds of every layer in each of some runs, in order of execution.
@@ -175,8 +188,7 @@ class TensorRTSession:
 
     def _profiled(self, clips: Clips, runs: int) -> list[dict[str, float]]:
         times: list[dict[str, float]] = []
-        with self._lock:
-            self._begin()
+        with self._begin():
             batch = self._feed(clips)
             with self._engine.profiled() as profile:
                 for _ in range(runs):
@@ -192,23 +204,31 @@ class TensorRTSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._lock:
+        with self._lock, ExitStack() as current:
             self._closed = True
             try:
-                self._cuda.use()
-            finally:  # a thread that cannot choose the GPU gives back all the same
+                current.enter_context(self._cuda.current())
+            finally:  # a thread that cannot have the GPU's context gives back all the same
                 self._resources.close()
 
-    def _begin(self) -> None:
-        if self._closed:
-            raise VivimError(f"{self.info.path} was closed; open it again")
-        self._cuda.use()
+    @contextmanager
+    def _begin(self) -> Iterator[None]:
+        """The session for this thread alone, and the GPU's context current on it."""
+        with self._lock:
+            if self._closed:
+                raise VivimError(f"{self.info.path} was closed; open it again")
+            with self._cuda.current():
+                yield
 
-    def _feed(self, clips: Clips | DeviceArray) -> int:
+    def _feed(self, clips: Clips | DeviceArray, stream: object = None) -> int:
         """Put clips into the input buffer on the GPU; how many they are."""
         interface = getattr(clips, "__cuda_array_interface__", None)
         if interface is None:
-            assert isinstance(clips, np.ndarray)
+            if not isinstance(clips, np.ndarray):
+                raise ModelError(
+                    f"clips are a {type(clips).__name__}; expected an array of NumPy, or one on the GPU that has "
+                    "__cuda_array_interface__, as those of CuPy, PyTorch and PyCUDA (GPUArray) have"
+                )
             array = model_input(self.info, clips)
             batch = self._allowed(len(array))
             np.copyto(self._input.array[:batch], array)
@@ -216,10 +236,12 @@ class TensorRTSession:
         else:
             batch = self._allowed(interface["shape"][0] if interface["shape"] else 0)
             address = self._device_address(interface, batch)
-            # None: nothing to wait for. Arrays that say nothing were made on the default stream, which has number 1.
-            if (producer := interface.get("stream", 1)) is not None:
-                self._cuda.synchronize(producer)
-            self._cuda.copy(self._input.device, address, self._input.size(batch), self._stream)
+            owner = self._cuda.owner(address)
+            # PyTorch's arrays name no stream. PyCUDA's and Numba's say None, which should mean that there is nothing to
+            # wait for, also while kernels still write them.
+            with _CAPTURE:
+                self._cuda.wait_for(owner, _handle(interface.get("stream") if stream is None else stream))
+            self._cuda.copy(self._input.device, address, owner, self._input.size(batch), self._stream)
         return batch
 
     def _allowed(self, batch: int) -> int:
@@ -239,7 +261,8 @@ class TensorRTSession:
             raise ModelError(
                 f"clips on the GPU of {dtype} {shape}; {self.info.path} takes {expected.dtype} {expected.shape}"
             )
-        if strides is not None and tuple(strides) != expected.strides:
+        axes = [axis for axis, length in enumerate(shape) if length > 1]  # any stride will do along one element
+        if strides is not None and any(strides[axis] != expected.strides[axis] for axis in axes):
             raise ModelError(
                 f"clips on the GPU with strides {tuple(strides)}; expected them in one piece, {expected.strides}"
             )
@@ -253,24 +276,30 @@ class TensorRTSession:
             self._drop_graph()
             self._batch = 0  # neither the old nor the new, should this fail
             self._engine.set_shape(self._input.name, (batch, *self._input.array.shape[1:]))
-            self._engine.execute(self._stream)
+            self._enqueue()
             self._batch = batch
             return
         if self._graphs and self._graph is None:
             self._capture()
         if self._graph is None:
-            self._engine.execute(self._stream)
+            self._enqueue()
         else:
             self._cuda.launch(self._graph, self._stream)
+
+    def _enqueue(self) -> None:
+        """Launch the engine's kernels; TensorRT for RTX may capture them."""
+        with _CAPTURE if self._compiles else nullcontext():
+            self._engine.execute(self._stream)
 
     def _capture(self) -> None:
         """Make the execution a CUDA graph. An engine that cannot be captured is executed as it is, from now on."""
         try:
-            self._cuda.begin_capture(self._stream)
-            try:
-                self._engine.execute(self._stream)
-            finally:
-                self._graph = self._cuda.end_capture(self._stream)
+            with _CAPTURE:
+                self._cuda.begin_capture(self._stream)
+                try:
+                    self._engine.execute(self._stream)
+                finally:
+                    self._graph = self._cuda.end_capture(self._stream)
         except CudaError:
             self._graphs = False
             self._drop_graph()
@@ -284,6 +313,23 @@ class TensorRTSession:
         """Let the GPU come to rest before its memory is given back; what failed was reported where it failed."""
         with suppress(CudaError):
             self._cuda.synchronize(self._stream)
+
+
+def _handle(stream: object) -> int | None:
+    """The handle of a stream: a number, or what PyTorch, CuPy, PyCUDA and cuda.core have with one; None for None.
+
+    Raises:
+        ModelError: it is no stream.
+    """
+    if stream is None:
+        return None
+    if protocol := getattr(stream, "__cuda_stream__", None):
+        stream = (protocol() if callable(protocol) else protocol)[1]
+    for name in ("cuda_stream", "ptr", "handle"):
+        stream = getattr(stream, name, stream)
+    if not isinstance(stream, int) or isinstance(stream, bool) or stream < 0:
+        raise ModelError(f"the stream of clips on the GPU is {stream!r}; expected one of PyTorch, CuPy or PyCUDA")
+    return stream or 1  # 0 and 1 are both the legacy default stream of a context
 
 
 def _info(path: Path, record: EngineRecord) -> ModelInfo:
@@ -305,6 +351,7 @@ def _gpu_index(device: str, path: Path) -> int:
     kind, _, index = device.partition(":")
     if kind == "cpu" and not index:
         raise UsageError(f"--device is cpu, but {path} is an engine, which runs on a GPU; run the ONNX file instead")
-    if kind not in ("auto", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
+    number = parse_number(index or "0")
+    if kind not in ("auto", "cuda") or (index and kind != "cuda") or number is None:
         raise UsageError(f"--device is {device}; expected auto, cuda or cuda:<index>")
-    return int(index or 0)
+    return number

@@ -14,6 +14,7 @@ import av
 
 from vivim_runtime.errors import SourceError, UsageError
 from vivim_runtime.sources.stream import Stream
+from vivim_runtime.text import parse_number
 
 __all__ = ["Camera", "CameraInfo", "CaptureOptions", "is_camera_number", "list_cameras", "parse_capture"]
 
@@ -53,9 +54,10 @@ def parse_capture(resolution: str | None, rate: float | None, pixel_format: str 
     size = None
     if resolution is not None:
         width, _, height = resolution.lower().partition("x")
-        if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        columns, rows = parse_number(width), parse_number(height)
+        if not columns or not rows:
             raise UsageError(f"--resolution is {resolution}; expected width x height, like 1280x720")
-        size = (int(height), int(width))
+        size = (rows, columns)
     if rate is not None and not 0 < rate <= 1000:
         raise UsageError(f"--rate is {rate:g}; expected frames a second, above 0 and up to 1000")
     form = None if pixel_format is None else _PIXEL_FORMATS.get(pixel_format.lower(), pixel_format.lower())

@@ -209,9 +209,10 @@ def test_memory_does_not_grow_with_the_number_of_frames(monkeypatch: pytest.Monk
         finally:
             tracemalloc.stop()
 
-    measured(20)  # what is allocated once
-    # Four stretches each, of 16 and of 32 frames.
-    assert measured(128) < measured(64) * 1.05
+    for frames in (20, 128):  # what is allocated once, and what Python keeps after the first long one
+        measured(frames)
+    # Four stretches each, of 16 and of 32 frames: 1.02 to 1.05 times; all frames at once would be 1.8 times.
+    assert measured(128) < measured(64) * 1.2
 
 
 def test_a_real_video_is_evaluated_from_its_files(tmp_path: Path) -> None:
@@ -236,7 +237,7 @@ def test_a_real_video_is_evaluated_from_its_files(tmp_path: Path) -> None:
 def test_an_engine_is_evaluated_like_any_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # On the GPU of host memory, whose engine marks what is bright.
     cuda = FakeCuda()
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
+    cuda.install(monkeypatch)
     monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRT(cuda, "10.13.3.9"))
     monkeypatch.setattr(Machine, "here", lambda device, backends: ADA)
     name = str(engine_file(tmp_path / "tiny.engine", replace(RECORD, plugin=None)))

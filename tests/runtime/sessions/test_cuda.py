@@ -15,8 +15,7 @@ from vivim_runtime.errors import CudaError, MissingExtraError
 from vivim_runtime.sessions.cuda import Cuda, host_array
 
 CALLS: dict[str, Callable[[Cuda], object]] = {
-    "cudaSetDevice": lambda cuda: cuda.use(),
-    "cudaMemGetInfo": lambda cuda: cuda.memory(),
+    "cudaMemGetInfo": lambda cuda: cuda._call("cudaMemGetInfo"),
     "cudaMalloc": lambda cuda: cuda.allocate(16),
     "cudaFree": lambda cuda: cuda.free(4096),
     "cudaHostAlloc": lambda cuda: cuda.allocate_host(16),
@@ -26,7 +25,7 @@ CALLS: dict[str, Callable[[Cuda], object]] = {
     "cudaStreamSynchronize": lambda cuda: cuda.synchronize(1),
     "cudaMemcpyAsync": lambda cuda: cuda.upload(4096, 8192, 16, 1),
     "cudaMemcpyAsync, to the host": lambda cuda: cuda.download(8192, 4096, 16, 1),
-    "cudaMemcpyAsync, on the GPU": lambda cuda: cuda.copy(4096, 8192, 16, 1),
+    "cudaMemcpyAsync, on the GPU": lambda cuda: cuda.copy(4096, 8192, 7, 16, 1),
     "cudaStreamBeginCapture": lambda cuda: cuda.begin_capture(1),
     "cudaStreamEndCapture": lambda cuda: cuda.end_capture(1),
     "cudaGraphLaunch": lambda cuda: cuda.launch(1, 1),
@@ -38,11 +37,32 @@ CALLS: dict[str, Callable[[Cuda], object]] = {
 def without_gpu() -> Cuda:
     """The real bindings, past the constructor, which would fail."""
     api = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
+    driver = pytest.importorskip("cuda.bindings.driver")
     if int(api.cudaGetDeviceCount()[0]) == 0:
         pytest.skip("this machine has a GPU, on which these addresses would be used")
     cuda = Cuda.__new__(Cuda)
-    cuda._api, cuda._device = api, 0
+    cuda._runtime, cuda._driver, cuda._device, cuda._context = api, driver, 0, 7
     return cuda
+
+
+# Of the driver, which no wheel brings: without one, cuda-python says so in a sentence of its own.
+DRIVER_CALLS: dict[str, Callable[[Cuda], object]] = {
+    "cuInit": lambda cuda: cuda._call("cuInit", 0),
+    "cuDeviceGet": lambda cuda: cuda._call("cuDeviceGet", 0),
+    "cuDevicePrimaryCtxRetain": lambda cuda: cuda._call("cuDevicePrimaryCtxRetain", 0),
+    "cuCtxPushCurrent": lambda cuda: cuda.current().__enter__(),
+    "cuCtxPopCurrent": lambda cuda: cuda._call("cuCtxPopCurrent"),
+    "cuCtxSynchronize": lambda cuda: cuda._call("cuCtxSynchronize"),
+    "cuStreamSynchronize": lambda cuda: cuda._call("cuStreamSynchronize", 1),
+    "cuPointerGetAttributes": lambda cuda: cuda.owner(4096),
+    "cuMemcpyPeerAsync": lambda cuda: cuda.copy(4096, 8192, 8, 16, 1),
+}
+
+
+@pytest.mark.parametrize("name", DRIVER_CALLS)
+def test_call_reaches_the_driver_and_its_absence_is_told(name: str, without_gpu: Cuda) -> None:
+    with pytest.raises(CudaError, match=rf"^{name} failed on GPU 0: .*\S.*$"):
+        DRIVER_CALLS[name](without_gpu)
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -60,20 +80,20 @@ def test_graph_is_made_from_what_was_recorded(without_gpu: Cuda) -> None:
 
 
 def test_machine_without_a_driver_is_told_when_a_gpu_is_opened(without_gpu: Cuda) -> None:
-    with pytest.raises(CudaError, match="cudaSetDevice failed on GPU 0"):
+    with pytest.raises(CudaError, match="cuInit failed on GPU 0: .*driver"):
         Cuda()
 
 
 def test_bindings_that_raise_where_there_is_no_driver_are_told_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     """cuda-python 12.6 to 12.8."""
 
-    def raises(device: int) -> tuple[int]:
+    def raises(flags: int) -> tuple[int]:
         raise RuntimeError("Failed to dlopen libcuda.so.1")
 
     fake = FakeCuda()
-    monkeypatch.setattr(fake, "cudaSetDevice", raises)
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake)
-    with pytest.raises(CudaError, match=r"cudaSetDevice failed on GPU 0: Failed to dlopen libcuda\.so\.1"):
+    monkeypatch.setattr(fake.driver, "cuInit", raises)
+    fake.install(monkeypatch)
+    with pytest.raises(CudaError, match=r"cuInit failed on GPU 0: Failed to dlopen libcuda\.so\.1"):
         Cuda()
 
 
@@ -87,7 +107,7 @@ def test_missing_bindings_name_the_extra(extra: str, monkeypatch: pytest.MonkeyP
 
 def test_graph_that_cannot_be_instantiated_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeCuda()
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake)
+    fake.install(monkeypatch)
     cuda = Cuda()
     stream = cuda.create_stream()
     cuda.begin_capture(stream)

@@ -92,6 +92,77 @@ def test_clips_of_torch_on_the_gpu_are_taken_as_they_are(engine: Path) -> None:
 
 
 @pytest.mark.gpu
+def test_clips_that_another_stream_of_torch_still_writes_are_waited_for(engine: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("this torch has no CUDA")
+    with open_session(engine) as reference, TensorRTSession(engine) as session:
+        side = torch.cuda.Stream()
+        given = clips(2, 1)
+        content: Any = torch.from_numpy(given).cuda()
+        for stream in (None, side, side.cuda_stream):
+            there: Any = torch.zeros_like(content)
+            torch.cuda.synchronize()
+            with torch.cuda.stream(side):
+                torch.cuda._sleep(100_000_000)  # cycles: some 50 ms
+                there.copy_(content)
+            np.testing.assert_array_equal(session(there, stream), reference(given))
+
+
+@pytest.mark.gpu
+def test_clips_of_cupy_are_taken_from_the_stream_that_writes_them(engine: Path) -> None:
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed: pip install cupy-cuda13x to test its arrays")
+    with TensorRTSession(engine) as session:
+        given = clips(2, 1)
+        wanted = session(given)
+        content = cupy.asarray(given)
+        for stream in (cupy.cuda.Stream.null, cupy.cuda.Stream(non_blocking=True)):
+            with stream:
+                there = cupy.zeros_like(content)
+                for _ in range(200):  # work that the copy stands behind
+                    cupy.add(there, 1, out=there)
+                cupy.copyto(there, content)
+                np.testing.assert_array_equal(session(there), wanted)
+            np.testing.assert_array_equal(session(there, stream), wanted)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("primary", [False, True], ids=["context of its own", "primary context"])
+def test_arrays_of_pycuda_are_taken_and_its_context_is_current_again(engine: Path, primary: bool) -> None:
+    driver = pytest.importorskip(
+        "pycuda.driver", reason="PyCUDA is not installed: pip install pycuda to test its arrays"
+    )
+    gpuarray = importlib.import_module("pycuda.gpuarray")
+    given = clips(2, 1)
+    driver.init()
+    device = driver.Device(0)
+    if primary:
+        context = device.retain_primary_context()
+        context.push()
+    else:
+        context = device.make_context()
+    try:
+        with TensorRTSession(engine) as session:
+            wanted = session(given)
+            stream = driver.Stream()
+            there = gpuarray.to_gpu(given)
+            later = gpuarray.zeros_like(there)
+            for _ in range(3):  # plain, captured, replayed
+                np.testing.assert_array_equal(session(there), wanted)
+                later.fill(0)
+                driver.memcpy_dtod_async(later.gpudata, there.gpudata, there.nbytes, stream)
+                np.testing.assert_array_equal(session(later, stream), wanted)
+                # A kernel of PyCUDA, in its own context: it would fail in another.
+                np.testing.assert_array_equal((there + there).get(), given + given)
+            with pytest.raises(ModelError, match="DeviceAllocation"):
+                session(there.gpudata)
+        np.testing.assert_array_equal((there + there).get(), given + given)
+        del there, later, stream
+    finally:
+        context.pop()
+
+
+@pytest.mark.gpu
 def test_memory_comes_back(engine: Path) -> None:
     with open_session(engine) as session:  # what the libraries keep for themselves is taken now
         session(clips(4))
@@ -151,7 +222,7 @@ def fake_machine(built: Path, without_gpu: None, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Machine, "here", lambda device, backends: here)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     fake = FakeCuda()
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake)
+    fake.install(monkeypatch)
     return fake
 
 

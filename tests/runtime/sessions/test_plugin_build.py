@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -107,28 +108,47 @@ def test_checkout_builds_its_own_sources() -> None:
     assert plugin_sources() == ROOT / "plugins"
 
 
+def copy_of_checkout(folder: Path) -> set[str]:
+    """Copy the checkout without its tests, since building in place would leave folders in it; what the plugin needs."""
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    for name in filter(None, files):
+        if (ROOT / name).is_file() and not name.startswith("tests/"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes((ROOT / name).read_bytes())
+    compiled = ("CMakeLists.txt", "kernels.cu", ".cpp", ".cuh", ".h", "exports.map")
+    return {f for f in files if f.startswith("plugins/") and f.endswith(compiled) and not f.startswith("plugins/ort/")}
+
+
+def test_sdist_holds_the_sources_of_the_plugin_and_the_command_finds_them_there(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", reason="setuptools is not installed, which builds the sdist")
+    needed = copy_of_checkout(tmp_path / "sources")
+    build = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path / "sources", check=True, capture_output=True)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+        archive.extractall(tmp_path, filter="data")
+    assert needed and needed <= names
+    unpacked = tmp_path / sdist.name.removesuffix(".tar.gz")
+    ask = "from vivim_runtime.sessions.plugin_build import plugin_sources; print(plugin_sources())"
+    environment = {**os.environ, "PYTHONPATH": str(unpacked / "runtime")}
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.stdout.strip() == str(unpacked / "plugins"), done.stderr
+
+
 @pytest.mark.slow
 def test_installed_wheel_builds_its_plugin(tmp_path: Path, cache: Path) -> None:
     """As a user of pip: the sources are in the wheel, the command builds them, and a session would find the library."""
     if plugin_build.find_tool("nvcc") is None:
         pytest.skip("nvcc not found: install the extra cuda-build or a CUDA toolkit")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    # A copy: building in place would leave folders in the checkout.
     copy = tmp_path / "sources"
-    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
-    for name in filter(None, files):
-        if (ROOT / name).is_file() and not name.startswith("tests/"):
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            (copy / name).write_bytes((ROOT / name).read_bytes())
+    needed = copy_of_checkout(copy)
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(copy)]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     shipped = {name.partition("/share/vivim-edge/")[2] for name in names if "/share/vivim-edge/" in name}
-    compiled = ("CMakeLists.txt", "kernels.cu", ".cpp", ".cuh", ".h", "exports.map")
-    needed = {
-        f for f in files if f.startswith("plugins/") and f.endswith(compiled) and not f.startswith("plugins/ort/")
-    }
     assert needed <= shipped
     environment = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)

@@ -11,13 +11,14 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.runtime.engines import ADA, COMMAND, CONTENT, RECORD, RTX, description, engine_file
-from tests.runtime.fake_gpu import FakeCuda, FakeTensorRT
+from tests.runtime.fake_gpu import LEGACY, PRIMARY, FakeCuda, FakeTensorRT
 from vivim_runtime.errors import (
     CudaError,
     IncompatibleEngineError,
@@ -42,7 +43,7 @@ RECORDS = {"tensorrt": PLAIN, "rtx": RTX}
 def cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCuda:
     """A machine like ADA; the cache folder is empty."""
     fake = FakeCuda()
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake)
+    fake.install(monkeypatch)
     monkeypatch.setattr(Machine, "here", lambda device, backends: ADA)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return fake
@@ -189,13 +190,22 @@ def test_cache_folder_that_cannot_be_written_costs_nothing_else(
 
 
 class OnDevice:
-    """An array of another library in memory of the fake GPU."""
+    """An array of another library in memory of the fake GPU: taken in the context that is current.
 
-    def __init__(self, cuda: FakeCuda, content: np.ndarray[Any, Any], **interface: Any) -> None:
+    Args:
+        writes: the stream that its content is written on, as late as CUDA may do it; None: it is there.
+    """
+
+    def __init__(
+        self, cuda: FakeCuda, content: np.ndarray[Any, Any], writes: int | None = None, /, **interface: Any
+    ) -> None:
         _, address = cuda.cudaMalloc(content.nbytes)
         assert address is not None
-        self.address = address
-        ctypes.memmove(address, content.ctypes.data, content.nbytes)
+        self.address, self._content = address, content
+        if writes is None:
+            self._write()
+        else:
+            cuda.driver.later(cuda.driver.current, writes, self._write)
         self.__cuda_array_interface__ = {
             "shape": content.shape,
             "typestr": content.dtype.str,
@@ -204,29 +214,197 @@ class OnDevice:
             **interface,
         }
 
+    def _write(self) -> None:
+        ctypes.memmove(self.address, self._content.ctypes.data, self._content.nbytes)
+
+
+ONE_PIECE = (144, 72, 18, 3, 1)
+PYCUDA = {"stream": None, "strides": ONE_PIECE}  # GPUArray says None whatever is under way, and strides always
+TORCH = {"strides": None, "version": 2}  # names no stream
+THEIRS = 9001  # a context that is no primary one, as pycuda.autoinit makes it
+
 
 @pytest.mark.parametrize(
-    ("interface", "waits"),
+    ("stream", "interface", "waits"),
     [
-        pytest.param({}, 1, id="no stream named: the default stream"),
-        pytest.param({"stream": 77}, 77, id="a stream"),
-        pytest.param({"stream": None}, None, id="nothing to wait for"),
-        pytest.param({"strides": (144, 72, 18, 3, 1)}, 1, id="strides of one piece"),
-        pytest.param({"strides": None}, 1, id="no strides"),
+        pytest.param(None, {}, "cuCtxSynchronize", id="no stream named, no strides"),
+        pytest.param(77, {"stream": 77, "strides": None}, "cuStreamSynchronize", id="CuPy, a stream of its own"),
+        pytest.param(LEGACY, {"stream": LEGACY, "strides": None}, "cuStreamSynchronize", id="CuPy, default stream"),
+        pytest.param(2, {"stream": 2}, "cuStreamSynchronize", id="default stream of the thread"),
+        pytest.param(LEGACY, TORCH, "cuCtxSynchronize", id="torch, default stream"),
+        pytest.param(77, TORCH, "cuCtxSynchronize", id="torch, another stream"),
+        pytest.param(LEGACY, PYCUDA, "cuCtxSynchronize", id="PyCUDA, default stream"),
+        pytest.param(77, PYCUDA, "cuCtxSynchronize", id="PyCUDA, a stream of its own"),
+        pytest.param(LEGACY, {"stream": None}, "cuCtxSynchronize", id="Numba, default stream"),
     ],
 )
-def test_clips_on_the_gpu_stay_there(
-    engine: Path, tensorrt: FakeTensorRT, interface: dict[str, Any], waits: int | None
+def test_clips_on_the_gpu_stay_there_and_what_writes_them_is_waited_for(
+    engine: Path, tensorrt: FakeTensorRT, stream: int | None, interface: dict[str, Any], waits: str
 ) -> None:
     cuda = tensorrt.cuda
     with TensorRTSession(engine) as session:
-        there = OnDevice(cuda, clips(2, seed=5), **interface)
-        cuda.waited.clear()
+        there = OnDevice(cuda, clips(2, seed=5), stream, **interface)
+        before = len(cuda.calls)
         logits = session(there)
         np.testing.assert_array_equal(logits, expected(clips(2, seed=5)))
         assert [kind for kind, _ in cuda.copies] == ["copy", "download"]
-        assert cuda.waited[:-1] == ([] if waits is None else [waits])  # the last is the session's own
+        assert [call for call in cuda.calls[before:] if call in ("cuCtxSynchronize", "cuStreamSynchronize")] == [waits]
         cuda.cudaFree(there.address)
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        pytest.param(77, id="a handle"),
+        pytest.param(SimpleNamespace(cuda_stream=77, device="cuda:0"), id="torch.cuda.Stream"),
+        pytest.param(SimpleNamespace(ptr=77), id="cupy.cuda.Stream"),
+        pytest.param(SimpleNamespace(handle=77), id="pycuda.driver.Stream"),
+        pytest.param(SimpleNamespace(__cuda_stream__=lambda: (0, 77), handle=object()), id="cuda.core.Stream"),
+    ],
+)
+def test_stream_that_is_told_is_the_only_one_waited_for(engine: Path, tensorrt: FakeTensorRT, stream: object) -> None:
+    cuda = tensorrt.cuda
+    with TensorRTSession(engine) as session:
+        there = OnDevice(cuda, clips(2, seed=5), 77, **TORCH)
+        np.testing.assert_array_equal(session(there, stream), expected(clips(2, seed=5)))
+        assert cuda.calls.count("cuStreamSynchronize") == 1 and "cuCtxSynchronize" not in cuda.calls
+        cuda.cudaFree(there.address)
+
+
+@pytest.mark.parametrize("stream", ["77", object(), True, -1, 7.0])
+def test_what_is_no_stream_is_refused(engine: Path, tensorrt: FakeTensorRT, stream: object) -> None:
+    with TensorRTSession(engine) as session, pytest.raises(ModelError, match="expected one of PyTorch, CuPy or PyCUDA"):
+        session(OnDevice(tensorrt.cuda, clips()), stream)
+
+
+def test_null_stream_of_torch_and_cupy_is_the_default_one(engine: Path, tensorrt: FakeTensorRT) -> None:
+    with TensorRTSession(engine) as session:
+        there = OnDevice(tensorrt.cuda, clips(seed=5), LEGACY, **TORCH)
+        np.testing.assert_array_equal(session(there, SimpleNamespace(cuda_stream=0)), expected(clips(seed=5)))
+
+
+@pytest.mark.parametrize("stream", [LEGACY, 77])
+@pytest.mark.parametrize("told", [False, True], ids=["no stream told", "its stream told"])
+def test_clips_of_another_context_are_copied_from_it_and_it_is_current_again(
+    engine: Path, tensorrt: FakeTensorRT, stream: int, told: bool
+) -> None:
+    """A GPUArray of PyCUDA, whose context pycuda.autoinit made and left current."""
+    cuda = tensorrt.cuda
+    cuda.driver.stack.append(THEIRS)
+    with TensorRTSession(engine) as session:
+        assert cuda.driver.stack == [THEIRS]
+        for seed in range(4):  # plain, captured, replayed
+            there = OnDevice(cuda, clips(2, seed), stream, **PYCUDA)
+            logits = session(there, SimpleNamespace(handle=stream) if told else None)
+            np.testing.assert_array_equal(logits, expected(clips(2, seed)))
+            assert cuda.driver.stack == [THEIRS]
+            cuda.cudaFree(there.address)
+        assert {kind for kind, _ in cuda.copies} == {"peer", "download"}
+    assert cuda.driver.stack == [THEIRS] and nothing_is_held(cuda, tensorrt)
+
+
+def test_clips_of_another_context_are_taken_on_a_thread_that_has_none(engine: Path, tensorrt: FakeTensorRT) -> None:
+    """A camera's thread makes them with PyCUDA, another runs the model."""
+    cuda = tensorrt.cuda
+    cuda.driver.stack.append(THEIRS)
+    there = OnDevice(cuda, clips(seed=5), LEGACY, **PYCUDA)
+    results: list[Any] = []
+
+    def work() -> None:
+        with TensorRTSession(engine) as session:
+            results.append(session(there))
+            results.append(list(cuda.driver.stack))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    np.testing.assert_array_equal(results[0], expected(clips(seed=5)))
+    assert results[1] == []
+
+
+@pytest.mark.parametrize("before", [[], [THEIRS], [PRIMARY], [PRIMARY + 1], [THEIRS, THEIRS + 1]])
+def test_threads_contexts_are_as_they_were_whatever_a_session_does(
+    before: list[int], engine: Path, tensorrt: FakeTensorRT
+) -> None:
+    """Opened, run, timed, measured, refused, failed and closed."""
+    cuda = tensorrt.cuda
+    cuda.driver.stack.extend(before)
+
+    def kept() -> bool:
+        return cuda.driver.stack == before
+
+    session = TensorRTSession(engine)
+    assert kept()
+    session.warm_up()
+    session.layer_times(clips(), 2)
+    assert kept()
+    with pytest.raises(ModelError):
+        session(clips(5))
+    assert kept()
+    for call in ("cudaGraphLaunch", "cudaStreamSynchronize", "cuCtxSynchronize", "cuCtxPushCurrent"):
+        cuda.fail = call
+        with pytest.raises(CudaError, match=f"^{call} failed"):
+            session(OnDevice(cuda, clips()))
+        assert kept(), call
+    cuda.fail = None
+    session.__exit__(None, None, None)
+    assert kept()
+    with pytest.raises(VivimError, match="was closed"):
+        session(clips())
+    assert kept()
+    for call in ("cudaStreamCreateWithFlags", "cudaMalloc", "cudaHostAlloc"):
+        cuda.fail = call
+        with pytest.raises(CudaError, match=f"^{call} failed"):
+            TensorRTSession(engine)
+        assert kept(), call
+
+
+def test_context_is_not_waited_for_while_another_session_captures(engine: Path, tensorrt: FakeTensorRT) -> None:
+    """CUDA refuses that wait, and the capture may be lost with it."""
+    cuda = tensorrt.cuda
+    there = OnDevice(cuda, clips(), LEGACY, **TORCH)
+    with TensorRTSession(engine) as capturing, TensorRTSession(engine) as waiting:
+        capturing(clips())
+        thread = threading.Thread(target=lambda: waiting(there))
+        begin = cuda.cudaStreamBeginCapture
+
+        def begin_and_start_the_other(stream: int, mode: int) -> tuple[int]:
+            result = begin(stream, mode)
+            if not thread.ident:
+                thread.start()
+                thread.join(0.2)  # it has to wait for the end of this capture
+                assert thread.is_alive()
+            return result
+
+        cuda.cudaStreamBeginCapture = begin_and_start_the_other  # type: ignore[method-assign]
+        capturing(clips())
+        thread.join()
+        assert cuda.calls.count("cuCtxSynchronize") == 1
+
+
+def test_what_is_no_array_is_refused_and_told_what_is(engine: Path, tensorrt: FakeTensorRT) -> None:
+    """DeviceAllocation of PyCUDA is an address without shape and type."""
+    with TensorRTSession(engine) as session:
+        for given in (type("DeviceAllocation", (), {"__int__": lambda self: 4096})(), clips().tolist()):
+            with pytest.raises(ModelError, match=r"clips are a \w+; expected an array of NumPy, or one on the GPU"):
+                session(given)
+
+
+def test_memory_of_a_pool_belongs_to_the_primary_context(engine: Path, tensorrt: FakeTensorRT) -> None:
+    """That of CuPy's and PyTorch's stream-ordered allocators; CUDA names no context for it."""
+    cuda = tensorrt.cuda
+    with TensorRTSession(engine) as session:
+        there = OnDevice(cuda, clips(seed=5), LEGACY, **TORCH)
+        cuda.driver.pools.add(there.address)
+        cuda.driver.stack.append(THEIRS)
+        np.testing.assert_array_equal(session(there), expected(clips(seed=5)))
+        assert cuda.copies[0][0] == "copy"
+
+
+def test_any_stride_along_one_element_is_of_one_piece(engine: Path, tensorrt: FakeTensorRT) -> None:
+    with TensorRTSession(engine) as session:
+        there = OnDevice(tensorrt.cuda, clips(seed=5), strides=(999, *ONE_PIECE[1:]))
+        np.testing.assert_array_equal(session(there), expected(clips(seed=5)))
 
 
 @pytest.mark.parametrize(
@@ -291,7 +469,7 @@ def test_whatever_fails_while_opening_nothing_stays_behind(
     module = rtx if record is RTX else tensorrt
     with TensorRTSession(path):
         opening = len(cuda.calls)
-    assert opening == 6  # the device, the stream, four buffers
+    assert opening == 10  # the driver and its context, which is pushed and popped, the stream, four buffers
     failures: list[Callable[[], None]] = [
         lambda n=n: setattr(cuda, "fail", len(cuda.calls) + n) for n in range(opening)
     ]
@@ -313,6 +491,7 @@ def test_whichever_call_fails_nothing_stays_behind_and_no_memory_is_pulled_from_
     """Opening, the first call, the capture, a replay, another batch, clips on the GPU, closing: every call of CUDA."""
     path = engine_file(tmp_path / "tiny.engine", record)
     module = rtx if record is RTX else tensorrt
+    cuda.driver.stack.append(THEIRS)
     there = OnDevice(cuda, clips(2))
 
     def session_of_all() -> None:
@@ -337,6 +516,7 @@ def test_whichever_call_fails_nothing_stays_behind_and_no_memory_is_pulled_from_
             del error
         cuda.fail = None
         assert list(cuda.live) == [there.address] and module.alive == 0, f"call {number}"
+        assert cuda.driver.stack == [THEIRS], f"call {number}"
         cuda.pending.clear()
     # All but the last wait, before memory is given back, and the four calls of two captures: one that fails is replaced
     # by plain execution.
@@ -367,6 +547,14 @@ def test_stand_in_refuses_what_a_driver_refuses(cuda: FakeCuda) -> None:
     cuda.cudaFree(memory)
     with pytest.raises(AssertionError):
         cuda.cudaMemcpyAsync(memory, host, 16, "upload", stream)
+    cuda.driver.stack.append(THEIRS)
+    for call in (lambda: cuda.cudaMemcpyAsync(memory, host, 16, "upload", stream), lambda: cuda.check_stream(stream)):
+        with pytest.raises(AssertionError, match="of a context that is not current"):
+            call()
+    with pytest.raises(AssertionError, match=f"the context {THEIRS} has no stream {stream}"):
+        cuda.driver.cuStreamSynchronize(stream)
+    cuda.cudaSetDevice(0)
+    assert cuda.driver.stack == [PRIMARY]  # in the place of theirs, which is lost
 
 
 @pytest.mark.parametrize("name", ["cudaMemcpyAsync", "cudaStreamSynchronize", "cudaGraphLaunch"])
@@ -429,11 +617,12 @@ def test_order_of_release_is_the_reverse_of_the_order_of_taking(engine: Path, te
         session.warm_up()
         before = len(cuda.calls)
     assert cuda.calls[before:] == [
-        "cudaSetDevice",
+        "cuCtxPushCurrent",
         "cudaStreamSynchronize",
         "cudaGraphExecDestroy",
         *["cudaFreeHost", "cudaFree"] * 2,
         "cudaStreamDestroy",
+        "cuCtxPopCurrent",
     ]
     gone = [line for line in tensorrt.log if line.endswith("gone")]
     assert gone == ["_Context gone", "_Engine gone", "_Runtime gone"]
@@ -452,7 +641,7 @@ def test_threads_take_turns_and_each_chooses_the_gpu(engine: Path, tensorrt: Fak
     wrong: list[int] = []
     with open_session(engine) as session:
         session.warm_up()
-        before = tensorrt.cuda.calls.count("cudaSetDevice")
+        before = tensorrt.cuda.calls.count("cuCtxPushCurrent")
 
         def work(seed: int) -> None:
             given = clips(1 + seed % 2, seed)
@@ -463,7 +652,7 @@ def test_threads_take_turns_and_each_chooses_the_gpu(engine: Path, tensorrt: Fak
             thread.start()
         for thread in threads:
             thread.join()
-        assert tensorrt.cuda.calls.count("cudaSetDevice") - before == 4 * 20
+        assert tensorrt.cuda.calls.count("cuCtxPushCurrent") - before == 4 * 20
     assert wrong == []
 
 
@@ -567,7 +756,7 @@ def test_missing_cuda_python_names_the_extra(
 
 
 def test_older_cuda_python_is_taken(engine: Path, tensorrt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cuda.cudart", tensorrt.cuda)
+    tensorrt.cuda.install(monkeypatch, "cuda.cudart cuda.cuda")
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
     with open_session(engine) as session:
         np.testing.assert_array_equal(session(clips()), expected(clips()))
@@ -588,9 +777,11 @@ def test_devices_that_are_no_gpu_are_refused(engine: Path, device: str, message:
 
 
 def test_second_gpu_is_asked_and_used(engine: Path, tensorrt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, used = [], []
+    asked = []
+    driver = tensorrt.cuda.driver
     monkeypatch.setattr(Machine, "here", lambda device, backends: asked.append((device, backends)) or ADA)
-    monkeypatch.setattr(tensorrt.cuda, "cudaSetDevice", lambda device: used.append(device) or (0,))
     with open_session(engine, "cuda:1") as session:
+        held = list(tensorrt.cuda.live)
         session(clips())
-    assert asked == [(1, ("tensorrt",))] and set(used) == {1}
+    assert asked == [(1, ("tensorrt",))] and {tensorrt.cuda.context(handle) for handle in held} == {PRIMARY + 1}
+    assert driver.stack == []
