@@ -24,6 +24,7 @@ from vivim_runtime.live.status import Controls, State, Status
 from vivim_runtime.sessions.base import Session
 from vivim_runtime.sinks import Sink
 from vivim_runtime.sources import LiveSource, Paced
+from vivim_runtime.sources.base import counted_frames
 from vivim_runtime.text import printable
 
 __all__ = ["live_command"]
@@ -176,6 +177,8 @@ def _print_report(report: LiveReport) -> None:
     counts = dict(report.counts)
     table.add_row("frames", f"{counts.pop('captured')} in {report.seconds:.1f} s")
     table.add_row("of these", ", ".join(f"{n} {what}" for what, n in counts.items() if n or what == "shown"))
+    if report.lost:
+        table.add_row("lost", f"{counted_frames(report.lost)} of the source, which cannot be decoded")
     table.add_row("inferred", f"{report.inference['inferred']} in {report.clips} clips, hop {report.hop}")
     for name, figures in report.stages_ms.items():
         if figures:

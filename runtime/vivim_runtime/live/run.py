@@ -23,7 +23,7 @@ from vivim_runtime.live.threads import END_S, LINE_QUEUE, TICK_S, Branch, Crew, 
 from vivim_runtime.offline import RunOptions
 from vivim_runtime.sessions.base import Session
 from vivim_runtime.sinks.base import Sink
-from vivim_runtime.sources.base import Frame, LiveSource
+from vivim_runtime.sources.base import Frame, LiveSource, lost_frames
 from vivim_runtime.text import printable
 
 __all__ = ["LiveOptions", "LiveReport", "Outputs", "run_live"]
@@ -93,6 +93,7 @@ class LiveReport:
         clips, hop: clips inferred, and frames from one to the next at the end.
         seconds: of the whole run; fps: pictures shown a second.
         stages_ms: p50, p95, p99 and max of each part of a frame's way.
+        lost: frames that a recorded source should have and that cannot be decoded; none of them was captured.
         reconnects: how often the source came back.
         recordings: what was written and dropped, by name.
         failures: recordings that could not begin or be completed, and clips of which no mask could be made; and why.
@@ -107,6 +108,7 @@ class LiveReport:
     seconds: float
     fps: float
     stages_ms: Mapping[str, Mapping[str, float]]
+    lost: int
     reconnects: int
     recordings: Mapping[str, Mapping[str, int]]
     failures: tuple[str, ...]
@@ -336,6 +338,7 @@ class _LiveRun:
                 **self.ledger.inference(),
                 "clips": self.inference.clips,
                 "clips_not_finite": self.inference.clips_not_finite,
+                "lost": lost_frames(self.source),
                 "lines_lost": lost,
             }
 
@@ -365,6 +368,7 @@ class _LiveRun:
             seconds=seconds,
             fps=counts["shown"] / seconds,
             stages_ms={name: durations.quantiles() for name, durations in stages.items()},
+            lost=lost_frames(self.source),
             reconnects=self.capture.reconnects,
             recordings={branch.name: {"written": branch.written, "dropped": branch.dropped} for branch in branches},
             failures=(

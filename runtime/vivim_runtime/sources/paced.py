@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import count, cycle
 from types import TracebackType
 
-from vivim_runtime.sources.base import Frame, LiveSource, Source
+from vivim_runtime.sources.base import Frame, LiveSource, Source, lost_frames
 
 __all__ = ["Paced"]
 
@@ -32,6 +32,11 @@ class Paced(LiveSource):
         self.recorded, self.size, self._loop = recorded, recorded.size, loop
         self.frame_count = None if loop else recorded.frame_count
         self.notes = recorded.notes  # which grow while it is read
+
+    @property
+    def lost(self) -> int:
+        """Frames of one pass that cannot be decoded, as far as it has been read."""
+        return lost_frames(self.recorded)
 
     def __iter__(self) -> Iterator[Frame]:
         due = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import av
 import numpy as np
 import pytest
 
+from tests.runtime.live.rig import Run
 from tests.runtime.sources.made import (
     MATRICES,
     MATRIX,
@@ -23,8 +25,9 @@ from tests.runtime.sources.made import (
 )
 from vivim_runtime.datasets.recorded import RecordedVideo
 from vivim_runtime.errors import SourceError
+from vivim_runtime.live.status import State
 from vivim_runtime.sinks.video import VideoWriter
-from vivim_runtime.sources import open_source
+from vivim_runtime.sources import Paced, open_source
 from vivim_runtime.sources.base import lost_frames
 
 # RGB of 8 bits from YCbCr of limited range: a step of luma is 255/219 = 1.2, of colour up to 2.1, both rounded.
@@ -201,6 +204,17 @@ def test_damage_is_counted_once_however_often_a_film_is_read(tmp_path: Path) -> 
         counts = [len(list(source)), len(list(source))]
         notes = source.notes
     assert counts[0] == counts[1] == COUNT - lost_frames(source) and len(notes) == 1
+
+
+def test_a_live_run_counts_what_a_damaged_film_has_lost(tmp_path: Path) -> None:
+    path = damaged(tmp_path / "a.mov", "mjpeg", "yuvj420p")
+    source, found = read(path)
+    with Run(Paced(open_source(str(path))), ledger=(tmp_path / "l.jsonl", {})) as run:
+        run.probe.wait_state(State.ended, 20)
+        run.end()
+    summary = json.loads((tmp_path / "l.jsonl").read_text().splitlines()[-1])
+    assert run.report is not None and run.report.lost == summary["lost"] == source.lost >= 1
+    assert summary["captured"] == len(found)
 
 
 def test_frames_of_a_damaged_film_keep_their_masks(tmp_path: Path) -> None:
