@@ -126,10 +126,11 @@ def _train(
                     monitor = monitor or stack.enter_context(Monitor(out / "tensorboard", judging))
                     monitor.add(report, load_checkpoint(out / "last.safetensors"))
     except KeyboardInterrupt:
-        _console.print(f"interrupted; go on with the same command and --resume (state in {out})")
+        _console.print(f"interrupted; go on with the same command and --resume (state in {out})", soft_wrap=True)
         raise
     if options.group.leads:
-        _console.print(f"{out}/best.safetensors after {(time.monotonic() - began) / 60:.1f} min")
+        minutes = (time.monotonic() - began) / 60
+        _console.print(f"{out}/best.safetensors after {minutes:.1f} min", soft_wrap=True)
 
 
 def _evaluation(source: ClipOptions, out: Path, split: str, clips: int) -> str:
