@@ -13,7 +13,7 @@ from vivim_calibration.clips import DrawOptions
 from vivim_calibration.plot import sensitivity_svg
 from vivim_calibration.procedure import Options, Outcome, calibrate
 from vivim_calibration.report import sensitivity_table, verdict_table
-from vivim_runtime.commands.options import AllowTrained, Device, JsonFile, Seed, Threads, check_outputs
+from vivim_runtime.commands.options import AllowTrained, Device, JsonFile, Seed, Threads, check_outputs, spread_names
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import UsageError, VerdictError
 from vivim_runtime.files import write_text
@@ -30,22 +30,7 @@ class _Command(typer.core.TyperCommand):
     """Options that take several names: `--calib-data a.mp4 b.dcm`, as in other tools."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, _spread(args))
-
-
-def _spread(args: list[str]) -> list[str]:
-    """More names behind --calib-data and --eval-data, each its own option; only where the model came first."""
-    if not args or args[0].startswith("-"):
-        return args
-    result: list[str] = []
-    option = ""
-    for arg in args:
-        if option in ("--calib-data", "--eval-data") and not arg.startswith("-") and result[-1] != option:
-            result += [option, arg]
-        else:
-            result.append(arg)
-        option = arg if arg.startswith("-") else option
-    return result
+        return super().parse_args(ctx, spread_names(args, ("--calib-data", "--eval-data"), words=1))
 
 
 @app.command(cls=_Command)

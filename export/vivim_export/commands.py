@@ -5,7 +5,6 @@ Each command imports what it needs when it is called: `trt` builds engines where
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections import Counter
@@ -24,6 +23,7 @@ from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.sessions.base import Session
 from vivim_runtime.sessions.sidecar import EngineRecord, sidecar_path
+from vivim_runtime.text import parse_json
 
 if TYPE_CHECKING:
     from vivim_export.engine import EnginePlan
@@ -111,7 +111,7 @@ def onnx_command(
 def _codes(path: Path) -> dict[str, dict[str, list[str]]]:
     """What `--segment-codes` names: an object of objects."""
     try:
-        codes = json.loads(path.read_text(encoding="utf-8"))
+        codes = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(
             f"--segment-codes {path} cannot be read ({error}); expected JSON, see docs/dicom-seg.md"

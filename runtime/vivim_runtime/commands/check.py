@@ -21,6 +21,7 @@ from vivim_runtime.commands.options import (
     Threads,
     check_outputs,
     size_or_none,
+    spread_names,
 )
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import ParityError
@@ -48,18 +49,14 @@ class ClipsCommand(typer.core.TyperCommand):
 def _spread(args: list[str]) -> list[str]:
     """Two numbers behind --imgsz become `HxW`; more names behind --clips, each its own --clips."""
     result: list[str] = []
-    # Names behind --clips are clips only where A and B came first.
-    named = [not arg.startswith("-") for arg in args[:2]] == [True, True]
     option = ""
     for arg in args:
         if option == "--imgsz" and arg.isdecimal() and result[-1].isdecimal():
             result[-1] += f"x{arg}"
-        elif option == "--clips" and named and not arg.startswith("-") and result[-1] != "--clips":
-            result += ["--clips", arg]
         else:
             result.append(arg)
         option = arg if arg.startswith("-") else option
-    return result
+    return spread_names(result, ("--clips",), words=2)
 
 
 def publish(comparison: Comparison, json_file: Path | None, html_file: Path | None) -> None:

@@ -6,7 +6,7 @@ grammar holds everywhere; a file that is to be written is found out about before
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -40,6 +40,7 @@ __all__ = [
     "check_outputs",
     "parse_size",
     "size_or_none",
+    "spread_names",
 ]
 
 # --- where a model runs ---------------------------------------------------------------------------------------------
@@ -117,3 +118,23 @@ def check_outputs(outputs: Iterable[Path | None], inputs: Sequence[str | Path] =
     check_names(paths, inputs)
     for path in paths:
         writable_file(path)
+
+
+def spread_names(args: list[str], options: Collection[str], words: int) -> list[str]:
+    """More names behind an option, each its own: `--clips a b` becomes `--clips a --clips b`, as in other tools.
+
+    Args:
+        options: those that take several names.
+        words: arguments of the command; only where so many came first are names behind an option not among them.
+    """
+    if len(args) < words or any(arg.startswith("-") for arg in args[:words]):
+        return args
+    result: list[str] = []
+    option = ""
+    for arg in args:
+        if option in options and not arg.startswith("-") and result[-1] != option:
+            result += [option, arg]
+        else:
+            result.append(arg)
+        option = arg if arg.startswith("-") else option
+    return result

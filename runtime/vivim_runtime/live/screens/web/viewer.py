@@ -35,6 +35,7 @@ from vivim_runtime.live.screens.web.pictures import Pictures
 from vivim_runtime.live.screens.web.reports import as_json, as_metrics
 from vivim_runtime.live.status import Controls, Shown, State, Status
 from vivim_runtime.sessions.base import ModelInfo
+from vivim_runtime.text import parse_json
 
 __all__ = ["WebViewer"]
 
@@ -298,9 +299,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _control(self, body: bytes) -> None:
         try:
-            asked = json.loads(body)
+            asked = parse_json(body.decode())
             name = asked.get("action") if isinstance(asked, dict) else None
-        except (ValueError, RecursionError):
+        except ValueError:
             name = None
         action = _REMOTE.get(name) if isinstance(name, str) else None
         if action is None or action.apply is None:
