@@ -37,7 +37,17 @@ from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.files import atomic_path, sha256_file
 from vivim_runtime.judging.parity import Comparison, compare
 
-__all__ = ["OPSETS", "OnnxOptions", "contract_of", "export_onnx", "onnx_from_model", "save_onnx"]
+__all__ = [
+    "OPSETS",
+    "OnnxOptions",
+    "contract_of",
+    "drop_debug_information",
+    "export_onnx",
+    "onnx_from_model",
+    "quiet",
+    "save_onnx",
+    "translations",
+]
 
 # GELU became an operator in 20, and convolution takes bfloat16 from 22 on; nothing else that the network uses changes.
 OPSETS = range(20, 24)
@@ -202,7 +212,7 @@ def onnx_from_model(
             proto.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
     if options.cpu:
         fuse_depthwise(proto)
-    _drop_debug_information(proto)
+    drop_debug_information(proto)
     description = describe(
         model,
         size,
@@ -242,7 +252,7 @@ def _schema(name: str, data: list[str], parameters: list[str], attributes: dict[
     )
 
 
-def _translations() -> dict[Any, Any]:
+def translations() -> dict[Any, Any]:
     """torch.ops.vivim -> bare ONNX nodes of the same names."""
     kinds = onnx.defs.OpSchema.AttrType
     opset = onnxscript.values.Opset(DOMAIN, DOMAIN_VERSION)
@@ -269,7 +279,7 @@ def _translations() -> dict[Any, Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence what torch.onnx says about itself: packages we do not use, and its own deprecations."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -287,7 +297,7 @@ def _trace(deployed: nn.Module, example: Tensor, options: OnnxOptions) -> onnx.M
     shapes = None
     if options.batch is None:
         shapes = {"x": {0: torch.export.Dim("batch", min=1)}}
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.onnx.export(
             deployed,
             (example,),
@@ -296,7 +306,7 @@ def _trace(deployed: nn.Module, example: Tensor, options: OnnxOptions) -> onnx.M
             input_names=[name],
             output_names=["logits"],
             dynamic_shapes=shapes,
-            custom_translation_table=_translations(),
+            custom_translation_table=translations(),
             external_data=False,
             verbose=False,
         )
@@ -304,7 +314,7 @@ def _trace(deployed: nn.Module, example: Tensor, options: OnnxOptions) -> onnx.M
     return program.model_proto
 
 
-def _drop_debug_information(proto: onnx.ModelProto) -> None:
+def drop_debug_information(proto: onnx.ModelProto) -> None:
     """Remove the stack traces that torch.onnx leaves on every node: they name files of the exporting machine."""
     for node in proto.graph.node:
         del node.metadata_props[:]
