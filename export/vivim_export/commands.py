@@ -59,6 +59,9 @@ PathOption = Annotated[
 BuildArguments = Annotated[
     str | None, typer.Option("--build-args", metavar="JSON", help="Arguments of the builder, by name.")
 ]
+OnCpu = Annotated[
+    bool, typer.Option("--on-cpu", help="What its code sends to a GPU while it is imported stays on the CPU.")
+]
 InputOption = Annotated[str | None, typer.Option("--input", metavar="1x3xHxW", help="Sizes of its input, batch first.")]
 
 
@@ -69,6 +72,7 @@ def onnx_command(
     model: ModelOption = None,
     path: PathOption = None,
     build_args: BuildArguments = None,
+    on_cpu: OnCpu = False,
     input_size: InputOption = None,
     input_name: Annotated[str | None, typer.Option(help="With --model: the input's name; default input.")] = None,
     output_names: Annotated[
@@ -141,11 +145,12 @@ def onnx_command(
             mean=_three("--mean", mean) if mean else foreign.mean,
             std=_three("--std", std) if std else foreign.std,
         )
-        _export_foreign(model, foreign, weights, build_args, output, json_file)
+        _export_foreign(model, foreign, weights, build_args, on_cpu, output, json_file)
         return
     theirs = {
         "--path": path,
         "--build-args": build_args,
+        "--on-cpu": on_cpu,
         "--input": input_size,
         "--input-name": input_name,
         "--output-names": output_names,
@@ -232,6 +237,7 @@ def _export_foreign(
     options: ForeignOptions,
     weights: str | None,
     build_args: str | None,
+    on_cpu: bool,
     output: Path,
     json_file: Path | None,
 ) -> None:
@@ -241,7 +247,7 @@ def _export_foreign(
 
     arguments = build_arguments(build_args)
     with _progress.status("importing the network") as status, stand_ins(options.folders), _their_words():
-        network = load_network(model, options.folders, arguments, weights)
+        network = load_network(model, options.folders, arguments, weights, on_cpu)
         try:
             report = export_network(network, output, options, lambda text: status.update(text))
         except ParityError as error:
@@ -317,6 +323,7 @@ def inspect_command(
     path: PathOption = None,
     weights: Annotated[str | None, typer.Option(help="Its weights; default none, as it is built.")] = None,
     build_args: BuildArguments = None,
+    on_cpu: OnCpu = False,
 ) -> None:
     """Say which scans a network has, what is fused, and what blocks its export, with the line of its code."""
     from vivim_export.foreign.exporting import inspect_network
@@ -326,7 +333,8 @@ def inspect_command(
     options = _foreign_options(model, path, input_size, None)
     arguments = build_arguments(build_args)
     with _progress.status("importing and tracing the network"), stand_ins(options.folders), _their_words():
-        found = inspect_network(load_network(model, options.folders, arguments, weights), options)
+        network = load_network(model, options.folders, arguments, weights, on_cpu)
+        found = inspect_network(network, options)
     table = Table(show_header=False, box=None, pad_edge=False)
     for call, count in Counter(found.calls).items():
         sizes = f"L {call.length}, {call.width} channels in {call.groups} groups, N {call.states}"
