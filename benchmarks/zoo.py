@@ -218,13 +218,16 @@ def _timed(run: Any, x: np.ndarray) -> float:
 
 
 def _engine(file: Path) -> str:
-    from vivim_export.foreign.engines import build_rtx
+    """Built for one kind of GPU, on this CPU."""
+    from vivim_export.engine import EngineOptions, build_engine, plan_engine
 
+    options = EngineOptions(precision="fp32", backend="rtx", compute_capabilities=("8.9",))
     try:
-        built = build_rtx(file, file.with_suffix(".engine"))
+        layers = plan_engine(file, options).layers
+        record, _ = build_engine(file, file.with_suffix(".engine"), options)
     except VivimError as error:
         return f"none: {error}"
-    return f"{built.seconds:.0f} s, {built.nodes} nodes, {built.bytes / 1e6:.0f} MB"
+    return f"{record.build_flags['build_seconds']} s, {layers} layers, {record.engine_bytes / 1e6:.0f} MB"
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:

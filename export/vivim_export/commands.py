@@ -82,6 +82,9 @@ def onnx_command(
         str | None,
         typer.Option(metavar="A,B", help="With --model: names of the classes of a segmentation; for vivim-run."),
     ] = None,
+    outputs: Annotated[
+        str | None, typer.Option(help="With --classes, what the network gives: logits, softmax or probabilities.")
+    ] = None,
     mean: Annotated[
         str | None, typer.Option(metavar="R,G,B", help="With --classes: of the normalisation, in 0..1; ImageNet's.")
     ] = None,
@@ -142,6 +145,7 @@ def onnx_command(
             input_name=input_name or "",
             output_names=tuple(_words(output_names)),
             classes=tuple(_words(classes)),
+            outputs=outputs or "",
             mean=_three("--mean", mean) if mean else foreign.mean,
             std=_three("--std", std) if std else foreign.std,
         )
@@ -155,6 +159,7 @@ def onnx_command(
         "--input-name": input_name,
         "--output-names": output_names,
         "--classes": classes,
+        "--outputs": outputs,
         "--mean": mean,
         "--std": std,
         "--no-fuse": no_fuse,
@@ -487,7 +492,10 @@ def _engine_table(record: EngineRecord, output: Path, compared: bool) -> Table:
             "note", "TensorRT for RTX has int8 kernels for the weights of products only: time it against fp16"
         )
     if not compared:
-        table.add_row("parity", "not checked: there is no GPU here; run vivim-check where there is one")
+        is_foreign = "vivim.network" in record.description and "vivim.format" not in record.description
+        told = "no session takes this network's input" if is_foreign else "there is no GPU here"
+        where = "compare it in a program of your own" if is_foreign else "run vivim-check where there is one"
+        table.add_row("parity", f"not checked: {told}; {where}")
     table.add_row("sidecar", f"{sidecar_path(output)}")
     return table
 

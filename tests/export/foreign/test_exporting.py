@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from vivim_export.commands import app
 from vivim_export.foreign import ForeignOptions, ForeignReport, export_network, inspect_network, load_network, stand_ins
-from vivim_export.foreign.exporting import run_file
+from vivim_export.foreign.exporting import _Pictures, run_file
 from vivim_export.foreign.parity import Truth, agreement
 from vivim_runtime import open_session
 from vivim_runtime.errors import ModelError, ParityError, UsageError
@@ -68,10 +68,36 @@ def test_a_network_is_exported_with_an_open_batch_and_names(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_a_segmentation_of_single_pictures_runs_in_vivim_run(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
-    export("crossing", path, (1, 3, 16, 24), classes=("background", "lesion"), mean=(0.5, 0.5, 0.5), std=(0.2,) * 3)
+    export("crossing", path, (1, 3, 16, 24), classes=("background", "lesion"), outputs="softmax", std=(0.2,) * 3)
     with open_session(path) as session:
         assert [info.name for info in session.info.classes] == ["background", "lesion"]
         assert session(np.zeros((1, 1, 16, 24, 3), np.uint8)).shape == (1, 1, 2, 16, 24)
+
+
+def test_log_odds_are_those_of_the_softmax_and_of_probabilities() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 4, 4) * 3
+    for outputs, given in (("softmax", logits), ("probabilities", logits.softmax(1)), ("logits", logits)):
+        options = ForeignOptions((1, 3, 4, 4), classes=("a", "b", "c"), outputs=outputs)
+        network = torch.nn.Module()
+        network.forward = lambda x, given=given: given
+        found = _Pictures(network, options)(torch.zeros(2, 1, 4, 4, 3, dtype=torch.uint8))[:, 0]
+        expected = logits.double() if outputs == "logits" else torch.logit(logits.double().softmax(1))
+        usual = expected.abs() < 6  # beyond, 1 - p in float32 is a few hundred ulp: 6e-8 e^6 = 2e-5
+        assert (found - expected)[usual].abs().max() <= 1e-4 and torch.equal(found > 0, expected > 0)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "words"),
+    [
+        ("", "say what the network gives"),
+        ("masks", "--outputs is masks"),
+        ("probabilities", "does not lie within 0 and 1"),
+    ],
+)
+def test_what_the_network_gives_must_be_said_and_fit(outputs: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=words):
+        export("crossing", tmp_path / "m.onnx", (1, 3, 16, 24), classes=("background", "lesion"), outputs=outputs)
 
 
 @pytest.mark.slow
