@@ -50,7 +50,7 @@ FLOORS = {
         "commands cli"
     ),
     "vivim_export": (
-        "functions rules folding channels_last precision lowering engine_graph precision_check emulation runners "
+        "functions rules folding channels_last precision lowering s6 engine_graph precision_check emulation runners "
         "onnx_export engine commands"
     ),
     "vivim_calibration": (
