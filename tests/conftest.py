@@ -18,7 +18,7 @@ LIVE = (Path("tests/runtime/live"), Path("tests/runtime/commands/test_live.py"))
 
 @pytest.fixture(autouse=True)
 def _as_of_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is said about installing does not depend on where this copy came from (tests/runtime/test_installation.py)."""
+    """What is said about installing does not depend on where this copy came from."""
     monkeypatch.setattr("vivim_runtime.installation._origin", dict)
 
 
