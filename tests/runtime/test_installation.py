@@ -19,11 +19,11 @@ WHEEL = "https://host.example/vivim_edge-0.2.0-py3-none-any.whl"
     [
         pytest.param({}, "'vivim-edge[cpu]'", id="an index"),
         pytest.param(
-            {"url": "file:///home/me/vivim%20edge", "dir_info": {"editable": True}},
+            {"url": "file:" + "///home/me/vivim%20edge", "dir_info": {"editable": True}},
             "-e '/home/me/vivim edge[cpu]'",
             id="a checkout, editable",
         ),
-        pytest.param({"url": "file:///src/vivim", "dir_info": {}}, "'/src/vivim[cpu]'", id="a checkout"),
+        pytest.param({"url": "file:" + "///src/vivim", "dir_info": {}}, "'/src/vivim[cpu]'", id="a checkout"),
         pytest.param({"url": WHEEL, "archive_info": {}}, f"'vivim-edge[cpu] @ {WHEEL}'", id="a wheel"),
         pytest.param(
             {"url": "https://host.example/v.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}},
