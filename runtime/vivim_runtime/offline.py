@@ -11,8 +11,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from vivim_runtime.clips import Show, Window, resized, threshold_logit, windows
+from vivim_runtime.clips import Show, Window, threshold_logit, windows
 from vivim_runtime.errors import UsageError
+from vivim_runtime.framing import Framing
 from vivim_runtime.overlay import Layer, drawn
 from vivim_runtime.sessions.base import Session
 from vivim_runtime.sinks.base import MaskedFrame, Segmented, Sink
@@ -115,6 +116,7 @@ def run(
         SourceError, SinkError, UsageError.
     """
     info, watch = session.info, Stopwatch()
+    framing = info.framing()
     hop = info.hop if options.hop is None else options.hop
     frames = _watched(islice(source, options.max_frames), watch, "read")
     latencies: list[float] = []
@@ -125,7 +127,7 @@ def run(
         for group in _grouped(windows(frames, info.frames, hop, options.show), info.batch or 1):
             begun = time.perf_counter()
             with watch.measure("prepare"):
-                pixels = _stacked(group, info.size, info.batch or 1)
+                pixels = _stacked(group, framing, info.batch or 1)
             with watch.measure("infer"):
                 logits = session(pixels)
             latency = (time.perf_counter() - begun) * 1000.0
@@ -176,9 +178,9 @@ def _grouped(items: Iterable[Window[Frame]], size: int) -> Iterator[list[Window[
         yield group
 
 
-def _stacked(group: list[Window[Frame]], size: tuple[int, int], batch: int) -> np.ndarray:
+def _stacked(group: list[Window[Frame]], framing: Framing, batch: int) -> np.ndarray:
     """uint8 (batch, T, H, W, 3); a group that is too small for the model's batch is filled with its last window."""
-    pixels = [np.stack([resized(frame.image, size) for frame in window.frames]) for window in group]
+    pixels = [np.stack([framing.picture(frame.image) for frame in window.frames]) for window in group]
     return np.stack([*pixels, *[pixels[-1]] * (batch - len(group))])
 
 

@@ -9,8 +9,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from vivim_runtime.clips import logits_at, threshold_logit
+from vivim_runtime.clips import threshold_logit
 from vivim_runtime.errors import NotFiniteError
+from vivim_runtime.framing import Framing, logits_at
 from vivim_runtime.sessions.base import Logits
 from vivim_runtime.sources.base import Frame, Image
 
@@ -59,14 +60,19 @@ class MaskedFrame:
         position: int,
         latency_ms: float,
         padded: bool = False,
+        framing: Framing | None = None,
     ) -> MaskedFrame:
         """What the model's logits (K, h, w) mark in a frame: where the probability is above a threshold.
+
+        Args:
+            framing: how the frame became the model's picture; None where all of it was stretched.
 
         Raises:
             NotFiniteError: one of them is NaN or infinite; above a threshold it would look like "no lesion".
         """
         check_finite(frame, logits)
-        at_size = logits_at(logits, frame.image.shape[:2])
+        size = frame.image.shape[:2]
+        at_size = framing.logits(logits, size) if framing else logits_at(logits, size)
         return cls(frame, clip, position, padded, at_size, at_size > threshold_logit(threshold), latency_ms)
 
     @classmethod
