@@ -29,7 +29,7 @@ template <class Operator, class Processor, vivim_dtype Type> struct Definition :
         inputType = [](OrtCustomOp const*, size_t i) { return Operator::kIsParameter[i] ? kFloat : elementType(Type); };
         inputCount = [](OrtCustomOp const*) { return size_t(Operator::kInputs); };
         outputType = [](OrtCustomOp const*, size_t) { return elementType(Type); };
-        outputCount = [](OrtCustomOp const*) { return size_t(1); };
+        outputCount = [](OrtCustomOp const*) { return size_t(Operator::kOutputs); };
         inputCharacteristic = outputCharacteristic = [](OrtCustomOp const*, size_t) { return kRequired; };
         inputMemory = [](OrtCustomOp const*, size_t) { return 0; }; // of the execution provider
         startVersion = [](OrtCustomOp const*) { return 1; };
@@ -87,7 +87,8 @@ private:
             check(api, setDimensions(api, result, dims.data(), dims.size()));
             check(api, setSymbolicDimensions(api, result, names.data(), names.size()));
             check(api, setTensorElementType(api, result, type));
-            check(api, shapeInferSetOutput(api, context, 0, result));
+            for (size_t i = 0; i < Operator::kOutputs; ++i)
+                check(api, shapeInferSetOutput(api, context, i, result));
         });
         releaseTensorTypeAndShapeInfo(api, result);
         check(api, status);
@@ -128,6 +129,8 @@ extern "C" VIVIM_API OrtStatus* RegisterCustomOps(OrtSessionOptions* options, Or
         addTypes<Cpu>(api, domain);
         add<DepthwiseConvGelu<2>, Cpu, VIVIM_FLOAT32>(api, domain);
         add<DepthwiseConvGelu<3>, Cpu, VIVIM_FLOAT32>(api, domain);
+        add<AddLayerNorm, Cpu, VIVIM_FLOAT32>(api, domain);
+        add<MergeScales, Cpu, VIVIM_FLOAT32>(api, domain);
         if (vivim::cuda::library())
             addTypes<Cuda>(api, domain);
         check(api, addCustomOpDomain(api, options, domain));
