@@ -42,8 +42,8 @@ LATE = {"vivim_runtime": {"onnxruntime", "pydicom", "PIL", "pygame", "tensorrt",
 # of the drawing stand in the order in which they need each other.
 FLOORS = {
     "vivim_runtime": (
-        "errors text regions contract framing provenance sizes files svg phantom finding sessions sources overlay clips "
-        "sinks offline datasets bench judging live doctor commands entry"
+        "errors text regions contract framing provenance sizes files svg phantom finding sessions sources overlay "
+        "clips sinks offline datasets bench judging live doctor commands entry"
     ),
     "vivim": (
         "config scan segformer rivals mamba model pickled checkpoint preprocessing session training efficiency "

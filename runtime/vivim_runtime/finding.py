@@ -116,13 +116,14 @@ class _Variation:
     def deviation(self) -> Field:
         """Standard deviation of each cell, grey levels."""
         assert self._sum is not None and self._squares is not None
-        variance = (self._squares - self._sum * self._sum / self.count) / max(1, self.count - 1)
-        return np.sqrt(np.maximum(variance, 0))
+        count = np.float32(self.count)
+        variance = (self._squares - self._sum * self._sum / count) / np.maximum(count - 1, 1)
+        return np.sqrt(np.maximum(variance, np.float32(0)))
 
     def mean(self) -> Field:
         """Mean of each cell, grey levels."""
         assert self._first is not None and self._sum is not None
-        return self._first + self._sum / self.count
+        return self._first + self._sum / np.float32(self.count)
 
     def finding(self) -> Finding:
         if not self.count:
