@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from vivim_runtime.regions import Region
 
-__all__ = ["Finding", "RegionFinder", "find_region"]
+__all__ = ["Finding", "RegionFinder", "find", "find_region"]
 
 Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]

@@ -6,7 +6,9 @@ same filters; logits come back bilinear, with pixel centres aligned, to where th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, reduce
 from typing import Any
 
 import cv2
@@ -16,7 +18,7 @@ import numpy.typing as npt
 from vivim_runtime.contract import InputContract
 from vivim_runtime.regions import Region
 
-__all__ = ["OUTSIDE_LOGIT", "WHITE_FROM", "Framing", "logits_at", "mask_at", "resized"]
+__all__ = ["OUTSIDE_LOGIT", "WHITE_FROM", "Framing", "Views", "logits_at", "mask_at", "resized"]
 
 Image = npt.NDArray[np.uint8]
 Masks = npt.NDArray[np.bool_]
@@ -49,7 +51,7 @@ class Framing:
         """A frame uint8 RGB (h, w, 3) -> (H, W, 3)."""
         contract, region = self.contract, self.region
         if region is not None:
-            image = region.cut(image)
+            image = region.check(image.shape[:2], "a frame").cut(image)
             if contract.outside == "black" and region.inside is not None:
                 image = np.where(region.inside[..., None], image, np.uint8(0))
             image = np.ascontiguousarray(image)
@@ -103,6 +105,59 @@ class Framing:
         canvas = np.zeros((*size, *image.shape[2:]), np.uint8)
         canvas[inner.slices] = resized(image, inner.size)
         return canvas
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a network sees of a frame: one picture for each region, mostly one.
+
+    Attributes:
+        framings: of each.
+    """
+
+    framings: tuple[Framing, ...]
+
+    @classmethod
+    def of(cls, contract: InputContract, regions: Sequence[Region] = ()) -> Views:
+        """The views of regions; without any, that of the whole frame."""
+        return cls(tuple(Framing(contract, region) for region in regions or (None,)))
+
+    def __len__(self) -> int:
+        return len(self.framings)
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """What is seen; () where that is all of a frame."""
+        return tuple(framing.region for framing in self.framings if framing.region is not None)
+
+    def pictures(self, image: Image) -> list[Image]:
+        """A frame uint8 RGB (h, w, 3) as each view has it, (H, W, 3)."""
+        return [framing.picture(image) for framing in self.framings]
+
+    def logits(self, logits: Sequence[Logits], size: tuple[int, int]) -> Logits:
+        """Logits (K, H, W) of each view -> (K, h, w) of the frame, the higher where regions overlap."""
+        pairs = zip(self.framings, logits, strict=True)
+        return reduce(np.maximum, (framing.logits(values, size) for framing, values in pairs))
+
+    def inside(self, size: tuple[int, int]) -> Masks | None:
+        """Which pixels of a frame (h, w) are seen; None where all are."""
+        return _inside(self.regions, size) if self.regions else None
+
+    def grain(self, size: tuple[int, int]) -> float:
+        """The larger side of a pixel of the network in pixels of a frame (h, w), at least 1."""
+        sides = [1.0]
+        for framing in self.framings:
+            seen = size if framing.region is None else framing.region.size
+            inner = framing.inner(seen).size
+            sides += [seen[0] / inner[0], seen[1] / inner[1]]
+        return max(sides)
+
+
+@lru_cache(maxsize=8)
+def _inside(regions: tuple[Region, ...], size: tuple[int, int]) -> Masks:
+    inside = reduce(np.logical_or, (region.mask(size) for region in regions))
+    inside.flags.writeable = False
+    return inside
 
 
 def _levels(black: int, white: int) -> npt.NDArray[np.uint8]:

@@ -7,7 +7,9 @@ whoever has the file or the frames. Pure: nothing here opens anything.
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,7 +20,7 @@ import numpy.typing as npt
 
 from vivim_runtime.errors import UsageError
 
-__all__ = ["AUTO", "DICOM", "WHOLE", "Region", "RegionRule", "rectangle_of"]
+__all__ = ["AUTO", "DICOM", "WHOLE", "Region", "RegionRule", "UltrasoundRegion", "rectangle_of", "tissue_regions"]
 
 Mask = npt.NDArray[np.bool_]
 Corners = tuple[tuple[int, int], ...]
@@ -153,3 +155,90 @@ class RegionRule:
         """For people: of what a network sees, such as "whole pictures"."""
         names = {WHOLE: "whole pictures", DICOM: "the ultrasound region of DICOM files", AUTO: "the region found"}
         return names.get(self.kind, f"the region {self.region}")
+
+
+# Region Spatial Format and Region Data Type (PS3.3 C.8.5.5.1.1 and .2), as far as a network may look at them.
+_PLANE = 1
+_TISSUE, _COLOUR_FLOW = 1, 2
+
+
+@dataclass(frozen=True)
+class UltrasoundRegion:
+    """An item of the Sequence of Ultrasound Regions (PS3.3 C.8.5.5), as it stands in the file.
+
+    Attributes:
+        format, data: Region Spatial Format and Region Data Type.
+        x0, y0, x1, y1: first and last column and row, in stored pixels.
+        units: Physical Units X and Y Direction; 3 is cm.
+        delta: Physical Delta X and Y, in those units a stored pixel; None where there is none.
+    """
+
+    format: int
+    data: int
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+    units: tuple[int, int] = (0, 0)
+    delta: tuple[float, float] | None = None
+
+    @property
+    def is_tissue(self) -> bool:
+        """Whether it shows a plane of tissue, with or without coloured flow; never a spectrum, an M-mode or a curve."""
+        return self.format == _PLANE and self.data in (_TISSUE, _COLOUR_FLOW)
+
+    def contradiction(self, size: tuple[int, int]) -> str:
+        """Why it cannot be of a picture stored as (H, W); "" where it can.
+
+        Writers count the last column and row in two ways, so one pixel more is none too many.
+        """
+        if not (0 <= self.x0 < self.x1 <= size[1] and 0 <= self.y0 < self.y1 <= size[0]):
+            return (
+                f"its ultrasound region spans ({self.x0},{self.y0})-({self.x1},{self.y1}), "
+                f"its picture is {size[1]}x{size[0]}"
+            )
+        return ""
+
+    def shown(self, stored: tuple[int, int], shown: tuple[int, int]) -> Region:
+        """Where it lies in a picture that is stored as (H, W) and shown as another size."""
+        fx, fy = shown[1] / stored[1], shown[0] / stored[0]
+        left, top = math.floor(self.x0 * fx + 0.5), math.floor(self.y0 * fy + 0.5)
+        right = min(shown[1], math.floor((self.x1 + 1) * fx + 0.5))
+        bottom = min(shown[0], math.floor((self.y1 + 1) * fy + 0.5))
+        return Region(left, top, right - left, bottom - top)
+
+
+def tissue_regions(
+    regions: Sequence[UltrasoundRegion], stored: tuple[int, int], shown: tuple[int, int], name: str
+) -> tuple[Region, ...]:
+    """The regions that a network may look at, in the picture as it is shown.
+
+    A colour box within a tissue region shows the same tissue, and is left out.
+
+    Args:
+        stored, shown: (H, W) of the picture as it is stored, in whose pixels the regions are, and as it is shown.
+        name: for messages.
+
+    Raises:
+        UsageError: there is none, or one lies beyond the picture.
+    """
+    advice = "give --region X,Y,W,H, auto or whole"
+    tissue = [region for region in regions if region.is_tissue]
+    if not tissue:
+        what = f"{len(regions)} ultrasound regions, none of them of tissue" if regions else "no ultrasound regions"
+        raise UsageError(f"{name} has {what}; {advice}")
+    for region in tissue:
+        if reason := region.contradiction(stored):
+            raise UsageError(f"{name} contradicts itself: {reason}; {advice}")
+    found = [region.shown(stored, shown).check(shown, name) for region in tissue]
+    unique = list(dict.fromkeys(found))
+    return tuple(r for r in unique if not any(r is not other and _holds(other, r) for other in unique))
+
+
+def _holds(outer: Region, inner: Region) -> bool:
+    return (
+        outer.x <= inner.x
+        and outer.y <= inner.y
+        and inner.x + inner.width <= outer.x + outer.width
+        and inner.y + inner.height <= outer.y + outer.height
+    )
