@@ -9,7 +9,9 @@ state last of all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import cv2
 
@@ -19,13 +21,15 @@ from vivim_runtime.live.status import State, Status
 from vivim_runtime.sessions.base import ClassInfo
 from vivim_runtime.sources.base import Image
 
-__all__ = ["LEGIBLE_WIDTH", "Hud", "legible", "status_lines"]
+__all__ = ["LEGIBLE_WIDTH", "Hud", "legible", "lesion_lines", "status_lines"]
 
 # Narrower pictures are better enlarged to this before they are given to `Hud`, up to this height.
 LEGIBLE_WIDTH, _LEGIBLE_HEIGHT = 640, 1280
 
 _WHITE = (255, 255, 255)
 _RED = (229, 57, 53)
+_BLUE = (77, 163, 255)
+_MOST_LESIONS = 3  # whose sizes are told
 # Letters are 1/45 of the picture's height, as on the screens of scanners; below 12 pixels they would not be readable.
 _LETTER_SHARE, _LETTER_LEAST = 1 / 45, 12
 # The figures are up to 19 letters' heights wide, and the legend has this share of the picture at most: where it is
@@ -72,6 +76,24 @@ def status_lines(status: Status, threshold: float | None = None, short: bool = F
     return tuple(lines)
 
 
+def lesion_lines(lesions: Sequence[Mapping[str, Any]], short: bool = False) -> tuple[str, ...]:
+    """The sizes of the largest lesions, with their bounds: longest diameter by the one across it.
+
+    Args:
+        short: for pictures that are narrow.
+    """
+    lines = []
+    for lesion in lesions[:_MOST_LESIONS]:
+        if "longest_mm" in lesion:
+            (longest, wrong), (across, wrong_across) = lesion["longest_mm"], lesion["across_mm"]
+            size = f"{longest:.1f} x {across:.1f} mm"
+            size += "" if short else f" (+-{wrong:.1f}, +-{wrong_across:.1f})"
+        else:
+            size = f"{lesion['longest_px']:.0f} x {lesion['across_px']:.0f} px"
+        lines.append(f"{lesion['lesion']}: {size}")
+    return tuple(lines)
+
+
 def legible(picture: Image) -> Image:
     """A picture (H, W, 3), enlarged where the letters would take too much of it."""
     height, width = picture.shape[:2]
@@ -106,12 +128,14 @@ class Hud:
             help_panel: whether to list the keys, too.
         """
         canvas = picture.copy()
+        _frame(canvas, status)
         letter = max(_LETTER_LEAST, round(canvas.shape[0] * _LETTER_SHARE))
         bottom = _runs(canvas, status, letter)
         if status.state is not State.live:
             bottom = _bar(canvas, status, letter, bottom)
         corner = self._legend(canvas, letter, status.recording, bottom)
-        lines = status_lines(status, threshold, short=canvas.shape[1] < _NARROW * letter)
+        short = canvas.shape[1] < _NARROW * letter
+        lines = (*status_lines(status, threshold, short), *lesion_lines(status.lesions, short))
         _column(canvas, lines, message, letter, corner, bottom)
         if help_panel:
             _help(canvas, letter)
@@ -145,6 +169,17 @@ class Hud:
             put(canvas, text, begin, top)
             left, top = min(left, begin), top + round(text.height * 1.1)
         return left, top
+
+
+def _frame(canvas: Image, status: Status) -> None:
+    """A thin line around what the model sees, just inside of it."""
+    if min(status.size) < 1:
+        return
+    fx, fy = canvas.shape[1] / status.size[1], canvas.shape[0] / status.size[0]
+    for x, y, width, height in status.regions:
+        first = math.ceil(x * fx), math.ceil(y * fy)
+        last = math.floor((x + width) * fx) - 1, math.floor((y + height) * fy) - 1
+        cv2.rectangle(canvas, first, last, _BLUE, 1)
 
 
 def _column(

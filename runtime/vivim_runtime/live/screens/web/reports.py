@@ -30,6 +30,7 @@ def as_json(
         "threshold": controls.threshold,
         "layers": list(controls.layers),
         "paused": controls.paused.is_set(),
+        "region_drawn": controls.region is not None,
         "recording_wanted": controls.recording.is_set(),
         "classes": [{"name": info.name, "color": list(info.color)} for info in classes],
     }

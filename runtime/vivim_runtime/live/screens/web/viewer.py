@@ -5,7 +5,8 @@ GET  /stream        multipart JPEG
 GET  /status        JSON
 GET  /metrics       Prometheus
 GET  /snapshot.png  the picture as shown, without the status
-POST /controls      {"action": NAME}, of vivim_runtime.live.screens.actions where `remote`
+POST /controls      {"action": NAME}, of vivim_runtime.live.screens.actions where `remote`; or, to draw what the model
+                    sees, {"action": "region", "region": [X, Y, WIDTH, HEIGHT]} in pixels of the picture
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from types import TracebackType
 from typing import IO, Any, ClassVar
 from urllib.parse import SplitResult, urlsplit
 
-from vivim_runtime.errors import SinkError
+from vivim_runtime.errors import SinkError, UsageError
 from vivim_runtime.live.screens.actions import ACTIONS
 from vivim_runtime.live.screens.base import ScreenOptions
 from vivim_runtime.live.screens.hud import Hud
@@ -34,8 +35,9 @@ from vivim_runtime.live.screens.web.access import Access, Address
 from vivim_runtime.live.screens.web.pictures import Pictures
 from vivim_runtime.live.screens.web.reports import as_json, as_metrics
 from vivim_runtime.live.status import Controls, Shown, State, Status
+from vivim_runtime.regions import Region
 from vivim_runtime.sessions.base import ModelInfo
-from vivim_runtime.text import parse_json
+from vivim_runtime.text import parse_json, printable
 
 __all__ = ["WebViewer"]
 
@@ -303,11 +305,27 @@ class _Handler(BaseHTTPRequestHandler):
             name = asked.get("action") if isinstance(asked, dict) else None
         except ValueError:
             name = None
+        if name == "region":
+            self._see(asked.get("region"))
+            return
         action = _REMOTE.get(name) if isinstance(name, str) else None
         if action is None or action.apply is None:
-            self._refuse(HTTPStatus.BAD_REQUEST, f"expected an action of {', '.join(_REMOTE)}")
+            self._refuse(HTTPStatus.BAD_REQUEST, f"expected an action of {', '.join(_REMOTE)}, region")
             return
         action.apply(self.server.controls)
+        self._status()
+
+    def _see(self, numbers: Any) -> None:
+        """Let the model see the part of the picture that somebody has drawn."""
+        status, _ = self._newest()
+        try:
+            if not isinstance(numbers, list) or len(numbers) != 4:
+                raise UsageError("expected a region of [X, Y, WIDTH, HEIGHT]")
+            region = Region(*numbers).check(status.size, "the picture")
+        except UsageError as error:
+            self._refuse(HTTPStatus.BAD_REQUEST, printable(str(error), 300))
+            return
+        self.server.controls.see(region)
         self._status()
 
     def _path(self) -> SplitResult | None:

@@ -4,11 +4,13 @@ const POLL_MS = 500;
 const KEPT = 240; // points of the chart: two minutes
 const OLD_S = 2; // a run that has said nothing for so long is not live
 const KEYS = { " ": "pause", o: "overlay", c: "contour", m: "mask", r: "record", "+": "threshold_up", "=": "threshold_up",
-  "-": "threshold_down", _: "threshold_down" };
+  "-": "threshold_down", _: "threshold_down", x: "region_reset" };
 const element = (id) => document.getElementById(id);
 const buttons = [...document.querySelectorAll("button[data-action]")];
 const history = [];
 let lost = false;
+let size = [0, 0]; // height and width of the picture, by the last status
+let from; // where a drag began, in pixels of the picture
 let failures; // pictures that could not be encoded, by the last status: each ended the stream
 
 const ms = (value) => (value === undefined || value === null ? "–" : `${value.toFixed(0)} ms`);
@@ -27,6 +29,8 @@ function figures(status) {
     ["inference p50 / p95", `${ms(status.infer_ms.p50)} / ${ms(status.infer_ms.p95)}`],
     ["mask age", ms(status.mask_age_ms)],
     ["clip every", `${status.hop} frames`],
+    ["sees", status.regions.length ? `${status.regions.map((region) => region.join(",")).join("; ")} (${status.region})` : "the whole picture"],
+    ["scale", status.scale],
     ["from", status.source],
     ["model", `${status.model} (${status.precision})`],
     ["on", `${status.backend}, ${status.device}`],
@@ -39,6 +43,54 @@ function figures(status) {
     for (const text of [name, value]) row.insertCell().textContent = text;
     return row;
   }));
+}
+
+function lesions(found) {
+  const pair = (values) => `${values[0].toFixed(1)} ± ${values[1].toFixed(1)}`;
+  element("lesions").replaceChildren(...found.map((lesion) => {
+    const row = document.createElement("tr");
+    const text = lesion.longest_mm ? `${pair(lesion.longest_mm)} × ${pair(lesion.across_mm)} mm, ${pair(lesion.area_mm2)} mm²`
+      : `${lesion.longest_px.toFixed(0)} × ${lesion.across_px.toFixed(0)} px`;
+    for (const part of [`lesion ${lesion.lesion}`, text]) row.insertCell().textContent = part;
+    return row;
+  }));
+}
+
+// Where the picture lies on the page: its shape is kept within the element.
+function placed() {
+  const box = element("picture").getBoundingClientRect(), frame = element("picture").parentElement.getBoundingClientRect();
+  const scale = Math.min(box.width / size[1], box.height / size[0]);
+  return { scale, left: box.left + (box.width - size[1] * scale) / 2, top: box.top + (box.height - size[0] * scale) / 2, frame };
+}
+
+// The place of a pointer in pixels of the picture, within it.
+function inPicture(event) {
+  const place = placed();
+  const within = (value, most) => Math.round(Math.min(Math.max(value, 0), most));
+  return [within((event.clientX - place.left) / place.scale, size[1]), within((event.clientY - place.top) / place.scale, size[0])];
+}
+
+function between(a, b) {
+  return [Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.abs(a[0] - b[0]), Math.abs(a[1] - b[1])];
+}
+
+function drag(event) {
+  if (!from) return;
+  const [x, y, width, height] = between(from, inPicture(event)), { scale, left, top, frame } = placed();
+  const style = element("drawn").style;
+  style.left = `${left - frame.left + x * scale}px`;
+  style.top = `${top - frame.top + y * scale}px`;
+  style.width = `${width * scale}px`;
+  style.height = `${height * scale}px`;
+  element("drawn").hidden = false;
+}
+
+function drop(event) {
+  if (!from) return;
+  const region = between(from, inPicture(event));
+  from = undefined;
+  element("drawn").hidden = true;
+  if (Math.min(region[2], region[3]) >= 8) send({ action: "region", region }); // less is a click
 }
 
 function legend(classes) {
@@ -96,11 +148,13 @@ function take(status) {
   setState(silent ? "no signal" : status.state, silent ? `the run has said nothing for ${status.age_s.toFixed(0)} s` : status.message);
   element("threshold").textContent = status.threshold.toFixed(2);
   const on = { pause: status.paused, record: status.recording, overlay: status.layers.includes("overlay"),
-    contour: status.layers.includes("contour"), mask: status.layers.includes("mask") };
+    region_reset: status.region_drawn, contour: status.layers.includes("contour"), mask: status.layers.includes("mask") };
   for (const button of buttons) {
     if (button.dataset.action in on) button.setAttribute("aria-pressed", String(on[button.dataset.action]));
   }
+  size = status.size;
   legend(status.classes);
+  lesions(status.lesions);
   figures(status);
 }
 
@@ -121,9 +175,11 @@ async function ask(path, options) {
   return answer.json();
 }
 
-async function act(action) {
+const act = (action) => send({ action });
+
+async function send(asked) {
   try {
-    const body = JSON.stringify({ action });
+    const body = JSON.stringify(asked);
     take(await ask("controls", { method: "POST", headers: { "Content-Type": "application/json" }, body }));
   } catch {
     setLost(true);
@@ -146,6 +202,15 @@ async function poll() {
 }
 
 for (const button of buttons) button.addEventListener("click", () => act(button.dataset.action));
+element("picture").addEventListener("pointerdown", (event) => {
+  if (event.button !== 0 || !size[0]) return;
+  event.preventDefault();
+  element("picture").setPointerCapture(event.pointerId);
+  from = inPicture(event);
+});
+element("picture").addEventListener("pointermove", drag);
+element("picture").addEventListener("pointerup", drop);
+element("picture").addEventListener("pointercancel", () => { from = undefined; element("drawn").hidden = true; });
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || event.target.closest("button, a")) return;
   const action = KEYS[event.key.toLowerCase()];
