@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import Protocol
 
@@ -87,6 +87,7 @@ class PhantomClips:
         count: clips an epoch.
         frames, size: T and (H, W).
         fresh: whether epoch e shows the clips e * count to (e + 1) * count - 1 of the split, so that none comes twice.
+        screen, view: of `PhantomSpec`.
     """
 
     split: str
@@ -94,6 +95,8 @@ class PhantomClips:
     frames: int
     size: tuple[int, int]
     fresh: bool = True
+    screen: str = "none"
+    view: str = "whole"
 
     def __post_init__(self) -> None:
         _check_phantoms(self.split, self.count)
@@ -103,7 +106,8 @@ class PhantomClips:
 
     def clip(self, index: int, epoch: int) -> Clip:
         number = index + (epoch * self.count if self.fresh else 0)
-        return phantom_clip(_spec(self.split, number % _MOST_CLIPS, self.frames, self.size))
+        spec = _spec(self.split, number % _MOST_CLIPS, self.frames, self.size)
+        return phantom_clip(replace(spec, screen=self.screen, view=self.view))
 
 
 class DatasetClips:

@@ -14,6 +14,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from vivim_runtime.commands.application import Application
 from vivim_runtime.commands.live import live_command
 from vivim_runtime.commands.options import (
     Device,
@@ -51,7 +52,7 @@ __all__ = ["app"]
 
 _SHOWN_LESIONS = 6  # in the summary, those that were seen first
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+app = Application(no_args_is_help=True)
 # File names are printed as they are: no markup.
 _console = terminal(stderr=True)
 

@@ -203,10 +203,11 @@ class Compositor:
 
     def _present(self, frame: Frame | None, ready: _Ready | None, age: float | None, picture: Image) -> None:
         hidden = "" if ready is not None or frame is None else self._why_hidden(frame)
-        lesions = tuple(lesion.record() for lesion in ready.masked.lesions) if ready else ()
+        masked = ready.masked if ready else None
+        lesions = tuple(lesion.record() for lesion in masked.lesions) if masked else ()
         size = (0, 0) if frame is None else (picture.shape[0], picture.shape[1])
         status = replace(self._status(hidden, None if age is None else age * 1000.0), lesions=lesions, size=size)
-        shown = Shown(frame, ready.masked.masks if ready else None, picture, status)
+        shown = Shown(frame, masked.masks if masked else None, picture, status, masked.logits if masked else None)
         for screen in self._screens:
             screen.show(shown)
         self._told, self.hidden = time.monotonic(), hidden

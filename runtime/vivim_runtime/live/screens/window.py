@@ -20,7 +20,9 @@ from vivim_runtime.files import atomic_path
 from vivim_runtime.live.screens.actions import ACTIONS
 from vivim_runtime.live.screens.base import ScreenOptions
 from vivim_runtime.live.screens.hud import LEGIBLE_WIDTH, Hud
+from vivim_runtime.live.screens.icon import icon
 from vivim_runtime.live.screens.snapshots import png, snapshot_name
+from vivim_runtime.live.screens.views import viewed
 from vivim_runtime.live.status import Controls, Shown
 from vivim_runtime.regions import Region
 from vivim_runtime.sessions.base import ModelInfo
@@ -71,7 +73,7 @@ class Window:
     def __init__(self, controls: Controls, model: ModelInfo, options: ScreenOptions) -> None:
         self._pygame = _pygame()
         self._controls, self._options = controls, options
-        self._hud = Hud(model.classes)
+        self._hud = Hud(model.classes, options.notice)
         self._arrived = threading.Condition()
         self._newest: Shown | None = None
         self._shown: Shown | None = None  # the one in the window
@@ -95,6 +97,8 @@ class Window:
             if driver in _UNSEEN and "SDL_VIDEODRIVER" not in os.environ:
                 raise self._pygame.error(f"SDL found none and would draw {driver}")
             self._pygame.display.set_caption(_TITLE)
+            mark = icon()
+            self._pygame.display.set_icon(self._pygame.image.frombuffer(mark.tobytes(), mark.shape[1::-1], "RGB"))
             self._pygame.display.set_allow_screensaver(False)
             self._set_mode(_FIRST_SIZE)
         except self._pygame.error as error:
@@ -151,9 +155,11 @@ class Window:
             return None
         height, width = self._shown.picture.shape[:2]
         room = self._pygame.display.get_surface().get_size()
-        size = fitted((width, height), room)
-        x = (place[0] - (room[0] - size[0]) // 2) * width / size[0]
+        wide = viewed(self._shown, self._controls.view).shape[1]
+        size = fitted((wide, height), room)
+        x = (place[0] - (room[0] - size[0]) // 2) * wide / size[0]
         y = (place[1] - (room[1] - size[1]) // 2) * height / size[1]
+        x -= width if x > width else 0  # beside the frame as it came
         return round(min(max(x, 0), width)), round(min(max(y, 0), height))
 
     def _drawn(self) -> tuple[int, int, int, int] | None:
@@ -192,13 +198,12 @@ class Window:
             self._shape(self._shown.picture)
             surface = self._pygame.display.get_surface()
             room = surface.get_size()
-            height, width = self._shown.picture.shape[:2]
+            shown_now = viewed(self._shown, self._controls.view)
+            height, width = shown_now.shape[:2]
             size = fitted((width, height), room)
             shrinks = size[0] < width
             # The status is drawn at the window's resolution, so that its letters are sharp.
-            picture = cv2.resize(
-                self._shown.picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            )
+            picture = cv2.resize(shown_now, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
             status, drawn = self._shown.status, self._drawn()
             if drawn is not None:
                 status = replace(status, regions=(drawn,), size=self._shown.picture.shape[:2])
@@ -208,6 +213,8 @@ class Window:
                 threshold=self._controls.threshold,
                 message=self._message,
                 help_panel=self._help,
+                level=self._controls.hud,
+                corner=self._controls.hud_corner,
             )
             image = self._pygame.image.frombuffer(picture, size, "RGB")
             surface.blit(image, ((room[0] - size[0]) // 2, (room[1] - size[1]) // 2))
@@ -228,6 +235,8 @@ class Window:
     def _set_mode(self, size: tuple[int, int]) -> None:
         if self._fullscreen:
             self._pygame.display.set_mode((0, 0), self._pygame.FULLSCREEN)
+            # A window manager does that; without one, SDL leaves the window where the smaller one was.
+            self._pygame.display.set_window_position((0, 0))
             self._pygame.mouse.set_visible(False)
         else:
             self._pygame.display.set_mode(size, self._pygame.RESIZABLE)
