@@ -36,7 +36,7 @@ FORBIDDEN = {
     "vivim_calibration": set(),
 }
 # Extras of the runtime, and Pillow: imported only within the function that needs them.
-LATE = {"vivim_runtime": {"onnxruntime", "pydicom", "PIL", "pygame", "tensorrt", "tensorrt_rtx", "cuda"}}
+LATE = {"vivim_runtime": {"onnxruntime", "pydicom", "highdicom", "PIL", "pygame", "tensorrt", "tensorrt_rtx", "cuda"}}
 
 # The floors of a package, from the ground up: a room may use the rooms before it and none behind it. Rooms on one line
 # of the drawing stand in the order in which they need each other.
