@@ -41,7 +41,17 @@ from vivim_runtime.sessions.base import StateInfo
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["OPSETS", "OnnxOptions", "contract_of", "export_onnx", "onnx_from_model", "save_onnx"]
+__all__ = [
+    "OPSETS",
+    "OnnxOptions",
+    "contract_of",
+    "drop_debug_information",
+    "export_onnx",
+    "onnx_from_model",
+    "quiet",
+    "save_onnx",
+    "translations",
+]
 
 # GELU became an operator in 20, and convolution takes bfloat16 from 22 on; nothing else that the network uses changes.
 OPSETS = range(20, 24)
@@ -224,7 +234,7 @@ def onnx_from_model(
     if options.cpu:
         for declined in for_cpu(proto):
             _log.warning("%s", declined)
-    _drop_debug_information(proto)
+    drop_debug_information(proto)
     description = describe(
         model,
         size,
@@ -265,7 +275,7 @@ def _schema(name: str, data: list[str], parameters: list[str], attributes: dict[
     )
 
 
-def _translations() -> dict[Any, Any]:
+def translations() -> dict[Any, Any]:
     """torch.ops.vivim -> bare ONNX nodes of the same names."""
     kinds = onnx.defs.OpSchema.AttrType
     opset = onnxscript.values.Opset(DOMAIN, DOMAIN_VERSION)
@@ -293,7 +303,7 @@ def _translations() -> dict[Any, Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence what torch.onnx says about itself: packages we do not use, and its own deprecations."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -311,7 +321,7 @@ def _trace(deployed: nn.Module, example: Tensor, options: OnnxOptions) -> onnx.M
     shapes = None
     if options.batch is None:
         shapes = {"x": {0: torch.export.Dim("batch", min=1)}}
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.onnx.export(
             deployed,
             (example,),
@@ -320,7 +330,7 @@ def _trace(deployed: nn.Module, example: Tensor, options: OnnxOptions) -> onnx.M
             input_names=[name],
             output_names=["logits"],
             dynamic_shapes=shapes,
-            custom_translation_table=_translations(),
+            custom_translation_table=translations(),
             external_data=False,
             verbose=False,
         )
@@ -328,7 +338,7 @@ def _trace(deployed: nn.Module, example: Tensor, options: OnnxOptions) -> onnx.M
     return program.model_proto
 
 
-def _drop_debug_information(proto: onnx.ModelProto) -> None:
+def drop_debug_information(proto: onnx.ModelProto) -> None:
     """Remove the stack traces that torch.onnx leaves on every node: they name files of the exporting machine."""
     for node in proto.graph.node:
         del node.metadata_props[:]
