@@ -13,6 +13,7 @@ from vivim_calibration.clips import DrawOptions
 from vivim_calibration.plot import sensitivity_svg
 from vivim_calibration.procedure import Options, Outcome, calibrate
 from vivim_calibration.report import sensitivity_table, verdict_table
+from vivim_runtime.commands.application import Application
 from vivim_runtime.commands.options import AllowTrained, Device, JsonFile, Seed, Threads, check_outputs, spread_names
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import UsageError, VerdictError
@@ -20,7 +21,7 @@ from vivim_runtime.files import write_text
 
 __all__ = ["app"]
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+app = Application(no_args_is_help=True)
 # File names are printed as they are: no markup.
 _console = terminal()
 _progress = terminal(stderr=True)

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from vivim_export.precision_check import PRODUCTS
+from vivim_runtime.commands.application import Application
 from vivim_runtime.commands.check import ClipsCommand, check_command, publish
 from vivim_runtime.commands.options import HtmlFile, JsonFile, check_outputs, size_or_none
 from vivim_runtime.commands.terminal import terminal
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Export Vivim, and prove what was exported.")
+app = Application(no_args_is_help=True, help="Export Vivim, and prove what was exported.")
 # File names are printed as they are: no markup.
 _console = terminal()
 _progress = terminal(stderr=True)

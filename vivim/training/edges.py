@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from vivim.training.losses import sobel_edges
-from vivim_runtime.clips import Masks, logits_at
+from vivim_runtime.clips import Masks
 from vivim_runtime.sessions.base import Logits
 
 __all__ = ["EdgeScores", "EdgeTally"]
@@ -41,10 +41,9 @@ class EdgeTally:
         self.counts = np.zeros((2, _BINS), np.int64) if counts is None else counts  # off outlines, on them
 
     def add(self, logits: Logits, truth: Masks) -> None:
-        """A frame: logits of outlines (h, w), brought to the size of the true mask (H, W)."""
-        plane = logits_at(logits[None], truth.shape)[0]
+        """A frame: logits of outlines and the true mask, both (H, W)."""
         outline = sobel_edges(torch.from_numpy(truth)[None, None].float())[0, 0].numpy() > 0
-        bins = np.clip((plane + _REACH) * _FINENESS, 0, _BINS - 1).astype(np.int64)
+        bins = np.clip((logits + _REACH) * _FINENESS, 0, _BINS - 1).astype(np.int64)
         self.counts[0] += np.bincount(bins[~outline], minlength=_BINS)
         self.counts[1] += np.bincount(bins[outline], minlength=_BINS)
 

@@ -13,7 +13,7 @@ from vivim.preprocessing import normalised
 from vivim.training.batches import ClipSource, clip_source, judged_clip
 from vivim.training.distributed import Group
 from vivim.training.edges import EdgeTally
-from vivim_runtime.clips import Clip, logits_at
+from vivim_runtime.clips import Clip
 from vivim_runtime.errors import DataError
 from vivim_runtime.judging import metrics
 
@@ -69,12 +69,12 @@ def evaluate(
         if logits.shape[1] != 1:
             raise DataError(f"the network has {logits.shape[1]} classes; the clips know one, lesion")
         for plane, truth in zip(logits[clip.used], clip.truths, strict=True):
-            figures = metrics.table_1(logits_at(plane, truth.shape)[0] > 0, truth)  # sigmoid > 0.5
+            figures = metrics.table_1(clip.framing.logits(plane, truth.shape)[0] > 0, truth)  # sigmoid > 0.5
             rows.append([*figures.values(), truth.any()])
         if output.edge is not None:
-            outlines = output.edge[0, :, 0].float().cpu().numpy()  # (T, H, W)
+            outlines = output.edge[0].float().cpu().numpy()  # (T, 1, H, W)
             for plane, truth in zip(outlines[clip.used], clip.truths, strict=True):
-                edges.add(plane, truth)
+                edges.add(clip.framing.logits(plane, truth.shape)[0], truth)
     gathered = group.gathered((np.array(rows, np.float64).reshape(-1, 6), edges.counts))
     table = np.concatenate([rows for rows, _ in gathered]).T  # (6, frames)
     dice, iou, precision, recall = table[:4].mean(1).tolist()

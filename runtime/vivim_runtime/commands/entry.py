@@ -16,7 +16,8 @@ from typing import NoReturn
 import typer
 
 from vivim_runtime.commands.terminal import let_go
-from vivim_runtime.errors import MissingExtraError
+from vivim_runtime.commands.words import meant
+from vivim_runtime.errors import MissingExtraError, UsageError
 from vivim_runtime.text import printable
 
 __all__ = ["bench", "calibrate", "check", "doctor", "evaluate", "export", "main", "plugins", "run", "train"]
@@ -63,6 +64,8 @@ def main(command: str, module: str) -> NoReturn:
     try:
         # As an exception, so that files are closed and temporary ones removed.
         signal.signal(signal.SIGTERM, _terminate)
+        if instead := meant(command, sys.argv[1:]):
+            raise UsageError(f"options are written --name value here, not name=value; this says the same: {instead}")
         app: typer.Typer = importlib.import_module(module).app
         code = app(prog_name=command, standalone_mode=False)
         if code == 130:  # what Typer makes of a KeyboardInterrupt

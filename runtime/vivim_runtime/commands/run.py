@@ -13,6 +13,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from vivim_runtime.commands.application import Application
 from vivim_runtime.commands.live import live_command
 from vivim_runtime.commands.options import Device, JsonFile, Overwrite, Quiet, Show, ShownFrame, Threads, Threshold
 from vivim_runtime.commands.outputs import OutputOptions
@@ -32,7 +33,7 @@ from vivim_runtime.text import parse_number
 
 __all__ = ["app"]
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+app = Application(no_args_is_help=True)
 # File names are printed as they are: no markup.
 _console = terminal(stderr=True)
 

@@ -192,7 +192,8 @@ class Compositor:
     def _present(self, frame: Frame | None, ready: _Ready | None, age: float | None, picture: Image) -> None:
         hidden = "" if ready is not None or frame is None else self._why_hidden(frame)
         status = self._status(hidden, None if age is None else age * 1000.0)
-        shown = Shown(frame, ready.masked.masks if ready else None, picture, status)
+        masked = ready.masked if ready else None
+        shown = Shown(frame, masked.masks if masked else None, picture, status, masked.logits if masked else None)
         for screen in self._screens:
             screen.show(shown)
         self._told, self.hidden = time.monotonic(), hidden

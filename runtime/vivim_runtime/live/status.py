@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vivim_runtime.overlay import Layer
+from vivim_runtime.sessions.base import Logits
 from vivim_runtime.sources.base import Frame, Image
 
-__all__ = ["Controls", "Shown", "State", "Status"]
+__all__ = ["Controls", "HudLevel", "Shown", "State", "Status", "View"]
 
 
 class State(str, Enum):
@@ -27,6 +28,22 @@ class State(str, Enum):
     not_finite = "not finite"  # the model gives NaN or infinity, of which no mask can be made; masks are hidden
     paused = "paused"
     ended = "ended"
+
+
+class HudLevel(str, Enum):
+    """How much is written on the picture. A state that is not live is told at every level."""
+
+    none = "none"
+    small = "small"  # the age of the mask alone
+    full = "full"
+
+
+class View(str, Enum):
+    """What screens show of a picture; recordings always have the picture with the masks on it."""
+
+    masks = "masks"
+    side = "side by side"  # the frame as it came on the left, with the masks on the right
+    probability = "probability"  # of the most probable class, as colours
 
 
 @dataclass(frozen=True)
@@ -73,12 +90,14 @@ class Shown:
         masks: bool (K, H, W) drawn on it; None when there is none, or none that is young enough.
         picture: uint8 RGB (H, W, 3), the frame with the masks drawn on it, without the status.
         status: of this moment.
+        logits: float32 (K, H, W) that the masks are of; None where there are none.
     """
 
     frame: Frame | None
     masks: npt.NDArray[np.bool_] | None
     picture: Image
     status: Status
+    logits: Logits | None = None
 
 
 class Controls:
@@ -87,9 +106,12 @@ class Controls:
     The run reads the values for every picture; screens (the window's keys, the web page) set them.
     """
 
-    def __init__(self, layers: tuple[Layer, ...], threshold: float, alpha: float) -> None:
+    def __init__(
+        self, layers: tuple[Layer, ...], threshold: float, alpha: float, hud: HudLevel = HudLevel.full
+    ) -> None:
         self._lock = threading.Lock()
         self._layers, self._threshold, self.alpha = layers, threshold, alpha
+        self.hud, self.hud_corner, self.view = hud, 0, View.masks  # corner: of `vivim_runtime.live.screens.hud.Hud`
         self.paused = threading.Event()  # the picture stands still; capture and recording go on
         self.recording = threading.Event()
         self.quit = threading.Event()
@@ -116,3 +138,20 @@ class Controls:
         """Move the threshold by `step`, within 0.05 to 0.95."""
         with self._lock:
             self._threshold = round(min(0.95, max(0.05, self._threshold + step)), 4)
+
+    def set_alpha(self, alpha: float) -> None:
+        """Set the opacity of the filled masks, within 0 to 1."""
+        self.alpha = round(min(1.0, max(0.0, alpha)), 4)
+
+    def next_hud(self) -> None:
+        """Write less on the picture, and after nothing all again."""
+        levels = (HudLevel.full, HudLevel.small, HudLevel.none)
+        self.hud = levels[(levels.index(self.hud) + 1) % len(levels)]
+
+    def move_hud(self) -> None:
+        """Write the figures into the next corner, clockwise."""
+        self.hud_corner = (self.hud_corner + 1) % 4
+
+    def switch_view(self, view: View) -> None:
+        """Show a view, or the masks again where it is shown already."""
+        self.view = View.masks if self.view is view else view

@@ -58,9 +58,3 @@ def test_frames_without_outlines_have_no_figures_and_count_as_false_alarms_besid
     tally.add(np.where(outline(DISC), 3.0, -3.0).astype(np.float32), DISC)
     found, lines = tally.scores(), outline(DISC).sum()
     assert found is not None and found.dice == pytest.approx(2 * lines / (2 * lines + DISC.size))
-
-
-def test_logits_are_brought_to_the_size_of_the_truth() -> None:
-    tally = EdgeTally()
-    tally.add(np.full((5, 6), 1.0, np.float32), DISC)
-    assert tally.counts.sum() == DISC.size

@@ -19,7 +19,9 @@ from vivim_runtime.files import atomic_path
 from vivim_runtime.live.screens.actions import ACTIONS
 from vivim_runtime.live.screens.base import ScreenOptions
 from vivim_runtime.live.screens.hud import LEGIBLE_WIDTH, Hud
+from vivim_runtime.live.screens.icon import icon
 from vivim_runtime.live.screens.snapshots import png, snapshot_name
+from vivim_runtime.live.screens.views import viewed
 from vivim_runtime.live.status import Controls, Shown
 from vivim_runtime.sessions.base import ModelInfo
 from vivim_runtime.sources.base import Image
@@ -68,7 +70,7 @@ class Window:
     def __init__(self, controls: Controls, model: ModelInfo, options: ScreenOptions) -> None:
         self._pygame = _pygame()
         self._controls, self._options = controls, options
-        self._hud = Hud(model.classes)
+        self._hud = Hud(model.classes, options.notice)
         self._arrived = threading.Condition()
         self._newest: Shown | None = None
         self._shown: Shown | None = None  # the one in the window
@@ -90,6 +92,8 @@ class Window:
             if driver in _UNSEEN and "SDL_VIDEODRIVER" not in os.environ:
                 raise self._pygame.error(f"SDL found none and would draw {driver}")
             self._pygame.display.set_caption(_TITLE)
+            mark = icon()
+            self._pygame.display.set_icon(self._pygame.image.frombuffer(mark.tobytes(), mark.shape[1::-1], "RGB"))
             self._pygame.display.set_allow_screensaver(False)
             self._set_mode(_FIRST_SIZE)
         except self._pygame.error as error:
@@ -149,19 +153,20 @@ class Window:
             self._shape(self._shown.picture)
             surface = self._pygame.display.get_surface()
             room = surface.get_size()
-            height, width = self._shown.picture.shape[:2]
+            shown_now = viewed(self._shown, self._controls.view)
+            height, width = shown_now.shape[:2]
             size = fitted((width, height), room)
             shrinks = size[0] < width
             # The status is drawn at the window's resolution, so that its letters are sharp.
-            picture = cv2.resize(
-                self._shown.picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            )
+            picture = cv2.resize(shown_now, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
             picture = self._hud.draw(
                 picture,
                 self._shown.status,
                 threshold=self._controls.threshold,
                 message=self._message,
                 help_panel=self._help,
+                level=self._controls.hud,
+                corner=self._controls.hud_corner,
             )
             image = self._pygame.image.frombuffer(picture, size, "RGB")
             surface.blit(image, ((room[0] - size[0]) // 2, (room[1] - size[1]) // 2))
@@ -182,6 +187,8 @@ class Window:
     def _set_mode(self, size: tuple[int, int]) -> None:
         if self._fullscreen:
             self._pygame.display.set_mode((0, 0), self._pygame.FULLSCREEN)
+            # A window manager does that; without one, SDL leaves the window where the smaller one was.
+            self._pygame.display.set_window_position((0, 0))
             self._pygame.mouse.set_visible(False)
         else:
             self._pygame.display.set_mode(size, self._pygame.RESIZABLE)

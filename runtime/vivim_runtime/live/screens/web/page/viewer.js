@@ -1,14 +1,33 @@
 "use strict";
 // Polls the status, draws the chart and the figures, and sends what the buttons and keys ask for.
 const POLL_MS = 500;
+const REPLAY_MS = 10500;
 const KEPT = 240; // points of the chart: two minutes
 const OLD_S = 2; // a run that has said nothing for so long is not live
 const KEYS = { " ": "pause", o: "overlay", c: "contour", m: "mask", r: "record", "+": "threshold_up", "=": "threshold_up",
-  "-": "threshold_down", _: "threshold_down" };
+  "-": "threshold_down", _: "threshold_down", "]": "opacity_up", "[": "opacity_down", d: "side", p: "probability", i: "hud",
+  k: "move_hud" };
+// What the figures mean, in words.
+const WORDS = {
+  "frames captured": "frames that came from the source",
+  "frames shown": "frames that were drawn and given to the screens",
+  "frames replaced": "frames that were never drawn, since a newer one had come; drawing the newest keeps the delay short",
+  "frames paused": "frames that came while the picture was paused",
+  "frames damaged": "frames that the decoder could not restore whole; they are neither drawn nor given to the model",
+  "frames unseen": "frames that had come when the run ended, and were not drawn any more",
+  "pictures": "pictures that were drawn in a second",
+  "source": "frames that came from the source in a second",
+  "latency p50 / p95": "from the camera's time stamp to the finished picture: half of the pictures, and 95 of 100, took no longer",
+  "inference p50 / p95": "what the model took for one clip: half of the clips, and 95 of 100, took no longer",
+  "mask age": "how much older than the picture the mask on it is",
+  "clip every": "frames from one clip that the model was given to the next: as few as this machine keeps up with",
+  "viewers": "browsers that watch now",
+};
 const element = (id) => document.getElementById(id);
 const buttons = [...document.querySelectorAll("button[data-action]")];
 const history = [];
 let lost = false;
+let replaying; // the timer that ends what is shown again
 let failures; // pictures that could not be encoded, by the last status: each ended the stream
 
 const ms = (value) => (value === undefined || value === null ? "–" : `${value.toFixed(0)} ms`);
@@ -36,6 +55,7 @@ function figures(status) {
   ];
   element("figures").replaceChildren(...rows.map(([name, value]) => {
     const row = document.createElement("tr");
+    if (WORDS[name]) row.title = WORDS[name];
     for (const text of [name, value]) row.insertCell().textContent = text;
     return row;
   }));
@@ -96,16 +116,35 @@ function take(status) {
   setState(silent ? "no signal" : status.state, silent ? `the run has said nothing for ${status.age_s.toFixed(0)} s` : status.message);
   element("threshold").textContent = status.threshold.toFixed(2);
   const on = { pause: status.paused, record: status.recording, overlay: status.layers.includes("overlay"),
-    contour: status.layers.includes("contour"), mask: status.layers.includes("mask") };
-  for (const button of buttons) {
+    contour: status.layers.includes("contour"), mask: status.layers.includes("mask"),
+    side: status.view === "side by side", probability: status.view === "probability" };
+  element("opacity").addEventListener("input", (event) => send({ set: "opacity", value: Number(event.target.value) }));
+element("opacity").addEventListener("change", (event) => event.target.blur());
+element("replay").addEventListener("click", replay);
+for (const button of buttons) {
     if (button.dataset.action in on) button.setAttribute("aria-pressed", String(on[button.dataset.action]));
   }
+  if (document.activeElement !== element("opacity")) element("opacity").value = status.opacity;
+  element("opacity-value").textContent = status.opacity.toFixed(2);
+  element("notice").textContent = status.notice;
+  element("notice").hidden = !status.notice;
   legend(status.classes);
   figures(status);
 }
 
 function openStream() {
+  clearTimeout(replaying);
+  replaying = undefined;
+  element("again").hidden = true;
   element("picture").src = `stream?again=${Date.now()}`;
+}
+
+// The stream ends after ten seconds at most; browsers do not say so of a multipart picture.
+function replay() {
+  if (replaying !== undefined) { openStream(); return; }
+  element("again").hidden = false;
+  element("picture").src = `again?now=${Date.now()}`;
+  replaying = setTimeout(openStream, REPLAY_MS);
 }
 
 function setLost(now) {
@@ -122,8 +161,12 @@ async function ask(path, options) {
 }
 
 async function act(action) {
+  await send({ action });
+}
+
+async function send(what) {
   try {
-    const body = JSON.stringify({ action });
+    const body = JSON.stringify(what);
     take(await ask("controls", { method: "POST", headers: { "Content-Type": "application/json" }, body }));
   } catch {
     setLost(true);
@@ -147,9 +190,10 @@ async function poll() {
 
 for (const button of buttons) button.addEventListener("click", () => act(button.dataset.action));
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.altKey || event.metaKey || event.target.closest("button, a")) return;
+  if (event.ctrlKey || event.altKey || event.metaKey || event.target.closest("button, a, input")) return;
   const action = KEYS[event.key.toLowerCase()];
   if (action) { event.preventDefault(); act(action); }
+  if (event.key.toLowerCase() === "l") replay();
   if (event.key.toLowerCase() === "s") element("snapshot").click();
 });
 poll();
