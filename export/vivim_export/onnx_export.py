@@ -217,8 +217,8 @@ def onnx_from_model(
         )
     states: list[StateInfo] = []
     if config.streaming:
-        with _quiet(), torch.no_grad():
-            proto, states = trace_step(deployed, _example(1, size, options), options.opset_version, _translations())
+        with quiet(), torch.no_grad():
+            proto, states = trace_step(deployed, _example(1, size, options), options.opset_version, translations())
     else:
         proto = _trace(deployed, _example(config.frames, size, options), options)
     if options.precision != "fp32":
