@@ -205,7 +205,7 @@ def _providers(device: str, available: list[str]) -> list[Any]:
         or (index and kind != "cuda")
         or (number := parse_number(index or "0")) is None
     ):
-        raise UsageError(f"--device is {device}; expected auto, cpu, cuda or cuda:<index>")
+        raise UsageError(f"--device is {device}; expected auto, cpu, cuda, cuda:<index>, openvino or openvino:bf16")
     if kind == "cuda" and "CUDAExecutionProvider" not in available:
         raise UsageError(
             f"--device is {device}, but this ONNX Runtime has {', '.join(available)} only; "
