@@ -54,7 +54,8 @@ FLOORS = {
         "runners onnx_export engine commands"
     ),
     "vivim_calibration": (
-        "clips histogram layers float_model quantise calibration verdict sensitivity plot procedure report commands"
+        "clips histogram layers float_model quantise calibration verdict sensitivity choosing plot procedure report "
+        "commands"
     ),
 }
 
