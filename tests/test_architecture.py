@@ -55,7 +55,8 @@ FLOORS = {
         "runners streaming onnx_export foreign engine commands"
     ),
     "vivim_calibration": (
-        "clips histogram layers float_model quantise calibration verdict sensitivity plot procedure report commands"
+        "clips histogram layers float_model quantise calibration verdict sensitivity choosing plot procedure report "
+        "commands"
     ),
 }
 

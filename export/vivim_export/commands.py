@@ -104,6 +104,9 @@ def onnx_command(
     cpu: Annotated[
         bool, typer.Option("--cpu", help="Fuse what ONNX Runtime on a CPU has compiled (make native); fp32.")
     ] = False,
+    form: Annotated[
+        str, typer.Option(help="bodies: our operators, with what they compute inside; lowered: standard ones alone.")
+    ] = "bodies",
     segment_codes: Annotated[
         Path | None, typer.Option(help="JSON: what the classes are in DICOM's words; docs/dicom-seg.md.")
     ] = None,
@@ -178,6 +181,7 @@ def onnx_command(
         fold=not no_fold,
         precision="fp16" if fp16 else "bf16" if bf16 else "fp32",
         cpu=cpu,
+        form=form,
         codes={} if segment_codes is None else _codes(segment_codes),
     )
     try:
