@@ -51,8 +51,8 @@ FLOORS = {
         "training efficiency commands cli"
     ),
     "vivim_export": (
-        "functions rules folding channels_last precision lowering s6 engine_graph precision_check emulation runners "
-        "streaming onnx_export engine commands"
+        "functions rules folding channels_last cpu_graph precision lowering s6 engine_graph precision_check emulation "
+        "runners streaming onnx_export foreign engine commands"
     ),
     "vivim_calibration": (
         "clips histogram layers float_model quantise calibration verdict sensitivity plot procedure report commands"
