@@ -116,7 +116,11 @@ def main() -> None:
         ("black, with noise up to 6 levels", "black", black(size, asked.clips)),
         ("phantoms that stand still", "frozen", frozen(size, asked.clips)),
         ("without contact, plain", "contact", phantoms(size, asked.clips, contact=False)),
-        ("without contact, regions", "contact", phantoms(size, asked.clips, contact=False, screen="any", view="region")),
+        (
+            "without contact, regions",
+            "contact",
+            phantoms(size, asked.clips, contact=False, screen="any", view="region"),
+        ),
         ("noise", "domain", strangers(size, asked.clips, _noise)),
         ("pages of text", "domain", strangers(size, asked.clips, _page)),
         ("colour bars", "domain", strangers(size, asked.clips, _bars)),

@@ -275,11 +275,10 @@ class _LiveRun:
         """What to tell now; `hidden` says why there are masks, but none that may be drawn."""
         views = self.seeing.current
         state, message = self._state(hidden)
+        told = (message, self.compositor.note, self.recorder.message)
         return Status(
             state=state,
-            message=printable(
-                "; ".join(part for part in (message, self.compositor.note, self.recorder.message) if part), 400
-            ),
+            message=printable("; ".join(part for part in told if part), 400),
             source=printable(self.source.name, 200),
             model=self.session.info.preset,
             precision=self.session.info.precision,
