@@ -14,12 +14,13 @@ import numpy as np
 from vivim_runtime.clips import Show, Window, threshold_logit, windows
 from vivim_runtime.errors import UsageError
 from vivim_runtime.framing import Views
+from vivim_runtime.gating import Gatekeeper
 from vivim_runtime.locating import located
 from vivim_runtime.measuring import Curves, LesionFinder, Scales
 from vivim_runtime.overlay import Layer, drawn
 from vivim_runtime.regions import WHOLE, Region, RegionRule
 from vivim_runtime.sessions.base import Session
-from vivim_runtime.sinks.base import MaskedFrame, Segmented, Sink, measured_frame
+from vivim_runtime.sinks.base import MaskedFrame, Segmented, Sink, gated_frame, measured_frame
 from vivim_runtime.sources.base import Frame, Source, lost_frames
 
 __all__ = ["RunOptions", "RunReport", "Stopwatch", "run"]
@@ -40,6 +41,7 @@ class RunOptions:
         max_frames: stop after so many frames; None goes to the end.
         region: which part of the pictures the model sees; None is that of its contract.
         scales: how large pixels are; lesions are found and measured where it is given.
+        gates: when to be silent (vivim_runtime.gating); () is never.
         blank_outside: whether pictures that are written or shown are black outside of what the model sees.
     """
 
@@ -51,6 +53,7 @@ class RunOptions:
     max_frames: int | None = None
     region: RegionRule | None = None
     scales: Scales | None = None
+    gates: tuple[str, ...] = ()
     blank_outside: bool = False
 
     def __post_init__(self) -> None:
@@ -92,6 +95,7 @@ class RunReport:
         notes: what the user should know about the source.
         lost: frames that the source should have and that could not be read; no output has them.
         regions: what the model saw of the pictures, as `--region` takes it; () where that was all of them.
+        states: frames for which a gate closed, by gate.
         lesions: of each that was found and measured, area and longest diameter over time.
     """
 
@@ -108,6 +112,7 @@ class RunReport:
     lost: int = 0
     regions: tuple[str, ...] = ()
     lesions: tuple[dict[str, Any], ...] = ()
+    states: dict[str, int] = field(default_factory=dict)
 
 
 def run(
@@ -129,6 +134,7 @@ def run(
         SourceError, SinkError, UsageError.
     """
     info, watch = session.info, Stopwatch()
+    gatekeeper = Gatekeeper(options.gates, None if info.confidence is None else info.confidence.domain)
     hop = info.hop if options.hop is None else options.hop
     rule = options.region or info.takes.rule
     regions, given = located(rule, source, islice(source, options.max_frames))
@@ -143,6 +149,7 @@ def run(
     curves = Curves()
     latencies: list[float] = []
     padded = written = with_mask = 0
+    states: dict[str, int] = {}
     interrupted = False
     started = time.perf_counter()
     try:
@@ -155,8 +162,11 @@ def run(
             latency = (time.perf_counter() - begun) * 1000.0
             latencies.extend([latency] * len(group))
             padded += sum(window.padded > 0 for window in group)
-            for window, window_logits in zip(group, logits, strict=False):
-                for item in _segmented(window, window_logits, session, options, latency, watch, views, lesions):
+            for number, (window, window_logits) in enumerate(zip(group, logits, strict=False)):
+                with watch.measure("judge"):
+                    state = gatekeeper.judge_views([seen[number] for seen in pixels])
+                for item in _segmented(window, window_logits, session, options, latency, watch, views, lesions, state):
+                    states[item.state] = states.get(item.state, 0) + 1
                     curves.add(item.frame.time, item.lesions)
                     with watch.measure("write"):
                         for sink in sinks:
@@ -182,6 +192,7 @@ def run(
         lost=lost_frames(source),
         regions=tuple(map(str, regions)),
         lesions=tuple(curves.record()),
+        states={name: count for name, count in states.items() if name},
     )
 
 
@@ -221,6 +232,7 @@ def _segmented(
     watch: Stopwatch,
     views: Views,
     lesions: LesionFinder | None,
+    state: str,
 ) -> Iterator[Segmented]:
     """The frames that this window serves, with masks at their own resolution; logits are (V, T, K, H, W)."""
     for position in range(window.used.start, window.used.stop):
@@ -239,6 +251,9 @@ def _segmented(
                 views=views,
             )
             size = masked.masks.shape[1:]
+            sure = session.info.confidence
+            expected = None if sure is None else min(sure.expects(seen[position], options.threshold) for seen in logits)
+            masked = gated_frame(masked, state, options.gates, views.inside((size[0], size[1])), expected)
             if lesions is not None:
                 masked = measured_frame(masked, lesions, options.threshold, views.grain(size))
         with watch.measure("draw"):

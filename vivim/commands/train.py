@@ -10,6 +10,7 @@ import typer
 from vivim.checkpoint import load_checkpoint, read_metadata, resolve_weights, save_checkpoint
 from vivim.commands.ablate import ablate_command
 from vivim.commands.boundary import boundary_command
+from vivim.commands.calibrate_confidence import calibrate_command
 from vivim.commands.check_data import check_command
 from vivim.commands.fit import fit_command
 from vivim.training.curve import curve_svg, read_log
@@ -25,6 +26,7 @@ app = Application(no_args_is_help=True, help="Train and evaluate Vivim, and conv
 
 app.command("fit")(fit_command)
 app.command("check-data")(check_command)
+app.command("calibrate-confidence")(calibrate_command)
 app.command("boundary")(boundary_command)
 app.command("ablate")(ablate_command)
 app.command("evaluate", help="The same as vivim-eval.")(eval_command)

@@ -33,6 +33,7 @@ from vivim_runtime.commands.outputs import OutputOptions
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import UsageError
 from vivim_runtime.files import check_names, writable_file
+from vivim_runtime.gating import DEFAULT_GATES, GATES, MEANING, parse_gates
 from vivim_runtime.live.run import LiveOptions
 from vivim_runtime.live.screens import ScreenOptions, is_screen
 from vivim_runtime.locating import regions_of, scales_of
@@ -111,6 +112,9 @@ def run_command(
     threshold: Threshold = 0.5,
     region: RegionOption = None,
     mm_per_pixel: MmPerPixel = None,
+    gates: Annotated[
+        str, typer.Option(help="When to be silent: some of " + ",".join(GATES) + ", or none; see docs/confidence.md.")
+    ] = ",".join(DEFAULT_GATES),
     blank_outside: Annotated[
         bool, typer.Option("--blank-outside", help="Write and show nothing of the pictures outside the region.")
     ] = False,
@@ -161,6 +165,7 @@ def run_command(
             max_frames=max_frames,
             region=rule,
             scales=scales_of(opened, opened.name, given),
+            gates=parse_gates(gates),
             blank_outside=blank_outside,
         )
         written = OutputOptions(
@@ -274,6 +279,8 @@ def _print_summary(report: RunReport, written: list[str], scales: Scales) -> Non
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("frames", f"{report.frames} in {report.seconds:.1f} s, {report.fps:.1f} fps")
     table.add_row("with a mask", f"{report.with_mask} of {report.frames}")
+    for state, count in report.states.items():
+        table.add_row(MEANING[state], counted_frames(count))
     if report.regions:
         table.add_row("region", ", ".join(report.regions))
     for lesion in report.lesions[:_SHOWN_LESIONS]:

@@ -28,6 +28,7 @@ class PhantomSpec:
         screen: the scanner's screen around it, one of `SCREENS`: `none`; a layout by its name; `convex`, `linear` or
             `sector`, the layouts of such probes, of `any` probe, or those that are `held-out` from these; `mixed`: by
             the seed a third each of plain ones, of whole screens, and of regions of screens.
+        contact: whether the probe touches anything; without, there are the reverberations of air, and no lesion.
         view: `whole` screen, or only the `region` that shows tissue, cut out by the smallest rectangle around it.
     """
 
@@ -38,6 +39,7 @@ class PhantomSpec:
     lesion: bool | None = None
     screen: str = "none"
     view: str = "whole"
+    contact: bool = True
 
     def __post_init__(self) -> None:
         if self.frames < 1 or self.seed < 0 or not 0.0 < self.fps < float("inf"):  # which also refuses NaN
