@@ -20,6 +20,7 @@ from vivim_runtime.overlay import Layer, drawn
 from vivim_runtime.regions import RegionRule
 from vivim_runtime.sessions.base import Session
 from vivim_runtime.sinks.base import MaskedFrame, Segmented, Sink, measured_frame
+from vivim_runtime.smoothing import Smoother
 from vivim_runtime.sources.base import Frame, Source, lost_frames
 
 __all__ = ["RunOptions", "RunReport", "Stopwatch", "run"]
@@ -40,6 +41,7 @@ class RunOptions:
         max_frames: stop after so many frames; None goes to the end.
         region: which part of the pictures the model sees; None is that of its contract.
         scales: how large pixels are; lesions are found and measured where it is given.
+        smooth: masks are a mean over about so many frames (vivim_runtime.smoothing); 1 is none.
     """
 
     hop: int | None = None
@@ -50,9 +52,11 @@ class RunOptions:
     max_frames: int | None = None
     region: RegionRule | None = None
     scales: Scales | None = None
+    smooth: int = 1
 
     def __post_init__(self) -> None:
         threshold_logit(self.threshold)
+        Smoother(self.smooth)
         if not 0.0 <= self.alpha <= 1.0:
             raise UsageError(f"--alpha is {self.alpha:g}; expected 0 (invisible) to 1 (opaque)")
         if self.max_frames is not None and self.max_frames < 1:
@@ -133,7 +137,7 @@ def run(
     views = Views.of(info.takes, regions)
     frames = _watched(given, watch, "read")
     lesions = None if options.scales is None else LesionFinder(options.scales)
-    curves = Curves()
+    curves, smoother = Curves(), Smoother(options.smooth)
     latencies: list[float] = []
     padded = written = with_mask = 0
     interrupted = False
@@ -149,7 +153,9 @@ def run(
             latencies.extend([latency] * len(group))
             padded += sum(window.padded > 0 for window in group)
             for window, window_logits in zip(group, logits, strict=False):
-                for item in _segmented(window, window_logits, session, options, latency, watch, views, lesions):
+                for item in _segmented(
+                    window, window_logits, session, options, latency, watch, views, lesions, smoother
+                ):
                     curves.add(item.frame.time, item.lesions)
                     with watch.measure("write"):
                         for sink in sinks:
@@ -214,6 +220,7 @@ def _segmented(
     watch: Stopwatch,
     views: Views,
     lesions: LesionFinder | None,
+    smoother: Smoother,
 ) -> Iterator[Segmented]:
     """The frames that this window serves, with masks at their own resolution; logits are (V, T, K, H, W)."""
     for position in range(window.used.start, window.used.stop):
@@ -221,7 +228,7 @@ def _segmented(
         with watch.measure("mask"):
             masked = MaskedFrame.of(
                 frame,
-                logits[:, position],
+                smoother(logits[:, position]),
                 options.threshold,
                 clip=window.number,
                 position=position,

@@ -88,8 +88,12 @@ def fit_command(
     before = read_training(recipe.init).data if recipe.init and not source.is_phantom else ()
     source = source.for_recipe(recipe, parse_size(imgsz), validation_split, before)
     with process_group(device) as group:
-        options = RunOptions(resume, workers, save_every, group, stride=source.stride)
+        options = RunOptions(resume, workers, save_every, group, stride=source.stride, contract=source.contract)
         training = source.clips(split, clips, fresh)
+        if recipe.init and group.leads:
+            meeting = source.contract.meets(read_training(recipe.init).contract, "this training", recipe.init)
+            if meeting:
+                _console.print(f"note: {meeting}", soft_wrap=True)
         check_run(recipe, out, options, len(training))
         judging = source.judged(validation_split, validation_clips)
         if group.leads and not source.is_phantom and not resume:
