@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 from vivim_runtime.errors import UsageError
+from vivim_runtime.finding import find_region
 from vivim_runtime.measuring.scale import Scales, spacing_scale, ultrasound_scales
 from vivim_runtime.regions import AUTO, DICOM, Region, RegionRule, tissue_regions
 from vivim_runtime.sources.base import Frame, Image, Source, counted_frames
@@ -27,11 +28,6 @@ def _dicom_of(source: object) -> DicomFile | None:
         source = source.recorded
     found = source if isinstance(source, DicomFile) else getattr(source, "dicom", None)
     return found if isinstance(found, DicomFile) else None
-
-
-def find_region(images: Sequence[Image]) -> Region | None:
-    """What `auto` finds."""
-    raise UsageError("--region auto is not built in yet; give --region X,Y,W,H, dicom or whole")
 
 
 def regions_of(

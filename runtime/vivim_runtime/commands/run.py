@@ -40,7 +40,7 @@ from vivim_runtime.locating import regions_of, scales_of
 from vivim_runtime.measuring import Scales, parse_mm_per_pixel
 from vivim_runtime.offline import RunOptions, RunReport, run
 from vivim_runtime.overlay import parse_layers
-from vivim_runtime.regions import AUTO
+from vivim_runtime.regions import AUTO, WHOLE
 from vivim_runtime.sessions import open_session
 from vivim_runtime.sessions.base import ModelInfo, Session
 from vivim_runtime.sessions.sidecar import sidecar_path
@@ -113,6 +113,9 @@ def run_command(
     region: RegionOption = None,
     smooth: Smooth = 1,
     mm_per_pixel: MmPerPixel = None,
+    blank_outside: Annotated[
+        bool, typer.Option("--blank-outside", help="Write and show nothing of the pictures outside the region.")
+    ] = False,
     visualize: Annotated[str, typer.Option(help="Some of overlay,contour,mask.")] = "overlay,contour",
     alpha: Annotated[float, typer.Option(help="Opacity of the overlay, 0 to 1.")] = 0.45,
     encoder: Annotated[
@@ -149,6 +152,10 @@ def run_command(
         seen = rule or session.info.takes.rule
         if seen.kind != AUTO and min(opened.size) > 0:  # what is wrong with it shows before anything is written
             regions_of(seen, opened, opened.size, opened.name, tuple)
+        if blank_outside and seen.kind == WHOLE:
+            raise UsageError(
+                "--blank-outside needs a region, and whole pictures are seen; give --region X,Y,W,H, dicom or auto"
+            )
         options = RunOptions(
             hop=_hop(hop, session.info),
             show=show.value,
@@ -159,6 +166,7 @@ def run_command(
             region=rule,
             smooth=smooth,
             scales=scales_of(opened, opened.name, given),
+            blank_outside=blank_outside,
         )
         written = OutputOptions(
             names=tuple(names),

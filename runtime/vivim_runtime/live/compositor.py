@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from vivim_runtime.clips import Show
+from vivim_runtime.framing import Views
 from vivim_runtime.live.inference import Inferred
 from vivim_runtime.live.ledger import LiveLedger
 from vivim_runtime.live.meters import Durations, Recent
@@ -48,12 +49,14 @@ class MaskOptions:
         show: which frame of a clip gives its mask: the newest, or the centre, which is older by half a clip.
         max_age_s: a mask older than this is hidden.
         scales: how large pixels are.
+        blank_outside: whether pictures are black outside of what the model sees; all black while that is not known.
     """
 
     model: ModelInfo
     show: Show
     max_age_s: float
     scales: Scales = field(default_factory=Scales)
+    blank_outside: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +70,7 @@ class Links:
         ledger: hears of every frame's fate.
         status: of this moment, given why the newest masks are not drawn ("" when they are), and the age of those drawn
             in ms.
+        views: what the model sees of the frames; None while that is not known.
         record: takes what was drawn, while a recording runs.
         stop: set when the run ends.
     """
@@ -76,6 +80,7 @@ class Links:
     screens: Sequence[Screen]
     ledger: LiveLedger
     status: Callable[[str, float | None], Status]
+    views: Callable[[], Views | None]
     record: Callable[[Segmented], None]
     stop: threading.Event
 
@@ -114,6 +119,7 @@ class Compositor:
         self._mailbox, self._controls, self._screens = links.mailbox, links.controls, links.screens
         self._ledger, self._status, self._record, self._stop = links.ledger, links.status, links.record, links.stop
         self._model, self._max_age_s, self._show = masks.model, masks.max_age_s, masks.show
+        self._blank, self._views = masks.blank_outside, links.views
         self._lesions = LesionFinder(masks.scales)
         self._ready: _Ready | None = None  # the newest result, its masks ready to be drawn
         self._last: Frame | None = None  # the newest that was shown, and the masks that were on it
@@ -154,7 +160,7 @@ class Compositor:
 
     def _picture(self, captured: Captured, shown: bool) -> None:
         """Draw a new frame, show it unless paused, and record it while that is on."""
-        frame = captured.frame
+        frame = self._blanked(captured.frame) if self._blank else captured.frame
         taken = frame.taken or captured.dequeued
         ready = self._ready
         drawn, age = self._mask_for(frame, ready)
@@ -192,6 +198,12 @@ class Compositor:
                 **(found_in(drawn.masked, self._model.classes) if drawn else {}),
             }
         self._ledger.fate(frame, "shown" if shown else "paused", **details)
+
+    def _blanked(self, frame: Frame) -> Frame:
+        """A frame of which nothing is left outside of what the model sees."""
+        views = self._views()
+        image = np.zeros_like(frame.image) if views is None else views.blanked(frame.image)
+        return replace(frame, image=image)
 
     def _show_again(self) -> None:
         """The last picture, drawn as the controls are now, with a new status."""

@@ -173,13 +173,14 @@ class _LiveRun:
             session, self.buffer, run.hop or 1, self._inferred, self.stop, self._hide, self.seeing
         )
         self.compositor = Compositor(
-            MaskOptions(info, run.show, options.max_mask_age_s, self.scales),
+            MaskOptions(info, run.show, options.max_mask_age_s, self.scales, run.blank_outside),
             Links(
                 self.mailbox,
                 controls,
                 outputs.screens,
                 self.ledger,
                 self.status,
+                lambda: self.seeing.current,
                 self.recorder.picture,
                 self.stop,
             ),
