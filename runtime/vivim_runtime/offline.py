@@ -21,6 +21,7 @@ from vivim_runtime.overlay import Layer, drawn
 from vivim_runtime.regions import WHOLE, Region, RegionRule
 from vivim_runtime.sessions.base import Session
 from vivim_runtime.sinks.base import MaskedFrame, Segmented, Sink, gated_frame, measured_frame
+from vivim_runtime.smoothing import Smoother
 from vivim_runtime.sources.base import Frame, Source, lost_frames
 
 __all__ = ["RunOptions", "RunReport", "Stopwatch", "run"]
@@ -43,6 +44,7 @@ class RunOptions:
         scales: how large pixels are; lesions are found and measured where it is given.
         gates: when to be silent (vivim_runtime.gating); () is never.
         blank_outside: whether pictures that are written or shown are black outside of what the model sees.
+        smooth: masks are a mean over about so many frames (vivim_runtime.smoothing); 1 is none.
     """
 
     hop: int | None = None
@@ -55,9 +57,11 @@ class RunOptions:
     scales: Scales | None = None
     gates: tuple[str, ...] = ()
     blank_outside: bool = False
+    smooth: int = 1
 
     def __post_init__(self) -> None:
         threshold_logit(self.threshold)
+        Smoother(self.smooth)
         if not 0.0 <= self.alpha <= 1.0:
             raise UsageError(f"--alpha is {self.alpha:g}; expected 0 (invisible) to 1 (opaque)")
         if self.max_frames is not None and self.max_frames < 1:
@@ -146,7 +150,7 @@ def run(
         )
     frames = _watched(given, watch, "read")
     lesions = None if options.scales is None else LesionFinder(options.scales)
-    curves = Curves()
+    curves, smoother = Curves(), Smoother(options.smooth)
     latencies: list[float] = []
     padded = written = with_mask = 0
     states: dict[str, int] = {}
@@ -165,7 +169,9 @@ def run(
             for number, (window, window_logits) in enumerate(zip(group, logits, strict=False)):
                 with watch.measure("judge"):
                     state = gatekeeper.judge_views([seen[number] for seen in pixels])
-                for item in _segmented(window, window_logits, session, options, latency, watch, views, lesions, state):
+                for item in _segmented(
+                    window, window_logits, session, options, latency, watch, views, lesions, smoother, state
+                ):
                     states[item.state] = states.get(item.state, 0) + 1
                     curves.add(item.frame.time, item.lesions)
                     with watch.measure("write"):
@@ -232,6 +238,7 @@ def _segmented(
     watch: Stopwatch,
     views: Views,
     lesions: LesionFinder | None,
+    smoother: Smoother,
     state: str,
 ) -> Iterator[Segmented]:
     """The frames that this window serves, with masks at their own resolution; logits are (V, T, K, H, W)."""
@@ -242,7 +249,7 @@ def _segmented(
         with watch.measure("mask"):
             masked = MaskedFrame.of(
                 frame,
-                logits[:, position],
+                smoother(logits[:, position]),
                 options.threshold,
                 clip=window.number,
                 position=position,
