@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +42,7 @@ from vivim_runtime.provenance import TrainingData, data_to_json, joined
 
 __all__ = ["SPLIT_FILE", "EpochReport", "FitConfig", "RunOptions", "check_run", "fit"]
 
+_log = logging.getLogger("vivim")
 _STATE = "state.pt"
 # Which videos train, validate and test: what --split-file takes.
 SPLIT_FILE = "split.json"
@@ -376,6 +378,11 @@ def _network(config: FitConfig) -> Vivim:
     """The network at the start: from scratch, or with the weights of `init` or `encoder` for all that they have."""
     if not config.init:
         network = config.network()
+        if not config.encoder and config.preset != "tiny":
+            _log.warning(
+                f"{config.preset} starts from chance: a network of that size learns little of small data so; the paper "
+                "starts from SegFormer weights of ADE20K (--encoder FILE, docs/training.md)"
+            )
         model = from_segformer(config.encoder, network) if config.encoder else Vivim(network)
         if config.initialisation == "authors":
             for module in model.modules():
