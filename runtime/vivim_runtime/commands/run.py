@@ -115,9 +115,6 @@ def run_command(
         if isinstance(opened, LiveSource) and not threads:
             threads = max(1, (os.cpu_count() or 2) - 1)  # one core for the picture
         session = stack.enter_context(open_session(model, device, threads))
-        if not quiet:
-            for departure in session.info.departures:
-                _console.print(f"note: {session.info.path.name}: {departure}", soft_wrap=True)
         options = RunOptions(
             hop=_hop(hop, session.info),
             show=show.value,
@@ -126,6 +123,9 @@ def run_command(
             alpha=alpha,
             max_frames=max_frames,
         )
+        if not quiet:
+            for departure in session.info.departures:
+                _console.print(f"note: {session.info.path.name}: {departure}", soft_wrap=True)
         written = OutputOptions(
             names=tuple(names),
             settings=_settings(opened.name, session.info, session.device, options),
