@@ -148,9 +148,6 @@ def run_command(
         if isinstance(opened, LiveSource) and not threads:
             threads = max(1, (os.cpu_count() or 2) - 1)  # one core for the picture
         session = stack.enter_context(open_session(model, device, threads))
-        if not quiet:
-            for departure in (*session.info.departures, *session.info.departure_of(rule)):
-                _console.print(f"note: {session.info.path.name}: {departure}", soft_wrap=True)
         if smooth > 1 and isinstance(opened, LiveSource):
             raise UsageError("--smooth is for recordings; live, a mask would be later still: leave it out")
         seen = rule or session.info.takes.rule
@@ -173,6 +170,9 @@ def run_command(
             gates=parse_gates(gates),
             blank_outside=blank_outside,
         )
+        if not quiet:
+            for departure in (*session.info.departures, *session.info.departure_of(rule)):
+                _console.print(f"note: {session.info.path.name}: {departure}", soft_wrap=True)
         written = OutputOptions(
             names=tuple(names),
             settings=_settings(opened.name, session.info, session.device, options),
