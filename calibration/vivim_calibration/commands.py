@@ -14,7 +14,17 @@ from vivim_calibration.plot import sensitivity_svg
 from vivim_calibration.procedure import Options, Outcome, calibrate
 from vivim_calibration.report import sensitivity_table, verdict_table
 from vivim_runtime.commands.application import Application
-from vivim_runtime.commands.options import AllowTrained, Device, JsonFile, Seed, Threads, check_outputs, spread_names
+from vivim_runtime.commands.options import (
+    AllowTrained,
+    Device,
+    JsonFile,
+    RegionOption,
+    Seed,
+    Threads,
+    check_outputs,
+    region_or_none,
+    spread_names,
+)
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import UsageError, VerdictError
 from vivim_runtime.files import write_text
@@ -73,6 +83,7 @@ def calibrate_command(
     threads: Threads = 0,
     runs: Annotated[int, typer.Option(help="Calls that latency is the median of.")] = 10,
     allow_trained: AllowTrained = False,
+    region: RegionOption = None,
     json_file: JsonFile = None,
     plot: Annotated[Path | None, typer.Option(help="Write the ranking to this SVG file.")] = None,
 ) -> None:
@@ -99,6 +110,7 @@ def calibrate_command(
         threads=threads,
         runs=runs,
         allow_trained=allow_trained,
+        region=region_or_none(region),
     )
     try:
         with _progress.status("reading the model") as status:

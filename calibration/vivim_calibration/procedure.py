@@ -29,6 +29,7 @@ from vivim_runtime.errors import DataError, ModelError, UsageError, VerdictError
 from vivim_runtime.files import atomic_path, json_value, writable_file
 from vivim_runtime.judging.agreement import BUDGETS, Agreement, budget_failures
 from vivim_runtime.provenance import TrainingData
+from vivim_runtime.regions import RegionRule
 from vivim_runtime.sessions import open_session
 from vivim_runtime.sessions.base import ModelInfo, Session
 from vivim_runtime.sessions.onnx import OnnxSession
@@ -57,6 +58,7 @@ class Options:
         device, threads: as for vivim_runtime.open_session; sensitivity and ranges are worked out on the CPU.
         runs: calls that latency is the median of.
         allow_trained: judge on videos of data sets that the weights were trained on, too.
+        region: which part of the frames the model sees; None is that of its contract.
     """
 
     method: str | None = None
@@ -74,6 +76,7 @@ class Options:
     threads: int = 0
     runs: int = 10
     allow_trained: bool = False
+    region: RegionRule | None = None
 
     def __post_init__(self) -> None:
         if self.method is not None:
@@ -195,7 +198,12 @@ def calibrate(
     outcome = Outcome(
         sides=sides,
         failures=tuple(_failures(sides, device, options)),
-        notes=(*info.departures, *seen, *_notes(sides, learnt_from, judged_on, device, options)),
+        notes=(
+            *info.departures,
+            *info.departure_of(options.region),
+            *seen,
+            *_notes(sides, learnt_from, judged_on, device, options),
+        ),
         device=device,
         target=options.target,
         method=calibration.method,
@@ -236,11 +244,17 @@ def _clips(
             raise UsageError("nothing to judge the result on; give --eval-data, or the clips again with --calib-data")
         if options.analyse or options.budget is not None:
             raise UsageError("--analyse and --budget look at calibration clips; give them with --calib-data")
-        return None, whole_clips(evaluation_data, info.frames, info.framing(), options.eval_clips, trained), seen
+        return (
+            None,
+            whole_clips(evaluation_data, info.frames, info.framing(options.region), options.eval_clips, trained),
+            seen,
+        )
     held_out = 0 if evaluation_data else options.eval_clips
-    learnt_from, judged_on = drawn_clips(calibration_data, info.frames, info.framing(), options.draw, held_out, trained)
+    learnt_from, judged_on = drawn_clips(
+        calibration_data, info.frames, info.framing(options.region), options.draw, held_out, trained
+    )
     if evaluation_data:
-        judged_on = whole_clips(evaluation_data, info.frames, info.framing(), options.eval_clips, trained)
+        judged_on = whole_clips(evaluation_data, info.frames, info.framing(options.region), options.eval_clips, trained)
     return learnt_from, judged_on, seen
 
 
@@ -368,6 +382,8 @@ def _sides(
 def _check_rival(reference: ModelInfo, path: Path, options: Options) -> None:
     with open_session(path, options.device, options.threads) as session:
         rival = session.info
+    if meeting := reference.takes.meets(rival.takes, reference.path.name, rival.path.name):
+        raise ModelError(f"{meeting}; export both from the same weights")
     same = ("frames", "size", "batch", "classes", "weights_sha256")
     if rival.precision != "fp16" or any(getattr(reference, name) != getattr(rival, name) for name in same):
         raise ModelError(

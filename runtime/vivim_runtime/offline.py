@@ -14,13 +14,14 @@ import numpy as np
 from vivim_runtime.clips import Show, Window, threshold_logit, windows
 from vivim_runtime.errors import UsageError
 from vivim_runtime.framing import Views
-from vivim_runtime.gating import Gatekeeper
+from vivim_runtime.gating import HIDING, Gatekeeper
 from vivim_runtime.locating import located
 from vivim_runtime.measuring import Curves, LesionFinder, Scales
 from vivim_runtime.overlay import Layer, drawn
 from vivim_runtime.regions import WHOLE, Region, RegionRule
 from vivim_runtime.sessions.base import Session
 from vivim_runtime.sinks.base import MaskedFrame, Segmented, Sink, gated_frame, measured_frame
+from vivim_runtime.smoothing import Smoother
 from vivim_runtime.sources.base import Frame, Source, lost_frames
 
 __all__ = ["RunOptions", "RunReport", "Stopwatch", "run"]
@@ -43,6 +44,7 @@ class RunOptions:
         scales: how large pixels are; lesions are found and measured where it is given.
         gates: when to be silent (vivim_runtime.gating); () is never.
         blank_outside: whether pictures that are written or shown are black outside of what the model sees.
+        smooth: masks are a mean over about so many frames (vivim_runtime.smoothing); 1 is none.
     """
 
     hop: int | None = None
@@ -55,9 +57,11 @@ class RunOptions:
     scales: Scales | None = None
     gates: tuple[str, ...] = ()
     blank_outside: bool = False
+    smooth: int = 1
 
     def __post_init__(self) -> None:
         threshold_logit(self.threshold)
+        Smoother(self.smooth)
         if not 0.0 <= self.alpha <= 1.0:
             raise UsageError(f"--alpha is {self.alpha:g}; expected 0 (invisible) to 1 (opaque)")
         if self.max_frames is not None and self.max_frames < 1:
@@ -146,7 +150,7 @@ def run(
         )
     frames = _watched(given, watch, "read")
     lesions = None if options.scales is None else LesionFinder(options.scales)
-    curves = Curves()
+    curves, smoother = Curves(), Smoother(options.smooth)
     latencies: list[float] = []
     padded = written = with_mask = 0
     states: dict[str, int] = {}
@@ -165,7 +169,11 @@ def run(
             for number, (window, window_logits) in enumerate(zip(group, logits, strict=False)):
                 with watch.measure("judge"):
                     state = gatekeeper.judge_views([seen[number] for seen in pixels])
-                for item in _segmented(window, window_logits, session, options, latency, watch, views, lesions, state):
+                if state in HIDING:
+                    smoother.forget()  # what it says of such pictures means nothing for others
+                for item in _segmented(
+                    window, window_logits, session, options, latency, watch, views, lesions, smoother, state
+                ):
                     states[item.state] = states.get(item.state, 0) + 1
                     curves.add(item.frame.time, item.lesions)
                     with watch.measure("write"):
@@ -232,6 +240,7 @@ def _segmented(
     watch: Stopwatch,
     views: Views,
     lesions: LesionFinder | None,
+    smoother: Smoother,
     state: str,
 ) -> Iterator[Segmented]:
     """The frames that this window serves, with masks at their own resolution; logits are (V, T, K, H, W)."""
@@ -240,9 +249,10 @@ def _segmented(
         if options.blank_outside:  # the model has seen it already
             frame = replace(frame, image=views.blanked(frame.image))
         with watch.measure("mask"):
+            said = logits[:, position] if state in HIDING else smoother(logits[:, position])
             masked = MaskedFrame.of(
                 frame,
-                logits[:, position],
+                said,
                 options.threshold,
                 clip=window.number,
                 position=position,
@@ -252,7 +262,7 @@ def _segmented(
             )
             size = masked.masks.shape[1:]
             sure = session.info.confidence
-            expected = None if sure is None else min(sure.expects(seen[position], options.threshold) for seen in logits)
+            expected = None if sure is None else min(sure.expects(seen, options.threshold) for seen in said)
             masked = gated_frame(masked, state, options.gates, views.inside((size[0], size[1])), expected)
             if lesions is not None:
                 masked = measured_frame(masked, lesions, options.threshold, views.grain(size))

@@ -58,6 +58,8 @@ class RunOptions:
         group: processes and device.
         metadata: stored in the weights.
         stride: of the clips, for the weights' input contract.
+        contract: how frames became their pictures; size, clips and normalisation are those of the training. None:
+            whole frames, stretched.
         data: what the clips are from, for the weights; None where that has no name.
     """
 
@@ -68,6 +70,7 @@ class RunOptions:
     metadata: dict[str, str] = field(default_factory=dict)
     stride: int = 1
     data: TrainingData | None = None
+    contract: InputContract | None = None
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,8 @@ class _Run:
         """What must be the same when a run is resumed."""
         data = data_to_json((self._options.data,)) if self._options.data else ""
         fingerprint = hashlib.sha256(data.encode()).hexdigest()[:12]
-        counts = {"clips": self._clips, "processes": self.group.size}
+        contract = self._training.contract.to_json()
+        counts = {"clips": self._clips, "processes": self.group.size, "the input contract": contract}
         return {**asdict(self.config), **counts, "the videos' fingerprint": fingerprint}
 
     def is_stuck(self) -> bool:
@@ -347,7 +351,15 @@ class _Run:
 def _training(config: FitConfig, clips: ClipSource | Sequence[Clip], options: RunOptions) -> Training:
     """What the weights will say of this training, and of those before it."""
     height, width = clip_source(clips).clip(0, 0).pixels.shape[1:3]
-    contract = InputContract((height, width), config.frames, config.frames, options.stride, MEAN, STD)
+    contract = replace(
+        options.contract or InputContract.assumed(),
+        size=(height, width),
+        frames=config.frames,
+        hop=config.frames,
+        stride=options.stride,
+        mean=MEAN,
+        std=STD,
+    )
     before: tuple[TrainingData, ...] = ()
     if config.init:
         start = read_training(config.init)

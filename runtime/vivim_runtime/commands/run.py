@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +25,7 @@ from vivim_runtime.commands.options import (
     RegionOption,
     Show,
     ShownFrame,
+    Smooth,
     Threads,
     Threshold,
     region_or_none,
@@ -40,7 +41,7 @@ from vivim_runtime.locating import regions_of, scales_of
 from vivim_runtime.measuring import Scales, parse_mm_per_pixel
 from vivim_runtime.offline import RunOptions, RunReport, run
 from vivim_runtime.overlay import parse_layers
-from vivim_runtime.regions import AUTO, WHOLE, RegionRule
+from vivim_runtime.regions import AUTO, WHOLE
 from vivim_runtime.sessions import open_session
 from vivim_runtime.sessions.base import ModelInfo, Session
 from vivim_runtime.sessions.sidecar import sidecar_path
@@ -111,6 +112,7 @@ def run_command(
     show: ShownFrame = Show.newest,
     threshold: Threshold = 0.5,
     region: RegionOption = None,
+    smooth: Smooth = 1,
     mm_per_pixel: MmPerPixel = None,
     gates: Annotated[
         str, typer.Option(help="When to be silent: some of " + ",".join(GATES) + ", or none; see docs/confidence.md.")
@@ -147,8 +149,10 @@ def run_command(
             threads = max(1, (os.cpu_count() or 2) - 1)  # one core for the picture
         session = stack.enter_context(open_session(model, device, threads))
         if not quiet:
-            for departure in (*session.info.departures, *_of_region(session.info, rule)):
+            for departure in (*session.info.departures, *session.info.departure_of(rule)):
                 _console.print(f"note: {session.info.path.name}: {departure}", soft_wrap=True)
+        if smooth > 1 and isinstance(opened, LiveSource):
+            raise UsageError("--smooth is for recordings; live, a mask would be later still: leave it out")
         seen = rule or session.info.takes.rule
         if seen.kind != AUTO and min(opened.size) > 0:  # what is wrong with it shows before anything is written
             regions_of(seen, opened, opened.size, opened.name, tuple)
@@ -164,6 +168,7 @@ def run_command(
             alpha=alpha,
             max_frames=max_frames,
             region=rule,
+            smooth=smooth,
             scales=scales_of(opened, opened.name, given),
             gates=parse_gates(gates),
             blank_outside=blank_outside,
@@ -186,12 +191,6 @@ def run_command(
         code = live_command(opened, session, live_options, screens, written)
     if code:
         sys.exit(code)
-
-
-def _of_region(model: ModelInfo, rule: RegionRule | None) -> Iterator[str]:
-    """In what the region that is asked for differs from that of the training."""
-    if rule is not None and rule != model.takes.rule:
-        yield f"trained on {model.takes.rule.describe()}, used on {rule.describe()}"
 
 
 def _source_and_outputs(source: str | None, camera: str | None, outputs: list[str]) -> tuple[str, list[str]]:

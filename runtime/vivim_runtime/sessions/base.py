@@ -7,6 +7,7 @@ package registers.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ from vivim_runtime.contract import CONTRACT_KEY, InputContract
 from vivim_runtime.errors import ModelError
 from vivim_runtime.framing import Framing
 from vivim_runtime.provenance import DATA_KEY, TrainingData, data_from_json
-from vivim_runtime.regions import Region
+from vivim_runtime.regions import RegionRule
 from vivim_runtime.text import parse_json, parse_number, printable
 
 __all__ = [
@@ -190,9 +191,20 @@ class ModelInfo:
         """How frames become what this file takes; files that do not say take whole pictures, stretched."""
         return (self.contract or InputContract.assumed(self.frames)).at(self.size, self.frames)
 
-    def framing(self, region: Region | None = None) -> Framing:
-        """How frames become pictures of it, and its logits come back; `region` None is all of a frame."""
-        return Framing(self.takes, region)
+    def framing(self, rule: RegionRule | None = None) -> Framing:
+        """How frames become pictures of it, and its logits come back, before a region is found in any frame.
+
+        Args:
+            rule: where the region comes from; None is that of the training.
+        """
+        contract = self.takes
+        return Framing(contract if rule is None else dataclasses.replace(contract, region=str(rule)))
+
+    def departure_of(self, rule: RegionRule | None) -> tuple[str, ...]:
+        """In what a region that is asked for differs from that of the training; () where it does not."""
+        if rule is None or rule == self.takes.rule:
+            return ()
+        return (f"trained on {self.takes.rule.describe()}, used on {rule.describe()}",)
 
     @property
     def departures(self) -> tuple[str, ...]:

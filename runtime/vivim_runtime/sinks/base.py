@@ -87,7 +87,7 @@ class MaskedFrame:
         """
         check_finite(frame, np.asarray(logits))
         size = (frame.image.shape[0], frame.image.shape[1])
-        at_size = logits_at(np.asarray(logits), size) if views is None else views.logits(logits, size)
+        at_size = logits_at(np.asarray(logits), size) if views is None else views.logits(list(logits), size)
         masks = at_size > threshold_logit(threshold)
         regions = views.regions if views else ()
         return cls(frame, clip, position, padded, at_size, masks, latency_ms, regions=regions)
