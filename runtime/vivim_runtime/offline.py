@@ -167,8 +167,10 @@ def run(
             latencies.extend([latency] * len(group))
             padded += sum(window.padded > 0 for window in group)
             for number, (window, window_logits) in enumerate(zip(group, logits, strict=False)):
-                with watch.measure("judge"):
-                    state = gatekeeper.judge_views([seen[number] for seen in pixels])
+                state = ""
+                if options.gates:
+                    with watch.measure("judge"):
+                        state = gatekeeper.judge_views([seen[number] for seen in pixels])
                 if state in HIDING:
                     smoother.forget()  # what it says of such pictures means nothing for others
                 for item in _segmented(
