@@ -2,7 +2,7 @@
 
 Each gate looks at the pictures of a clip as the model sees them, region and size, and costs some milliseconds. A gate
 hides the mask and says why; `frozen` and `edge` only say so. What each gate misses, and how often it is wrong, is
-measured by `benchmarks/gates.py`; those that are on by default are wrong in less than one clip of a hundred.
+measured by `benchmarks/gates.py` (docs/confidence.md).
 
 - `black`: there is no picture.
 - `frozen`: the picture stands still, and so does its mask.
@@ -23,7 +23,7 @@ import numpy.typing as npt
 from vivim_runtime.confidence import Domain
 from vivim_runtime.errors import UsageError
 
-__all__ = ["DEFAULT_GATES", "GATES", "HIDING", "MEANING", "Gatekeeper", "parse_gates", "touches_edge"]
+__all__ = ["GATES", "HIDING", "MEANING", "Gatekeeper", "parse_gates", "touches_edge"]
 
 Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -37,7 +37,6 @@ MEANING = {
 }
 GATES = tuple(MEANING)
 HIDING = frozenset({"black", "contact", "domain"})
-DEFAULT_GATES = ("black", "frozen", "edge")
 
 # A picture whose brightest hundredth is not above this is black: speckle, even at low gain, has some bright grains.
 _BLACK = 12.0
@@ -48,13 +47,18 @@ _DARK, _BRIGHT = 10.0, 25.0
 _STILL_SHARE, _STILL_LEVEL = 0.001, 2
 
 
-def parse_gates(text: str) -> tuple[str, ...]:
-    """`black,contact` -> its gates; `none` -> no gate; UsageError for an unknown one."""
+def parse_gates(text: str, domain: Domain | None = None) -> tuple[str, ...]:
+    """`black,contact` -> its gates; `none` -> no gate; UsageError for an unknown one.
+
+    `auto` are all of them, `domain` only where the model says which pictures it knows.
+    """
     if text.strip() == "none":
         return ()
+    if text.strip() == "auto":
+        return tuple(gate for gate in GATES if gate != "domain" or domain is not None)
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not names or any(name not in GATES for name in names):
-        raise UsageError(f"--gates is {text!r}; expected none, or some of {', '.join(GATES)}, joined by commas")
+        raise UsageError(f"--gates is {text!r}; expected auto, none, or some of {', '.join(GATES)}, joined by commas")
     return names
 
 
@@ -66,7 +70,7 @@ class Gatekeeper:
         domain: what the model knows; UsageError where that gate is asked for and the model does not say.
     """
 
-    def __init__(self, gates: Sequence[str] = DEFAULT_GATES, domain: Domain | None = None) -> None:
+    def __init__(self, gates: Sequence[str], domain: Domain | None = None) -> None:
         if "domain" in gates and domain is None:
             raise UsageError(
                 "--gates domain: the model does not say which pictures it knows; "

@@ -14,7 +14,7 @@ import numpy as np
 from vivim_runtime.clips import Show, Window, threshold_logit, windows
 from vivim_runtime.errors import UsageError
 from vivim_runtime.framing import Views
-from vivim_runtime.gating import Gatekeeper
+from vivim_runtime.gating import HIDING, Gatekeeper
 from vivim_runtime.locating import located
 from vivim_runtime.measuring import Curves, LesionFinder, Scales
 from vivim_runtime.overlay import Layer, drawn
@@ -167,8 +167,12 @@ def run(
             latencies.extend([latency] * len(group))
             padded += sum(window.padded > 0 for window in group)
             for number, (window, window_logits) in enumerate(zip(group, logits, strict=False)):
-                with watch.measure("judge"):
-                    state = gatekeeper.judge_views([seen[number] for seen in pixels])
+                state = ""
+                if options.gates:
+                    with watch.measure("judge"):
+                        state = gatekeeper.judge_views([seen[number] for seen in pixels])
+                if state in HIDING:
+                    smoother.forget()  # what it says of such pictures means nothing for others
                 for item in _segmented(
                     window, window_logits, session, options, latency, watch, views, lesions, smoother, state
                 ):
@@ -247,9 +251,10 @@ def _segmented(
         if options.blank_outside:  # the model has seen it already
             frame = replace(frame, image=views.blanked(frame.image))
         with watch.measure("mask"):
+            said = logits[:, position] if state in HIDING else smoother(logits[:, position])
             masked = MaskedFrame.of(
                 frame,
-                smoother(logits[:, position]),
+                said,
                 options.threshold,
                 clip=window.number,
                 position=position,
@@ -259,7 +264,7 @@ def _segmented(
             )
             size = masked.masks.shape[1:]
             sure = session.info.confidence
-            expected = None if sure is None else min(sure.expects(seen[position], options.threshold) for seen in logits)
+            expected = None if sure is None else min(sure.expects(seen, options.threshold) for seen in said)
             masked = gated_frame(masked, state, options.gates, views.inside((size[0], size[1])), expected)
             if lesions is not None:
                 masked = measured_frame(masked, lesions, options.threshold, views.grain(size))

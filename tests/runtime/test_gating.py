@@ -10,7 +10,7 @@ import pytest
 
 from vivim_runtime.confidence import Confidence, Domain, expected_dice, first_features
 from vivim_runtime.errors import ModelError, UsageError
-from vivim_runtime.gating import DEFAULT_GATES, GATES, HIDING, MEANING, Gatekeeper, parse_gates, touches_edge
+from vivim_runtime.gating import GATES, HIDING, MEANING, Gatekeeper, parse_gates, touches_edge
 from vivim_runtime.phantom import PhantomSpec, phantom_frames
 from vivim_runtime.sinks.base import MaskedFrame, gated_frame
 from vivim_runtime.sources import Frame
@@ -73,8 +73,9 @@ def test_masks_are_hidden_where_the_state_says_so_and_only_there(state: str) -> 
 
 def test_gates_are_parsed_and_unknown_ones_refused() -> None:
     assert parse_gates("black, frozen") == ("black", "frozen") and parse_gates("none") == ()
-    assert set(DEFAULT_GATES) <= set(GATES) == set(MEANING)
-    with pytest.raises(UsageError, match="expected none, or some of"):
+    assert parse_gates("auto", domain()) == GATES == tuple(MEANING)
+    assert parse_gates("auto") == ("black", "frozen", "contact", "edge")  # a model that was never calibrated
+    with pytest.raises(UsageError, match="expected auto, none, or some of"):
         parse_gates("dark")
     with pytest.raises(UsageError, match="calibrate-confidence"):
         Gatekeeper(("domain",))

@@ -34,7 +34,7 @@ from vivim_runtime.commands.outputs import OutputOptions
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import UsageError
 from vivim_runtime.files import check_names, writable_file
-from vivim_runtime.gating import DEFAULT_GATES, GATES, MEANING, parse_gates
+from vivim_runtime.gating import GATES, MEANING, parse_gates
 from vivim_runtime.live.run import LiveOptions
 from vivim_runtime.live.screens import ScreenOptions, is_screen
 from vivim_runtime.locating import regions_of, scales_of
@@ -115,8 +115,8 @@ def run_command(
     smooth: Smooth = 1,
     mm_per_pixel: MmPerPixel = None,
     gates: Annotated[
-        str, typer.Option(help="When to be silent: some of " + ",".join(GATES) + ", or none; see docs/confidence.md.")
-    ] = ",".join(DEFAULT_GATES),
+        str, typer.Option(help="When to be silent: auto, none, or some of " + ",".join(GATES) + ".")
+    ] = "auto",
     blank_outside: Annotated[
         bool, typer.Option("--blank-outside", help="Write and show nothing of the pictures outside the region.")
     ] = False,
@@ -167,7 +167,7 @@ def run_command(
             region=rule,
             smooth=smooth,
             scales=scales_of(opened, opened.name, given),
-            gates=parse_gates(gates),
+            gates=parse_gates(gates, sure.domain if (sure := session.info.confidence) else None),
             blank_outside=blank_outside,
         )
         if not quiet:
