@@ -46,12 +46,12 @@ FLOORS = {
         "bench judging live doctor commands entry"
     ),
     "vivim": (
-        "config scan segformer rivals mamba model pickled checkpoint preprocessing session training efficiency "
-        "commands cli"
+        "config scan segformer rivals mamba streaming model conversion pickled checkpoint preprocessing session "
+        "training efficiency commands cli"
     ),
     "vivim_export": (
         "functions rules folding channels_last precision lowering engine_graph precision_check emulation runners "
-        "onnx_export engine commands"
+        "streaming onnx_export engine commands"
     ),
     "vivim_calibration": (
         "clips histogram layers float_model quantise calibration verdict sensitivity plot procedure report commands"

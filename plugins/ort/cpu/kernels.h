@@ -36,6 +36,7 @@ struct Conv
     int64_t batch, width, xWidth;
     int taps;
     vivim_dtype type; // of x and xc
+    void const* tail; // (B, taps - 1, D), what the first direction met before its first step; null: zeros
 };
 
 struct Scan
@@ -57,6 +58,8 @@ struct Scan
     // (K, B, L, D).
     float* sums;
     bool split;
+    float const* initial; // (B, N, D), state of the first direction before its first step; null: zeros
+    float* final;         // (B, N, D), and after its last; null: nobody asks. May be the memory of `initial`
 };
 
 // Depthwise convolution of channels-last images over (frames, rows, columns), zeros outside, then GELU (with erf).

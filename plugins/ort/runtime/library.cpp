@@ -26,10 +26,10 @@ template <class Operator, class Processor, vivim_dtype Type> struct Definition :
         version = kApiVersion;
         name = [](OrtCustomOp const*) { return Operator::kName; };
         executionProvider = [](OrtCustomOp const*) { return Processor::kProvider; };
-        inputType = [](OrtCustomOp const*, size_t i) { return Operator::kIsParameter[i] ? kFloat : elementType(Type); };
+        inputType = [](OrtCustomOp const*, size_t i) { return Operator::isParameter(i) ? kFloat : elementType(Type); };
         inputCount = [](OrtCustomOp const*) { return size_t(Operator::kInputs); };
-        outputType = [](OrtCustomOp const*, size_t) { return elementType(Type); };
-        outputCount = [](OrtCustomOp const*) { return size_t(1); };
+        outputType = [](OrtCustomOp const*, size_t i) { return i ? kFloat : elementType(Type); }; // states are float32
+        outputCount = [](OrtCustomOp const*) { return Operator::kOutputs; };
         inputCharacteristic = outputCharacteristic = [](OrtCustomOp const*, size_t) { return kRequired; };
         inputMemory = [](OrtCustomOp const*, size_t) { return 0; }; // of the execution provider
         startVersion = [](OrtCustomOp const*) { return 1; };
@@ -44,7 +44,10 @@ template <class Operator, class Processor, vivim_dtype Type> struct Definition :
         destroyKernel = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
         inferShapes = [](OrtCustomOp const* op, OrtShapeInferContext* context) {
             OrtApi const* const table = static_cast<Definition const*>(op)->api;
-            return guarded(table, [&] { inferShapesOf(table, context); });
+            return guarded(table, [&] {
+                for (size_t output = 0; output < Operator::kOutputs; ++output)
+                    inferShapesOf(table, context, output);
+            });
         };
     }
 
@@ -57,17 +60,17 @@ private:
 
     // The first definition is asked for all of an operator's types: the output's is that of the first input. A dimension
     // may be a number or, where it is open, a name; the output is left unsaid where one is neither.
-    static void inferShapesOf(OrtApi const* api, OrtShapeInferContext* context)
+    static void inferShapesOf(OrtApi const* api, OrtShapeInferContext* context, size_t output)
     {
         OrtTensorTypeAndShapeInfo* data = nullptr; // as below, the context's
-        int type = 0;
+        int type = kFloat;
         check(api, shapeInferInput(api, context, 0, &data));
-        check(api, getTensorElementType(api, data, &type));
+        if (output == 0)
+            check(api, getTensorElementType(api, data, &type));
         Shape dims;
         std::vector<char const*> names;
-        for (size_t i = 0; i < Operator::kOutputRank; ++i)
+        for (Axis const from : Operator::axes(output))
         {
-            Axis const from = Operator::kOutput[i];
             OrtTensorTypeAndShapeInfo* info = nullptr;
             check(api, shapeInferInput(api, context, from.input, &info));
             Shape const shape = shapeOf(api, info);
@@ -87,7 +90,7 @@ private:
             check(api, setDimensions(api, result, dims.data(), dims.size()));
             check(api, setSymbolicDimensions(api, result, names.data(), names.size()));
             check(api, setTensorElementType(api, result, type));
-            check(api, shapeInferSetOutput(api, context, 0, result));
+            check(api, shapeInferSetOutput(api, context, output, result));
         });
         releaseTensorTypeAndShapeInfo(api, result);
         check(api, status);
@@ -105,6 +108,10 @@ template <class Processor, vivim_dtype Type> void addOperators(OrtApi const* api
 {
     add<CausalConv1d<Processor>, Processor, Type>(api, domain);
     add<SelectiveScan<Processor>, Processor, Type>(api, domain);
+    if (!Processor::streams())
+        return;
+    add<CausalConv1d<Processor, true>, Processor, Type>(api, domain);
+    add<SelectiveScan<Processor, true>, Processor, Type>(api, domain);
 }
 
 template <class Processor> void addTypes(OrtApi const* api, OrtCustomOpDomain* domain)
