@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,13 +12,14 @@ from typing import TypeVar
 import numpy as np
 
 from vivim_runtime.clips import Show, Window, resized, threshold_logit, windows
+from vivim_runtime.continuity import Continuity
 from vivim_runtime.errors import UsageError
 from vivim_runtime.overlay import Layer, drawn
-from vivim_runtime.sessions.base import Session
+from vivim_runtime.sessions.base import ModelInfo, Session, Stream
 from vivim_runtime.sinks.base import MaskedFrame, Segmented, Sink
 from vivim_runtime.sources.base import Frame, Source, lost_frames
 
-__all__ = ["RunOptions", "RunReport", "Stopwatch", "run"]
+__all__ = ["RunOptions", "RunReport", "Stopwatch", "check_stream", "run"]
 
 
 _Item = TypeVar("_Item")
@@ -81,6 +82,7 @@ class RunReport:
         interrupted: whether the user stopped it.
         notes: what the user should know about the source.
         lost: frames that the source should have and that could not be read; no output has them.
+        resets: how often a streaming model forgot what it had seen, by reason (vivim_runtime.continuity).
     """
 
     frames: int
@@ -94,6 +96,7 @@ class RunReport:
     interrupted: bool
     notes: tuple[str, ...]
     lost: int = 0
+    resets: Mapping[str, int] = field(default_factory=dict)
 
 
 def run(
@@ -111,11 +114,16 @@ def run(
         sinks: already open; they receive every frame once, in order.
         on_frame: called after each frame, for progress.
 
+    A streaming model takes frame after frame, and forgets where the film does not go on.
+
     Raises:
         SourceError, SinkError, UsageError.
     """
     info, watch = session.info, Stopwatch()
     hop = info.hop if options.hop is None else options.hop
+    if info.streaming:
+        check_stream(info, hop)
+    stream, continuity = Stream(session) if info.streaming else None, Continuity(source.fps)
     frames = _watched(islice(source, options.max_frames), watch, "read")
     latencies: list[float] = []
     padded = written = with_mask = 0
@@ -124,15 +132,18 @@ def run(
     try:
         for group in _grouped(windows(frames, info.frames, hop, options.show), info.batch or 1):
             begun = time.perf_counter()
+            reset = continuity.before(group[0].frames[0]) if stream else ""
+            if stream and reset:
+                stream.reset()
             with watch.measure("prepare"):
                 pixels = _stacked(group, info.size, info.batch or 1)
             with watch.measure("infer"):
-                logits = session(pixels)
+                logits = (stream or session)(pixels)
             latency = (time.perf_counter() - begun) * 1000.0
             latencies.extend([latency] * len(group))
             padded += sum(window.padded > 0 for window in group)
             for window, window_logits in zip(group, logits, strict=False):
-                for item in _segmented(window, window_logits, session, options, latency, watch):
+                for item in _segmented(window, window_logits, session, options, latency, watch, reset):
                     with watch.measure("write"):
                         for sink in sinks:
                             sink.write(item)
@@ -155,7 +166,16 @@ def run(
         interrupted=interrupted,
         notes=tuple(source.notes),
         lost=lost_frames(source),
+        resets=dict(continuity.resets),
     )
+
+
+def check_stream(info: ModelInfo, hop: int) -> None:
+    """UsageError where one film cannot go frame after frame through a streaming model."""
+    if hop != 1:
+        raise UsageError(f"--hop is {hop}; {info.path.name} streams, and takes every frame: leave --hop out")
+    if info.batch != 1:
+        raise UsageError(f"{info.path.name} takes {info.batch} films at once; export it with --batch 1 to run one")
 
 
 def _watched(items: Iterable[_Item], watch: Stopwatch, part: str) -> Iterator[_Item]:
@@ -183,7 +203,13 @@ def _stacked(group: list[Window[Frame]], size: tuple[int, int], batch: int) -> n
 
 
 def _segmented(
-    window: Window[Frame], logits: np.ndarray, session: Session, options: RunOptions, latency: float, watch: Stopwatch
+    window: Window[Frame],
+    logits: np.ndarray,
+    session: Session,
+    options: RunOptions,
+    latency: float,
+    watch: Stopwatch,
+    reset: str,
 ) -> Iterator[Segmented]:
     """The frames that this window serves, with masks at their own resolution."""
     for position in range(window.used.start, window.used.stop):
@@ -197,6 +223,7 @@ def _segmented(
                 position=position,
                 latency_ms=latency,
                 padded=window.padded > 0,
+                reset=reset,
             )
         with watch.measure("draw"):
             picture = drawn(frame.image, masked.masks, session.info.classes, options.layers, options.alpha)

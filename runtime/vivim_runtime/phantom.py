@@ -23,7 +23,7 @@ import numpy.typing as npt
 from vivim_runtime.errors import UsageError
 from vivim_runtime.sizes import parse_size
 
-__all__ = ["PhantomName", "PhantomSpec", "phantom_frames"]
+__all__ = ["TROUBLES", "PhantomName", "PhantomSpec", "phantom_frames"]
 
 Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -31,6 +31,10 @@ Field = npt.NDArray[np.float32]
 
 # Lengths below are in the unit of a frame's height, decibels are of amplitude.
 _DECORRELATION = 0.06  # share of the speckle's power that is new in every frame (out-of-plane motion, noise)
+
+
+# What hides a lesion for a while (PhantomSpec.trouble); `any` is one of the others, stretch by stretch.
+TROUBLES = ("shadow", "lift", "contrast", "any")
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class PhantomSpec:
         size: (H, W) in pixels, each at least 32.
         fps: frames per second; motion is per second.
         lesion: whether there is one; None lets the seed decide (nine in ten have one).
+        trouble: what hides the lesion for 5 to 30 frames at a time, one of TROUBLES; "" for nothing. Through a shadow
+            and where contrast goes, the truth stays where the lesion is; while the probe is lifted there is none.
     """
 
     seed: int = 0
@@ -50,6 +56,7 @@ class PhantomSpec:
     size: tuple[int, int] = (256, 256)
     fps: float = 25.0
     lesion: bool | None = None
+    trouble: str = ""
 
     def __post_init__(self) -> None:
         if self.frames < 1 or self.seed < 0 or not 0.0 < self.fps < float("inf"):  # which also refuses NaN
@@ -57,6 +64,8 @@ class PhantomSpec:
                 f"phantom with seed {self.seed}, {self.frames} frames, {self.fps} fps: expected a seed of at least 0, "
                 "at least 1 frame and a positive, finite rate"
             )
+        if self.trouble not in ("", *TROUBLES):
+            raise UsageError(f"phantom with trouble={self.trouble}: expected {', '.join(TROUBLES)}")
         if min(self.size) < 32 or max(self.size) > 4096:
             raise UsageError(f"phantom of {self.size[0]}x{self.size[1]}: expected height and width of 32 to 4096")
 
@@ -121,8 +130,69 @@ def phantom_frames(spec: PhantomSpec) -> Iterator[tuple[Image, Mask]]:
     """The frames (H, W, 3) and masks (H, W) of `spec`, one by one."""
     rng = np.random.default_rng([spec.seed, 0x5641])
     scene = _Scene(spec, rng)
+    trouble = _Trouble(spec) if spec.trouble else None
     for index in range(spec.frames):
-        yield scene.frame(index / spec.fps, np.random.default_rng([spec.seed, 0x4652, index]))
+        noise = np.random.default_rng([spec.seed, 0x4652, index])
+        if trouble is None:
+            yield scene.frame(index / spec.fps, noise)
+        else:
+            yield trouble.upon(index, *scene.frame(index / spec.fps, noise, trouble.visibility(index)))
+
+
+class _Trouble:
+    """What hides the lesion of a film, and when: stretches of 5 to 30 frames, with as many between them.
+
+    shadow     a dark column over the lesion, as of gas or a rib that the probe crosses
+    lift       the probe leaves the skin: reverberation of the gel, and nothing below
+    contrast   the lesion becomes like the tissue around it, and comes back
+    """
+
+    def __init__(self, spec: PhantomSpec) -> None:
+        self._rng = np.random.default_rng([spec.seed, 0x5452])
+        kinds = TROUBLES[:-1] if spec.trouble == "any" else (spec.trouble,)
+        self._stretches: list[tuple[int, int, str]] = []
+        begin = int(self._rng.integers(3, 16))
+        while begin < spec.frames:
+            end = begin + int(self._rng.integers(5, 31))
+            self._stretches.append((begin, end, str(self._rng.choice(kinds))))
+            begin = end + int(self._rng.integers(5, 31))
+        self._half, self._depth = self._rng.uniform(0.08, 0.18), self._rng.uniform(0.04, 0.2)
+        self._bands = np.sort(self._rng.uniform(0.0, 0.12, 4))
+        self._column = 0.5  # share of the width; follows the lesion
+
+    def _at(self, index: int, kind: str) -> float:
+        """How much of a kind there is, 0 to 1: it comes and goes within two frames, contrast within five."""
+        ramp = 5.0 if kind == "contrast" else 2.0
+        strengths = [
+            min(1.0, (index - begin + 1) / ramp, (end - index) / ramp)
+            for begin, end, what in self._stretches
+            if what == kind and begin <= index < end
+        ]
+        return max(strengths, default=0.0)
+
+    def visibility(self, index: int) -> float:
+        """Of the lesion itself."""
+        return 1.0 - self._at(index, "contrast")
+
+    def upon(self, index: int, image: Image, mask: Mask) -> tuple[Image, Mask]:
+        """A frame and its mask, with what hides them."""
+        height, width = mask.shape
+        shadow, lift = self._at(index, "shadow"), self._at(index, "lift")
+        if mask.any():
+            self._column = float(np.flatnonzero(mask.any(axis=0)).mean()) / width
+        if shadow > 0.0:
+            beyond = np.abs(np.arange(width) / width - self._column) - self._half
+            across = 1.0 / (1.0 + np.exp(np.clip(beyond / 0.02, -60.0, 60.0)))
+            factor = 1.0 - shadow * (1.0 - self._depth) * across
+            image = np.clip(image * factor[None, :, None], 0, 255).astype(np.uint8)
+        if lift > 0.0:
+            depth = np.arange(height)[:, None] / height
+            bands = sum(np.exp(-(((depth - at) / 0.012) ** 2)) for at in self._bands) * 140.0 * np.exp(-depth / 0.2)
+            noise = self._rng.normal(0.0, 3.0, (height, width))
+            air = np.clip(bands + noise + 4.0, 0, 255)[..., None]
+            image = np.clip((1.0 - lift) * image + lift * air, 0, 255).astype(np.uint8)
+            mask = mask & (lift <= 0.5)
+        return image, mask
 
 
 def _smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[int, int]) -> Field:
@@ -308,8 +378,11 @@ class _Scene:
             1
         ] * beat
 
-    def frame(self, time: float, rng: np.random.Generator) -> tuple[Image, Mask]:
-        """The frame uint8 (H, W, 3) and the mask bool (H, W) at a time in seconds; `rng` is the frame's own noise."""
+    def frame(self, time: float, rng: np.random.Generator, visibility: float = 1.0) -> tuple[Image, Mask]:
+        """The frame uint8 (H, W, 3) and the mask bool (H, W) at a time in seconds; `rng` is the frame's own noise.
+
+        `visibility`: of the lesion, 1 as drawn and 0 like the tissue around it; the mask is the same.
+        """
         y, x = self._tissue_at(time)
         map_x, map_y = x * self.scale + self.margin, y * self.scale + self.margin
         echo = cv2.remap(self.echo, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
@@ -320,6 +393,8 @@ class _Scene:
             depth = self.lesion.inside(y, x, time)
             mask = depth > 0
             body = 0.5 + 0.5 * np.tanh(depth / (2 * self.lesion.edge))  # the logistic function, without overflow
+            if visibility < 1.0:
+                body = body * np.float32(visibility)
             inner = np.float32(-11.0 + self.lesion.contrast) + 1.3 * texture
             echo += body * (np.minimum(echo + self.lesion.contrast * 0.8, inner) - echo)
             # Sound that crossed the lesion was weakened less (enhancement) or more (shadow) than its surroundings.

@@ -40,6 +40,7 @@ class ClipOptions:
     size: tuple[int, int] = (256, 256)
     stride: Annotated[int, "Frames from one frame of a clip to the next."] = 1
     hop: Annotated[int, "Frames from the start of one clip to learn from to that of the next."] = 1
+    trouble: Annotated[str, "Of phantoms, what hides lesions for a while: shadow, lift, contrast, any."] = ""
     validation: str = "validation"
     trained: tuple[TrainingData, ...] = ()
 
@@ -89,7 +90,7 @@ class ClipOptions:
         if min(self.size) < 1 or self.frames < 1:
             raise DataError(f"clips of {self.frames} frames of {self.size[0]}x{self.size[1]}; expected at least 1")
         if self.is_phantom:
-            return PhantomClips(split, phantoms, self.frames, self.size, fresh)
+            return PhantomClips(split, phantoms, self.frames, self.size, fresh, self.trouble)
         return DatasetClips(self.dataset(split), self.frames, self.size, self.stride, self.hop)
 
     def judged(self, split: str, phantoms: int) -> ClipSource:
@@ -119,5 +120,6 @@ class ClipOptions:
     def described(self, clips: ClipSource, split: str) -> str:
         """For people and for the metadata of weights."""
         height, width = self.size
-        name = "phantom" if self.is_phantom else self.dataset(split).name
+        hidden = f":trouble={self.trouble}" if self.trouble else ""
+        name = f"phantom{hidden}" if self.is_phantom else self.dataset(split).name
         return f"{name} {split}, {len(clips)} clips of {self.frames}x{height}x{width}"

@@ -139,6 +139,7 @@ def _evaluation(source: ClipOptions, out: Path, split: str, clips: int) -> str:
     if source.is_phantom:
         height, width = source.size
         data = f"phantom:clips={clips},frames={source.frames},size={height}x{width}"
+        data += f",trouble={source.trouble}" if source.trouble else ""
     files = [] if source.is_phantom else ["--split-file", str(out / SPLIT_FILE)]
     split = split if source.is_phantom else "validation"
     return shlex.join(["vivim-eval", str(out / "best.safetensors"), "--data", data, *files, "--split", split])

@@ -86,6 +86,7 @@ class PhantomClips:
         count: clips an epoch.
         frames, size: T and (H, W).
         fresh: whether epoch e shows the clips e * count to (e + 1) * count - 1 of the split, so that none comes twice.
+        trouble: what hides their lesions for a while (vivim_runtime.phantom.TROUBLES).
     """
 
     split: str
@@ -93,6 +94,7 @@ class PhantomClips:
     frames: int
     size: tuple[int, int]
     fresh: bool = True
+    trouble: str = ""
 
     def __post_init__(self) -> None:
         _check_phantoms(self.split, self.count)
@@ -102,7 +104,7 @@ class PhantomClips:
 
     def clip(self, index: int, epoch: int) -> Clip:
         number = index + (epoch * self.count if self.fresh else 0)
-        return phantom_clip(_spec(self.split, number % _MOST_CLIPS, self.frames, self.size))
+        return phantom_clip(_spec(self.split, number % _MOST_CLIPS, self.frames, self.size, self.trouble))
 
 
 class DatasetClips:
@@ -201,8 +203,8 @@ def _check_phantoms(split: str, count: int) -> None:
         raise DataError(f"{count} clips asked for; expected 1 to {_MOST_CLIPS}")
 
 
-def _spec(split: str, number: int, frames: int, size: tuple[int, int]) -> PhantomSpec:
-    return PhantomSpec(seed=PHANTOM_SPLITS[split] + number, frames=frames, size=size)
+def _spec(split: str, number: int, frames: int, size: tuple[int, int], trouble: str = "") -> PhantomSpec:
+    return PhantomSpec(seed=PHANTOM_SPLITS[split] + number, frames=frames, size=size, trouble=trouble)
 
 
 def phantom_clips(split: str, count: int, frames: int, size: tuple[int, int], workers: int = 1) -> list[Clip]:

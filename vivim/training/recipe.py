@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from vivim.config import VivimConfig
+from vivim.config import STREAMING_DIRECTIONS, VivimConfig
 from vivim.training.batches import Augmentation
 from vivim.training.losses import Weighting
 from vivim_runtime.errors import ConfigError
@@ -36,7 +36,11 @@ class FitConfig:
     preset: Annotated[str, "Network: tiny, b0 .. b5 (b3 is the paper's)."] = "b3"
     init: Annotated[str | None, "Weights to start from instead of chance; they bring their network along."] = None
     encoder: Annotated[str | None, "SegFormer weights (Hugging Face names) for the encoder (paper: of ADE20K)."] = None
-    directions: Annotated[tuple[str, ...] | None, "Scans, of forward, backward, spatial (all)."] = None
+    streaming: Annotated[bool, "A network that looks back only, frame by frame; --init of clips is converted."] = False
+    directions: Annotated[
+        tuple[str, ...] | None,
+        "Of forward, backward, spatial (all); --streaming: forward, frame_forward, frame_backward, frame_columns.",
+    ] = None
     mamba_layers: Annotated[int | None, "Temporal Mamba layers a stage."] = None
     st_module: Annotated[str | None, "st_mamba, or a rival of the paper's Table IV."] = None
     epochs: Annotated[int, "Passes over the clips."] = 100
@@ -92,10 +96,11 @@ class FitConfig:
     def changes(self) -> dict[str, Any]:
         """The fields of VivimConfig that differ from the preset, or from the weights to start from."""
         chosen = {"directions": self.directions, "mamba_layers": self.mamba_layers, "st_module": self.st_module}
-        return {name: value for name, value in chosen.items() if value is not None} | {
-            "edge_head": "conv3" if self.has_edges else "none",
-            "frames": self.frames,
-        }
+        changes = {name: value for name, value in chosen.items() if value is not None}
+        changes["edge_head"] = "conv3" if self.has_edges else "none"
+        if self.streaming:  # its clips of `frames` are films from their first frame on
+            return {"directions": STREAMING_DIRECTIONS} | changes | {"streaming": True, "frames": 1}
+        return changes | {"frames": self.frames}
 
     @property
     def has_edges(self) -> bool:

@@ -21,7 +21,7 @@ from vivim_runtime.sessions.base import ModelInfo
 from vivim_runtime.sinks.base import MaskedFrame, Segmented
 from vivim_runtime.sources.base import Frame, Image
 
-__all__ = ["Captured", "Compositor", "Links", "MaskOptions"]
+__all__ = ["Captured", "Compositor", "Links", "MaskOptions", "Ready"]
 
 # The picture before the first frame.
 _NO_PICTURE_SIZE = (480, 640)
@@ -29,12 +29,34 @@ _NO_PICTURE_SIZE = (480, 640)
 _STATUS_S = 0.25
 
 
+class Ready:
+    """The masks of one position of a result, for the threshold that was asked last, ready to be drawn."""
+
+    def __init__(self, result: Inferred, position: int, threshold: float, model: ModelInfo) -> None:
+        self._result, self._position, self._model = result, position, model
+        self._mark(threshold)
+        taken = self.masked.frame.taken
+        self.taken = result.started if taken is None else taken
+
+    def _mark(self, threshold: float) -> None:
+        self._threshold = threshold
+        self.masked = self._result.masked(self._position, threshold)
+        self.marks = Marks(self.masked.masks, self._model.classes)
+
+    def at(self, threshold: float) -> Ready:
+        """This, for a threshold. Called in the compositor's thread alone."""
+        if threshold != self._threshold:
+            self._mark(threshold)
+        return self
+
+
 @dataclass(frozen=True, eq=False)
 class Captured:
-    """A frame, and when it was dequeued (time.monotonic())."""
+    """A frame, and when it was dequeued (time.monotonic()); `own` are its own masks, where it has waited for them."""
 
     frame: Frame
     dequeued: float
+    own: Ready | None = None
 
 
 @dataclass(frozen=True)
@@ -76,27 +98,6 @@ class Links:
     stop: threading.Event
 
 
-class _Ready:
-    """The masks of one position of a result, for the threshold that was asked last, ready to be drawn."""
-
-    def __init__(self, result: Inferred, position: int, threshold: float, model: ModelInfo) -> None:
-        self._result, self._position, self._model = result, position, model
-        self._mark(threshold)
-        taken = self.masked.frame.taken
-        self.taken = result.started if taken is None else taken
-
-    def _mark(self, threshold: float) -> None:
-        self._threshold = threshold
-        self.masked = self._result.masked(self._position, threshold)
-        self.marks = Marks(self.masked.masks, self._model.classes)
-
-    def at(self, threshold: float) -> _Ready:
-        """This, for a threshold. Called in the compositor's thread alone."""
-        if threshold != self._threshold:
-            self._mark(threshold)
-        return self
-
-
 class Compositor:
     """Takes the newest frame, draws, and shows; in one thread."""
 
@@ -104,9 +105,9 @@ class Compositor:
         self._mailbox, self._controls, self._screens = links.mailbox, links.controls, links.screens
         self._ledger, self._status, self._record, self._stop = links.ledger, links.status, links.record, links.stop
         self._model, self._max_age_s, self._show = masks.model, masks.max_age_s, masks.show
-        self._ready: _Ready | None = None  # the newest result, its masks ready to be drawn
+        self._ready: Ready | None = None  # the newest result, its masks ready to be drawn
         self._last: Frame | None = None  # the newest that was shown, and the masks that were on it
-        self._last_ready: _Ready | None = None
+        self._last_ready: Ready | None = None
         self._not_finite = False  # whether the newest clip has no masks, since the model gave NaN or infinity
         self._scene_began = self._told = 0.0
         self.hidden = ""  # why the newest masks were not drawn on the last picture; "" when they were
@@ -118,12 +119,14 @@ class Compositor:
         """What was taken before then (time.monotonic()) shows something else: its masks are not drawn any more."""
         self._scene_began = began
 
-    def prepare(self, result: Inferred) -> None:
-        """Take the newest result. Called in the inference's thread, so that its work does not delay a picture."""
+    def prepare(self, result: Inferred) -> Ready:
+        """Take the newest result, and give what is drawn of it. Called in the inference's thread, so that its work does
+        not delay a picture."""
         position = len(result.frames) - 1 if self._show == "newest" else len(result.frames) // 2
-        ready = _Ready(result, position, self._controls.threshold, self._model)
+        ready = Ready(result, position, self._controls.threshold, self._model)
         ready.marks.prepare(self._controls.layers)
         self._ready, self._not_finite = ready, False
+        return ready
 
     def hide(self) -> None:
         """Draw no masks until the next result: the newest clip has none. Called in the inference's thread."""
@@ -145,7 +148,7 @@ class Compositor:
         """Draw a new frame, show it unless paused, and record it while that is on."""
         frame = captured.frame
         taken = frame.taken or captured.dequeued
-        ready = self._ready
+        ready = captured.own or self._ready
         drawn, age = self._mask_for(frame, ready)
         if shown or self._controls.recording.is_set():
             picture = self._drawn(frame, drawn)
@@ -189,7 +192,7 @@ class Compositor:
         drawn, age = self._mask_for(self._last, self._last_ready)
         self._present(self._last, drawn, age, self._drawn(self._last, drawn))
 
-    def _present(self, frame: Frame | None, ready: _Ready | None, age: float | None, picture: Image) -> None:
+    def _present(self, frame: Frame | None, ready: Ready | None, age: float | None, picture: Image) -> None:
         hidden = "" if ready is not None or frame is None else self._why_hidden(frame)
         status = self._status(hidden, None if age is None else age * 1000.0)
         shown = Shown(frame, ready.masked.masks if ready else None, picture, status)
@@ -205,14 +208,16 @@ class Compositor:
             for screen in self._screens:
                 screen.show(Shown(self._last, None, picture, status))
 
-    def _mask_for(self, frame: Frame, ready: _Ready | None) -> tuple[_Ready | None, float | None]:
+    def _mask_for(self, frame: Frame, ready: Ready | None) -> tuple[Ready | None, float | None]:
         """Masks that fit the frame and are young enough, and their age in seconds; (None, None) without."""
         if ready is None or ready.masked.frame.image.shape != frame.image.shape:
             return None, None
         age = time.monotonic() - ready.taken
         # A picture that stands still keeps its masks; they are as old as it is.
         standing = frame is self._last and self._controls.paused.is_set()
-        if (age > self._max_age_s or ready.taken < self._scene_began) and not standing:
+        # A picture that has waited for its own masks is as old as they are.
+        old = age > self._max_age_s and ready.masked.frame is not frame
+        if (old or ready.taken < self._scene_began) and not standing:
             return None, None
         return ready.at(self._controls.threshold), age
 
@@ -224,7 +229,7 @@ class Compositor:
             return "the newest masks are of another scene"
         return f"masks older than {1000 * self._max_age_s:.0f} ms are hidden"
 
-    def _drawn(self, frame: Frame, ready: _Ready | None) -> Image:
+    def _drawn(self, frame: Frame, ready: Ready | None) -> Image:
         if ready is None:
             return frame.image
         return ready.marks.on(frame.image, self._controls.layers, self._controls.alpha)

@@ -16,7 +16,7 @@ from vivim_runtime.errors import NotFiniteError
 from vivim_runtime.live.buffer import ClipBuffer
 from vivim_runtime.live.meters import Durations, Recent
 from vivim_runtime.live.threads import TICK_S
-from vivim_runtime.sessions.base import Clips, Logits, Session
+from vivim_runtime.sessions.base import Clips, Logits, Session, Stream
 from vivim_runtime.sinks.base import MaskedFrame, check_finite
 from vivim_runtime.sources.base import Frame
 
@@ -37,6 +37,7 @@ class Inferred:
         fresh: positions whose frames were in no clip before.
         logits: float32 (T, K, h, w).
         prepared, started, finished: time.monotonic() when its pixels were ready, and of the session's call.
+        reset: why a streaming model forgot before it; "" where it did not.
     """
 
     number: int
@@ -46,6 +47,7 @@ class Inferred:
     prepared: float
     started: float
     finished: float
+    reset: str = ""
 
     @property
     def latency_ms(self) -> float:
@@ -61,6 +63,7 @@ class Inferred:
             clip=self.number,
             position=position,
             latency_ms=self.latency_ms,
+            reset=self.reset,
         )
 
 
@@ -90,6 +93,8 @@ class Inference:
         """`done` takes every result; `hide` is called for a clip of which no mask can be made."""
         self._hide = hide
         self._session, self._buffer, self._min_hop, self._done, self._stop = session, buffer, hop, done, stop
+        self._stream = Stream(session) if session.info.streaming else None
+        self._forget: deque[tuple[int, str]] = deque()  # from which frame on, and why
         self._small: dict[int, Clips] = {}  # frames at the model's size, since clips overlap
         self._last_index = -1
         self._hops: deque[int] = deque(maxlen=9)
@@ -98,6 +103,24 @@ class Inference:
         self.failure = self.not_finite = self.first_not_finite = ""
         self.clips = self.clips_not_finite = 0
         self.infer_ms, self.prepare_ms, self.recent_ms = Durations(), Durations(), Recent()
+
+    def forget(self, index: int, reason: str) -> None:
+        """Let a streaming model forget before the first clip that reaches a frame. Called in any thread."""
+        if self._stream is not None:
+            self._forget.append((index, reason))
+
+    def _reason_to_forget(self, index: int) -> str:
+        reason = ""
+        while self._forget and self._forget[0][0] <= index:
+            reason = self._forget.popleft()[1]
+        if reason and self._stream is not None:
+            self._stream.reset()
+        return reason
+
+    @property
+    def failing(self) -> bool:
+        """Whether no mask is to be waited for now."""
+        return bool(self.failure or self.not_finite)
 
     @property
     def hop(self) -> int:
@@ -138,6 +161,7 @@ class Inference:
 
     def _infer(self, frames: tuple[Frame, ...]) -> Inferred:
         begun = time.monotonic()
+        reset = self._reason_to_forget(frames[-1].index)
         info = self._session.info
         self._small = {f.index: self._small.get(f.index, _EMPTY) for f in frames}
         for frame in frames:
@@ -147,7 +171,7 @@ class Inference:
         pixels = np.broadcast_to(clip, (info.batch or 1, *clip.shape))
         prepared = time.monotonic()
         self.busy_since = started = prepared
-        logits = self._session(np.ascontiguousarray(pixels))[0]
+        logits = (self._stream or self._session)(np.ascontiguousarray(pixels))[0]
         finished = time.monotonic()
         last = frames[-1].index
         if self._last_index >= 0:
@@ -163,7 +187,7 @@ class Inference:
         self.recent_ms.add((finished - started) * 1000.0)
         for frame, values in zip(frames, logits, strict=True):
             check_finite(frame, values)
-        return Inferred(self.clips - 1, frames, fresh, logits, prepared, started, finished)
+        return Inferred(self.clips - 1, frames, fresh, logits, prepared, started, finished, reset)
 
 
 _EMPTY: Clips = np.zeros(0, np.uint8)

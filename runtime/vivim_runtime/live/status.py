@@ -44,6 +44,7 @@ class Status:
         counts: the ledger so far: captured, and what became of the frames; the counts sum.
         seconds: since the run began.
         recording: whether a recording is being written.
+        synchronised: whether every picture waits for its own mask.
     """
 
     state: State
@@ -62,6 +63,7 @@ class Status:
     counts: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     recording: bool = False
+    synchronised: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +94,7 @@ class Controls:
         self._layers, self._threshold, self.alpha = layers, threshold, alpha
         self.paused = threading.Event()  # the picture stands still; capture and recording go on
         self.recording = threading.Event()
+        self.forget = threading.Event()  # what a streaming model has seen
         self.quit = threading.Event()
 
     @property

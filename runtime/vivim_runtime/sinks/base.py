@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
 
@@ -38,6 +38,7 @@ class MaskedFrame:
         logits: float32 (K, H, W) at the frame's resolution.
         masks: bool (K, H, W).
         latency_ms: from the clip being complete to its masks, shared by all frames of the clip.
+        reset: why a streaming model forgot before this frame (vivim_runtime.continuity.REASONS); "" where it did not.
     """
 
     frame: Frame
@@ -47,6 +48,7 @@ class MaskedFrame:
     logits: Logits
     masks: npt.NDArray[np.bool_]
     latency_ms: float
+    reset: str = field(default="", kw_only=True)
 
     @classmethod
     def of(
@@ -59,6 +61,7 @@ class MaskedFrame:
         position: int,
         latency_ms: float,
         padded: bool = False,
+        reset: str = "",
     ) -> MaskedFrame:
         """What the model's logits (K, h, w) mark in a frame: where the probability is above a threshold.
 
@@ -67,7 +70,8 @@ class MaskedFrame:
         """
         check_finite(frame, logits)
         at_size = logits_at(logits, frame.image.shape[:2])
-        return cls(frame, clip, position, padded, at_size, at_size > threshold_logit(threshold), latency_ms)
+        masks = at_size > threshold_logit(threshold)
+        return cls(frame, clip, position, padded, at_size, masks, latency_ms, reset=reset)
 
     @classmethod
     def none(cls, frame: Frame, classes: int) -> MaskedFrame:
@@ -87,7 +91,8 @@ class Segmented(MaskedFrame):
     def drawn(cls, masked: MaskedFrame, picture: Image, frame: Frame | None = None) -> Segmented:
         """Masks with the picture they were drawn on; `frame` where that is another one than they are of."""
         m = masked
-        return cls(frame or m.frame, m.clip, m.position, m.padded, m.logits, m.masks, m.latency_ms, picture)
+        given = (frame or m.frame, m.clip, m.position, m.padded, m.logits, m.masks, m.latency_ms, picture)
+        return cls(*given, reset=m.reset)
 
 
 class Sink(Protocol):

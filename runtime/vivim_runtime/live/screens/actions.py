@@ -47,6 +47,10 @@ def _move(step: float, controls: Controls) -> None:
     controls.change_threshold(step)
 
 
+def _forget(controls: Controls) -> None:
+    controls.forget.set()
+
+
 def _quit(controls: Controls) -> None:
     controls.quit.set()
 
@@ -59,6 +63,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("threshold_up", "+", "higher threshold", partial(_move, _THRESHOLD_STEP)),
     Action("threshold_down", "-", "lower threshold", partial(_move, -_THRESHOLD_STEP)),
     Action("record", "r", "record", partial(_flip, "recording")),
+    Action("forget", "n", "forget what was seen (models that stream)", _forget),
     Action("snapshot", "s", "save the picture", remote=False),
     Action("fullscreen", "f", "full screen", remote=False),
     Action("help", "h", "this help", remote=False),
