@@ -67,7 +67,10 @@ def engine_graph(path: Path, precision: str, backend: Backend) -> EngineGraph:
     description = {entry.key: entry.value for entry in model.metadata_props}
     if "vivim.format" not in description:
         raise ModelError(f"{path} was not written by vivim-export; make one with: vivim-export onnx --weights W -o M")
-    _check_input(model, ModelInfo.from_metadata(path, description))
+    info = ModelInfo.from_metadata(path, description)
+    if info.streaming:
+        raise UsageError(f"{path} streams, and sessions of engines do not keep states yet; run the ONNX file itself")
+    _check_input(model, info)
     typed, converted = _typed(model, path, description.get("vivim.precision", ""), precision)
     parsed = bind_plugins(typed) if backend.plugins else lower_operators(typed)
     (entry,) = parsed.graph.input

@@ -21,6 +21,7 @@ from vivim_runtime.errors import UsageError
 from vivim_runtime.files import check_names, writable_file
 from vivim_runtime.live.run import LiveOptions
 from vivim_runtime.live.screens import ScreenOptions, is_screen
+from vivim_runtime.live.sync import Sync
 from vivim_runtime.offline import RunOptions, RunReport, run
 from vivim_runtime.overlay import parse_layers
 from vivim_runtime.sessions import open_session
@@ -77,7 +78,7 @@ def run_command(
     timeout: Annotated[float | None, typer.Option(help="Live: give up after so many seconds without a frame.")] = None,
     max_mask_age: Annotated[float, typer.Option(help="Live: hide masks older than so many seconds.")] = 1.0,
     sync: Annotated[
-        str,
+        Sync,
         typer.Option(
             help="Live: on shows every picture with its own mask, late by one inference; off the newest; auto."
         ),

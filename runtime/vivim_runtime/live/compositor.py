@@ -21,8 +21,10 @@ from vivim_runtime.sessions.base import ModelInfo
 from vivim_runtime.sinks.base import MaskedFrame, Segmented
 from vivim_runtime.sources.base import Frame, Image
 
-__all__ = ["Captured", "Compositor", "Links", "MaskOptions", "Ready"]
+__all__ = ["ANOTHER_SCENE", "Captured", "Compositor", "Links", "MaskOptions", "Ready"]
 
+# Why masks are hidden behind a change of scene.
+ANOTHER_SCENE = "the newest masks are of another scene"
 # The picture before the first frame.
 _NO_PICTURE_SIZE = (480, 640)
 # While nothing new comes, the screens hear of the state this often.
@@ -226,7 +228,7 @@ class Compositor:
         if ready is None:
             return ""
         if ready.taken < self._scene_began or ready.masked.frame.image.shape != frame.image.shape:
-            return "the newest masks are of another scene"
+            return ANOTHER_SCENE
         return f"masks older than {1000 * self._max_age_s:.0f} ms are hidden"
 
     def _drawn(self, frame: Frame, ready: Ready | None) -> Image:

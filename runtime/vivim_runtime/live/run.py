@@ -13,7 +13,7 @@ from vivim_runtime.continuity import Continuity
 from vivim_runtime.errors import SourceError, UsageError
 from vivim_runtime.live.buffer import ClipBuffer
 from vivim_runtime.live.capture import Capture
-from vivim_runtime.live.compositor import Captured, Compositor, Links, MaskOptions
+from vivim_runtime.live.compositor import ANOTHER_SCENE, Captured, Compositor, Links, MaskOptions
 from vivim_runtime.live.inference import Inference, Inferred
 from vivim_runtime.live.ledger import LedgerFile, LiveLedger
 from vivim_runtime.live.meters import Recent
@@ -330,6 +330,21 @@ class _LiveRun:
 
     def _state(self, hidden: str) -> tuple[State, str]:
         now = time.monotonic()
+        other = self._state_without_masks(now)
+        if other is None and hidden == ANOTHER_SCENE:  # as before the first mask
+            other = State.warming_up, hidden
+        if other is not None:
+            self.steady.forget()
+            return other
+        if self.steady.is_stale(bool(hidden), now):
+            took = self.inference.recent_ms.quantiles().get("p50", 0.0)
+            slow = took > 500.0 * self.options.max_mask_age_s
+            hidden = hidden or "masks come again"
+            return State.stale, f"{hidden}; the model takes {took:.0f} ms a clip" if slow else hidden
+        return State.live, hidden  # which is not told as stale again, where it was just now
+
+    def _state_without_masks(self, now: float) -> tuple[State, str] | None:
+        """What there is to tell before masks are looked at; None where they decide."""
         if self.controls.paused.is_set():
             return State.paused, ""
         if self.capture.ended:
@@ -354,14 +369,7 @@ class _LiveRun:
             return State.stuck, f"the model has not answered for {now - busy_since:.0f} s"
         if not self.inference.clips:
             return State.warming_up, ""
-        if self.steady.is_stale(bool(hidden), now):
-            took = self.inference.recent_ms.quantiles().get("p50", 0.0)
-            slow = took > 500.0 * self.options.max_mask_age_s
-            hidden = hidden or "masks come again"
-            return State.stale, f"{hidden}; the model takes {took:.0f} ms a clip" if slow else hidden
-        if hidden:
-            return State.live, hidden
-        return State.live, ""
+        return None
 
     def _end(self) -> tuple[str, ...]:
         """Stop everything and close the files; what hangs is left behind, and named."""

@@ -82,10 +82,17 @@ class SteadyState:
     """
 
     def __init__(self) -> None:
-        self._stale, self._changed = False, float("-inf")
+        self.forget()
+
+    def forget(self) -> None:
+        """Another state was told: no signal, say. The next one is as it comes."""
+        self._stale: bool | None = None
+        self._changed = float("-inf")
 
     def is_stale(self, hidden: bool, now: float) -> bool:
         """What to tell, where the newest masks are hidden or not at `now`, time.monotonic()."""
+        if self._stale is None:
+            self._stale = hidden
         if hidden != self._stale and now - self._changed >= _STEADY_S:
             self._stale, self._changed = hidden, now
         return self._stale

@@ -76,3 +76,6 @@ def test_the_first_stale_mask_is_told_at_once() -> None:
     assert state.is_stale(True, 0.1)
     assert state.is_stale(False, 5.0)
     assert not state.is_stale(False, 10.2)
+    state.forget()  # no signal
+    assert state.is_stale(True, 10.3)
+    assert not state.is_stale(False, 10.4)
