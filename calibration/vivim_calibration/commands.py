@@ -13,6 +13,7 @@ from vivim_calibration.clips import DrawOptions
 from vivim_calibration.plot import sensitivity_svg
 from vivim_calibration.procedure import Options, Outcome, calibrate
 from vivim_calibration.report import sensitivity_table, verdict_table
+from vivim_runtime.commands.application import Application
 from vivim_runtime.commands.options import AllowTrained, Device, JsonFile, Seed, Threads, check_outputs, spread_names
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import UsageError, VerdictError
@@ -20,7 +21,7 @@ from vivim_runtime.files import write_text
 
 __all__ = ["app"]
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+app = Application(no_args_is_help=True)
 # File names are printed as they are: no markup.
 _console = terminal()
 _progress = terminal(stderr=True)
@@ -63,6 +64,9 @@ def calibrate_command(
         float | None, typer.Option(help="Dice points that may be lost: leaves the fewest layers in float.")
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="A layer to leave in float, as --analyse names it.")] = None,
+    depthwise: Annotated[
+        bool, typer.Option("--depthwise", help="Quantise depthwise convolutions, too; TensorRT may refuse such a file.")
+    ] = False,
     fp16: Annotated[Path | None, typer.Option(help="The fp16 file of the model: int8 must be faster.")] = None,
     target: Annotated[str, typer.Option(help="The file is for this other device: latency is not judged here.")] = "",
     device: Device = "auto",
@@ -88,6 +92,7 @@ def calibrate_command(
         analyse_clips=analyse_clips,
         budget=budget,
         left_in_float=tuple(exclude or ()),
+        depthwise=depthwise,
         fp16=fp16,
         target=target,
         device=device,

@@ -8,10 +8,11 @@ from pathlib import Path
 import onnx
 from onnx import helper
 
-from vivim_export.channels_last import inlined
+from vivim_export.cpu_graph import standard_nodes
 from vivim_export.functions import DOMAIN
 from vivim_export.lowering import lower_operators
 from vivim_export.precision import half_from_float
+from vivim_export.s6 import LowerS6Scan
 from vivim_runtime.errors import ModelError, UsageError
 from vivim_runtime.sessions.backends import Backend
 from vivim_runtime.sessions.base import ModelInfo
@@ -72,7 +73,7 @@ def engine_graph(path: Path, precision: str, backend: Backend) -> EngineGraph:
         raise UsageError(f"{path} streams, and sessions of engines do not keep states yet; run the ONNX file itself")
     _check_input(model, info)
     typed, converted = _typed(model, path, description.get("vivim.precision", ""), precision)
-    parsed = bind_plugins(typed) if backend.plugins else lower_operators(typed)
+    parsed = bind_plugins(typed) if backend.plugins else lower_operators(typed, others=[LowerS6Scan()])
     (entry,) = parsed.graph.input
     shape = tuple(d.dim_value or None for d in entry.type.tensor_type.shape.dim)
     description = {item.key: item.value for item in typed.metadata_props}
@@ -93,7 +94,7 @@ def _load(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
-        model = inlined(model)
+        model = standard_nodes(model)
     except Exception as error:  # protobuf's and onnx's exceptions share no base class
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{path} is no ONNX model: {first}; export it again") from None

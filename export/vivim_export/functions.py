@@ -29,9 +29,12 @@ __all__ = [
     "DOMAIN_VERSION",
     "Nodes",
     "causal_conv1d_function",
+    "chain_body",
+    "chunk_counts",
     "selective_scan_function",
     "silu",
     "softplus",
+    "step_body",
 ]
 
 DOMAIN = "vivim"
@@ -227,13 +230,14 @@ def causal_conv1d_function(
 
 
 def selective_scan_function(
-    directions: tuple[int, ...], mean: bool, opset: int, streaming: bool = False
+    directions: tuple[int, ...], mean: bool, opset: int, gate: bool = True, streaming: bool = False
 ) -> onnx.FunctionProto:
     """The body of `SelectiveScan(xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip) -> (B, L, D)`.
 
-    Shapes as in `vivim.scan.operators.selective_scan`; the gate is always present. Of `StreamingScan(.., d_skip,
-    initial) -> (B, L, D), (B, N, D)` (`vivim.scan.streaming`) the chain starts from the state, and steps past L leave
-    it as it is: without that, what the last chunk ends with would not be the state after L steps.
+    Shapes as in `vivim.scan.operators.selective_scan`. A body cannot ask whether an input is there: without `gate` it
+    never looks at xz, which its nodes then leave out. Of `StreamingScan(.., d_skip, initial) -> (B, L, D), (B, N, D)`
+    (`vivim.scan.streaming`) the chain starts from the state, and steps past L leave it as it is: without that, what the
+    last chunk ends with would not be the state after L steps.
     """
     n = Nodes()
     directions_count, batch, length = n.dim("dbc", 0), n.dim("dbc", 1), n.dim("dbc", 2)
@@ -243,10 +247,7 @@ def selective_scan_function(
     one = n.ints(1)
 
     # Chunks: M of them, c steps each.
-    per_chunk = n.Mul(n.Mul(sequences, states), width)
-    chunks = n.Min(n.Div(n.ints(_STEP_ELEMENTS), per_chunk), n.Div(length, n.ints(_SHORTEST_CHUNK)))
-    chunks = n.Max(chunks, one)
-    steps = n.Div(n.Sub(n.Add(length, chunks), one), chunks)
+    chunks, steps = chunk_counts(n, length, n.Mul(n.Mul(sequences, states), width), one)
     lanes = n.Mul(sequences, chunks)  # G*M
 
     # dt = softplus(w_dt low + b_dt), du = dt u; at token positions.
@@ -286,7 +287,7 @@ def selective_scan_function(
 
     # 1. What each chunk hands on, from a zero state.
     zeros = n.Expand(n.number(0.0), n.shape(lanes, states, width))
-    last = n.append("Scan", (zeros, dt, du, b), 1, num_scan_inputs=3, body=_step_body(A, with_output=False))[0]
+    last = n.append("Scan", (zeros, dt, du, b), 1, num_scan_inputs=3, body=step_body(A, with_output=False))[0]
     total = n.Exp(n.Mul(n.ReduceSum(dt, n.ints(0), keepdims=0), A))  # (G*M, N, D)
     # 2. Chained: each chunk's initial state.
     by_chunk = n.shape(sequences, chunks, states, width)
@@ -302,11 +303,11 @@ def selective_scan_function(
         num_scan_inputs=2,
         scan_input_axes=[1, 1],
         scan_output_axes=[1],
-        body=_chain_body(),
+        body=chain_body(),
     )[1]
     # 3. The scan, from the true initial states.
     initial = n.Reshape(initial, n.shape(lanes, states, width))
-    ends, y = n.append("Scan", (initial, dt, du, b, c), 2, num_scan_inputs=4, body=_step_body(A, with_output=True))
+    ends, y = n.append("Scan", (initial, dt, du, b, c), 2, num_scan_inputs=4, body=step_body(A, with_output=True))
 
     # Back to token positions: token t of sequence g is row (step % c, g, step // c) of y.
     back = _stack(n, [grid.step_of_token(n, n.range(length), direction) for direction in directions])  # (K, 1, L)
@@ -316,8 +317,11 @@ def selective_scan_function(
 
     y = n.Add(y, n.Mul(xc, n.Unsqueeze(n.as_float("d_skip"), n.ints(1, 2))))
     reduce = n.ReduceMean if mean else n.ReduceSum
-    z = n.as_float(n.Slice("xz", n.Neg(width), n.ints(2**63 - 1), n.ints(2)))
-    output = n.CastLike(n.Mul(reduce(y, n.ints(0), keepdims=0), silu(n, z)), "xc")
+    if gate:
+        z = n.as_float(n.Slice("xz", n.Neg(width), n.ints(2**63 - 1), n.ints(2)))
+        output = n.CastLike(n.Mul(reduce(y, n.ints(0), keepdims=0), silu(n, z)), "xc")
+    else:
+        output = n.CastLike(reduce(y, n.ints(0), keepdims=0), "xc")
     names = ["xc", "dbc", "xz", "A_log2e", "dt_weight", "dt_bias", "d_skip"]
     attributes = ["rows", "directions", "mean"]
     if not streaming:
@@ -327,11 +331,24 @@ def selective_scan_function(
     return _function("StreamingScan", [*names, "initial"], [output, final], attributes, n, opset)
 
 
+def chunk_counts(n: Nodes, length: str, per_chunk: str, one: str) -> tuple[str, str]:
+    """M and c: how many chunks a sequence is cut into, and the steps of each.
+
+    Args:
+        length: L.
+        per_chunk: numbers that one step of one chunk handles, of all sequences.
+        one: the constant 1.
+    """
+    chunks = n.Min(n.Div(n.ints(_STEP_ELEMENTS), per_chunk), n.Div(length, n.ints(_SHORTEST_CHUNK)))
+    chunks = n.Max(chunks, one)
+    return chunks, n.Div(n.Sub(n.Add(length, chunks), one), chunks)
+
+
 def _value(name: str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
 
 
-def _step_body(A: str, with_output: bool) -> onnx.GraphProto:
+def step_body(A: str, with_output: bool) -> onnx.GraphProto:
     """h <- exp(dt A) h + B du, and y = C h; (G*M, N, D) at a time. `A` comes from the enclosing graph."""
     n = Nodes("s")
     h = n.Add(n.Mul("h", n.Exp(n.Mul("dt", A))), n.Mul("b", "du"))
@@ -342,7 +359,7 @@ def _step_body(A: str, with_output: bool) -> onnx.GraphProto:
     return helper.make_graph(n.nodes, "step", [_value(i) for i in inputs], [_value(o) for o in outputs])
 
 
-def _chain_body() -> onnx.GraphProto:
+def chain_body() -> onnx.GraphProto:
     """The next chunk's initial state is last + total * initial; the current one is what the scan puts out."""
     n = Nodes("s")
     current = n.Identity("state")

@@ -34,7 +34,7 @@ _RANGES: dict[int, tuple[str, float]] = {
 }
 
 # Inputs of the operators that are data; the others are parameters.
-_DATA_INPUTS = {"CausalConv1d": 1, "SelectiveScan": 3, "StreamingConv1d": 2, "StreamingScan": 3}
+_DATA_INPUTS = {"CausalConv1d": 1, "SelectiveScan": 3, "S6Scan": 4, "StreamingConv1d": 2, "StreamingScan": 3}
 # Outputs that are float32 by the operator's definition: the state of the scan.
 _FLOAT_OUTPUTS = {"StreamingScan": (1,)}
 # Inputs that are float32 by the operator's definition, or no numbers that are computed with.

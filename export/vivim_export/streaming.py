@@ -54,7 +54,8 @@ class Deployed(nn.Module):
     def normalised(self, x: Tensor) -> Tensor:
         """uint8 (B, T, H, W, 3), or float32 (B, T, 3, H, W) when raw -> the network's input (B, T, 3, H, W)."""
         if not self.raw_input:
-            x = ((x.to(torch.float32) - self.mean) * self.scale).permute(0, 1, 4, 2, 3)
+            # Behind the transposition the numbers are one a plane; ONNX Runtime takes 15 times as long the other way.
+            x = (x.to(torch.float32).permute(0, 1, 4, 2, 3) - self.mean[:, None, None]) * self.scale[:, None, None]
         return x
 
     def forward(self, x: Tensor) -> Tensor:

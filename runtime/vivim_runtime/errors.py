@@ -27,6 +27,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from vivim_runtime.installation import install_words
+
 __all__ = [
     "AccuracyError",
     "CheckpointError",
@@ -101,7 +103,7 @@ class MissingExtraError(VivimError):
     exit_code = 2
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs the extra '{extra}': pip install 'vivim-edge[{extra}]'")
+        super().__init__(f"{what} needs the extra '{extra}': pip install {install_words(extra)}")
 
 
 class PluginError(VivimError):

@@ -5,18 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from vivim_runtime.clips import Show, Window, resized, threshold_logit, windows
+from vivim_runtime.clips import Show, Window, threshold_logit, windows
 from vivim_runtime.continuity import Continuity
 from vivim_runtime.errors import UsageError
+from vivim_runtime.framing import Views
+from vivim_runtime.locating import located
+from vivim_runtime.measuring import Curves, LesionFinder, Scales
 from vivim_runtime.overlay import Layer, drawn
-from vivim_runtime.sessions.base import ModelInfo, Session, Stream
-from vivim_runtime.sinks.base import MaskedFrame, Segmented, Sink
+from vivim_runtime.regions import WHOLE, Region, RegionRule
+from vivim_runtime.sessions.base import Clips, Logits, ModelInfo, Session, Stream
+from vivim_runtime.sinks.base import MaskedFrame, Segmented, Sink, measured_frame
 from vivim_runtime.sources.base import Frame, Source, lost_frames
 
 __all__ = ["RunOptions", "RunReport", "Stopwatch", "check_stream", "run"]
@@ -35,6 +39,9 @@ class RunOptions:
         threshold: probability above which a pixel belongs to a class.
         layers, alpha: what is drawn, and the opacity of `overlay`.
         max_frames: stop after so many frames; None goes to the end.
+        region: which part of the pictures the model sees; None is that of its contract.
+        scales: how large pixels are; lesions are found and measured where it is given.
+        blank_outside: whether pictures that are written or shown are black outside of what the model sees.
     """
 
     hop: int | None = None
@@ -43,6 +50,9 @@ class RunOptions:
     layers: tuple[Layer, ...] = ("overlay", "contour")
     alpha: float = 0.45
     max_frames: int | None = None
+    region: RegionRule | None = None
+    scales: Scales | None = None
+    blank_outside: bool = False
 
     def __post_init__(self) -> None:
         threshold_logit(self.threshold)
@@ -83,6 +93,8 @@ class RunReport:
         notes: what the user should know about the source.
         lost: frames that the source should have and that could not be read; no output has them.
         resets: how often a streaming model forgot what it had seen, by reason (vivim_runtime.continuity).
+        regions: what the model saw of the pictures, as `--region` takes it; () where that was all of them.
+        lesions: of each that was found and measured, area and longest diameter over time.
     """
 
     frames: int
@@ -97,6 +109,8 @@ class RunReport:
     notes: tuple[str, ...]
     lost: int = 0
     resets: Mapping[str, int] = field(default_factory=dict)
+    regions: tuple[str, ...] = ()
+    lesions: tuple[dict[str, Any], ...] = ()
 
 
 def run(
@@ -121,10 +135,21 @@ def run(
     """
     info, watch = session.info, Stopwatch()
     hop = info.hop if options.hop is None else options.hop
+    rule = options.region or info.takes.rule
     if info.streaming:
         check_stream(info, hop)
-    stream, continuity = Stream(session) if info.streaming else None, Continuity(source.fps)
-    frames = _watched(islice(source, options.max_frames), watch, "read")
+    regions, given = located(rule, source, islice(source, options.max_frames))
+    views = Views.of(info.takes, regions)
+    if options.blank_outside and all(region == Region.of(source.size) for region in regions):
+        raise UsageError(
+            f"{source.name}: --blank-outside needs a region that leaves something out, "
+            f"and {rule.describe()} {'leave' if rule.kind == WHOLE else 'leaves'} out nothing; give --region X,Y,W,H"
+        )
+    streams = [Stream(session) for _ in views.regions or (None,)] if info.streaming else []
+    continuity = Continuity(source.fps)
+    frames = _watched(given, watch, "read")
+    lesions = None if options.scales is None else LesionFinder(options.scales)
+    curves = Curves()
     latencies: list[float] = []
     padded = written = with_mask = 0
     interrupted = False
@@ -132,18 +157,21 @@ def run(
     try:
         for group in _grouped(windows(frames, info.frames, hop, options.show), info.batch or 1):
             begun = time.perf_counter()
-            reset = continuity.before(group[0].frames[0]) if stream else ""
-            if stream and reset:
+            reset = continuity.before(group[0].frames[0]) if streams else ""
+            for stream in streams if reset else ():
                 stream.reset()
             with watch.measure("prepare"):
-                pixels = _stacked(group, info.size, info.batch or 1)
+                pixels = _stacked(group, views, info.batch or 1)
             with watch.measure("infer"):
-                logits = (stream or session)(pixels)
+                runners: Sequence[Callable[[Clips], Logits]] = streams or [session] * len(pixels)
+                logits = np.stack([runs(seen) for runs, seen in zip(runners, pixels, strict=True)], axis=1)
+                # (B, V, T, K, H, W)
             latency = (time.perf_counter() - begun) * 1000.0
             latencies.extend([latency] * len(group))
             padded += sum(window.padded > 0 for window in group)
             for window, window_logits in zip(group, logits, strict=False):
-                for item in _segmented(window, window_logits, session, options, latency, watch, reset):
+                for item in _segmented(window, window_logits, session, options, latency, watch, views, lesions, reset):
+                    curves.add(item.frame.time, item.lesions)
                     with watch.measure("write"):
                         for sink in sinks:
                             sink.write(item)
@@ -167,6 +195,8 @@ def run(
         notes=tuple(source.notes),
         lost=lost_frames(source),
         resets=dict(continuity.resets),
+        regions=tuple(map(str, regions)),
+        lesions=tuple(curves.record()),
     )
 
 
@@ -196,10 +226,13 @@ def _grouped(items: Iterable[Window[Frame]], size: int) -> Iterator[list[Window[
         yield group
 
 
-def _stacked(group: list[Window[Frame]], size: tuple[int, int], batch: int) -> np.ndarray:
-    """uint8 (batch, T, H, W, 3); a group that is too small for the model's batch is filled with its last window."""
-    pixels = [np.stack([resized(frame.image, size) for frame in window.frames]) for window in group]
-    return np.stack([*pixels, *[pixels[-1]] * (batch - len(group))])
+def _stacked(group: list[Window[Frame]], views: Views, batch: int) -> list[np.ndarray]:
+    """uint8 (batch, T, H, W, 3) of each view; a group too small for the batch is filled with its last window."""
+    result = []
+    for framing in views.framings:
+        pixels = [np.stack([framing.picture(frame.image) for frame in window.frames]) for window in group]
+        result.append(np.stack([*pixels, *[pixels[-1]] * (batch - len(group))]))
+    return result
 
 
 def _segmented(
@@ -209,24 +242,33 @@ def _segmented(
     options: RunOptions,
     latency: float,
     watch: Stopwatch,
+    views: Views,
+    lesions: LesionFinder | None,
     reset: str,
 ) -> Iterator[Segmented]:
-    """The frames that this window serves, with masks at their own resolution."""
+    """The frames that this window serves, with masks at their own resolution; logits are (V, T, K, H, W)."""
     for position in range(window.used.start, window.used.stop):
         frame = window.frames[position]
+        if options.blank_outside:  # the model has seen it already
+            frame = replace(frame, image=views.blanked(frame.image))
         with watch.measure("mask"):
             masked = MaskedFrame.of(
                 frame,
-                logits[position],
+                logits[:, position],
                 options.threshold,
                 clip=window.number,
                 position=position,
                 latency_ms=latency,
                 padded=window.padded > 0,
                 reset=reset,
+                views=views,
             )
+            size = masked.masks.shape[1:]
+            if lesions is not None:
+                masked = measured_frame(masked, lesions, options.threshold, views.grain(size))
         with watch.measure("draw"):
-            picture = drawn(frame.image, masked.masks, session.info.classes, options.layers, options.alpha)
+            classes, within = session.info.classes, views.inside(size)
+            picture = drawn(frame.image, masked.masks, classes, options.layers, options.alpha, within)
         yield Segmented.drawn(masked, picture)
 
 

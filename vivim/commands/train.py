@@ -14,6 +14,7 @@ from vivim.commands.check_data import check_command
 from vivim.commands.fit import fit_command
 from vivim.conversion import streaming_from
 from vivim.training.curve import curve_svg, read_log
+from vivim_runtime.commands.application import Application
 from vivim_runtime.commands.evaluate import eval_command
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import ConfigError
@@ -21,7 +22,7 @@ from vivim_runtime.files import sha256_file, write_text
 
 __all__ = ["app"]
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Train and evaluate Vivim, and convert checkpoints.")
+app = Application(no_args_is_help=True, help="Train and evaluate Vivim, and convert checkpoints.")
 
 app.command("fit")(fit_command)
 app.command("check-data")(check_command)

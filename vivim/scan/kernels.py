@@ -48,6 +48,14 @@ class _ScanDesc(ctypes.Structure):
     ]
 
 
+class _S6Desc(ctypes.Structure):
+    """vivim_s6_desc."""
+
+    _fields_ = [
+        (name, ctypes.c_int32) for name in ("batch", "length", "width", "groups", "states", "softplus", "dtype")
+    ]
+
+
 @functools.cache
 def library() -> KernelLibrary | None:
     """The library that is installed, loaded once; None where there is none.
@@ -296,6 +304,33 @@ class CpuLibrary:
         tensors = (xc, dbc, xz, *parameters, *before, y, *after)
         self._check(run(ctypes.byref(desc), *map(_pointer, tensors), torch.get_num_threads()))
         return y, final
+
+    def takes_s6(self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> bool:
+        """Whether the kernels can compute a plain scan with these tensors; a library of before has none."""
+        same = all(tensor.dtype == u.dtype for tensor in (delta, B, C))
+        fits = u.dtype in _DTYPES and A.shape[1] <= _CPU_MAX_STATES and u.numel() > 0
+        return same and fits and hasattr(self._library, "vivim_cpu_s6_scan")
+
+    def s6_scan(
+        self,
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        skip: Tensor | None,
+        bias: Tensor | None,
+        softplus: bool,
+    ) -> Tensor:
+        """See `vivim.scan.s6.s6_scan`."""
+        u, delta, B, C = (tensor.contiguous() for tensor in (u, delta, B, C))
+        (A,) = _parameters(A)
+        skip, bias = (None if tensor is None else _parameters(tensor)[0] for tensor in (skip, bias))
+        desc = _S6Desc(*u.shape[::2], u.shape[1], B.shape[1], A.shape[1], int(softplus), _dtype(u))
+        y = u.new_empty(u.shape)
+        pointers = map(_pointer, (u, delta, B, C, A, skip, bias, y))
+        self._check(self._library.vivim_cpu_s6_scan(ctypes.byref(desc), *pointers, torch.get_num_threads()))
+        return y
 
     def _check(self, status: int) -> None:
         if status:

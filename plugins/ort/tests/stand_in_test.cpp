@@ -277,7 +277,7 @@ int main()
     for (OrtCustomOp const* const op : options.domain->operators)
         byProvider[op->executionProvider(op) ? op->executionProvider(op) : "CPU"].push_back(op);
     std::vector<OrtCustomOp const*> const &cpu = byProvider["CPU"], &cuda = byProvider["CUDAExecutionProvider"];
-    report(cpu.size() == 14, "four operators for three types on the CPU, and two for float32");
+    report(cpu.size() == 19, "five operators for three types on the CPU, and four for float32");
     report(cuda.size() == 12,
         "as many for CUDA, whose kernels are "
             + std::string(vivim_ort_cuda_kernels() ? vivim_ort_cuda_kernels() : "missing"));

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from vivim_runtime.commands.application import Application
 from vivim_runtime.commands.options import (
     AllowTrained,
     Device,
@@ -33,7 +34,7 @@ from vivim_runtime.sessions.base import Session
 
 __all__ = ["ClipsCommand", "app", "check_command", "publish"]
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+app = Application(no_args_is_help=True)
 # File names are printed as they are: no markup.
 _console = terminal()
 _progress = terminal(stderr=True)

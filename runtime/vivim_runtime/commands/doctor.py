@@ -10,12 +10,13 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from vivim_runtime.commands.application import Application
 from vivim_runtime.commands.terminal import Terminal
 from vivim_runtime.doctor import Finding, State, diagnose
 
 __all__ = ["app"]
 
-app = typer.Typer(add_completion=False)
+app = Application()
 
 _STYLES = {State.ok: "green", State.missing: "yellow", State.broken: "bold red"}
 _STATE_WIDTH, _PART_WIDTH = 7, 16

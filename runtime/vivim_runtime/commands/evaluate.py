@@ -15,6 +15,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vivim_runtime.bench import BenchOptions, ModelResult, bench
+from vivim_runtime.commands.application import Application
 from vivim_runtime.commands.options import (
     AllowTrained,
     CsvFile,
@@ -53,7 +54,7 @@ from vivim_runtime.sessions.base import Session
 
 __all__ = ["app", "eval_command"]
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+app = Application(no_args_is_help=True)
 # File names are printed as they are: no markup.
 _console = terminal()
 _progress = terminal(stderr=True)

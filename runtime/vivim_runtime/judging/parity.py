@@ -152,7 +152,7 @@ def compare(
         before = done
         runs = film_runner(a), film_runner(b)
         with opened() as source:
-            for clip in cut_clips(source, length, size):
+            for clip in cut_clips(source, length, a.info.framing()):
                 worst.add(clip, meter, *(logits_of(s, clip.pixels, r) for s, r in zip((a, b), runs, strict=True)))
                 counts[clip.source] = counts.get(clip.source, 0) + length
                 done += 1

@@ -20,7 +20,9 @@ import numpy.typing as npt
 
 from vivim_runtime.contract import CONTRACT_KEY, InputContract
 from vivim_runtime.errors import ModelError
+from vivim_runtime.framing import Framing
 from vivim_runtime.provenance import DATA_KEY, TrainingData, data_from_json
+from vivim_runtime.regions import Region
 from vivim_runtime.text import parse_json, parse_number, printable
 
 __all__ = [
@@ -179,6 +181,15 @@ class ModelInfo:
         if self.streaming:
             return 1
         return self.contract.default_hop(self.frames) if self.contract else self.frames
+
+    @property
+    def takes(self) -> InputContract:
+        """How frames become what this file takes; files that do not say take whole pictures, stretched."""
+        return (self.contract or InputContract.assumed(self.frames)).at(self.size, self.frames)
+
+    def framing(self, region: Region | None = None) -> Framing:
+        """How frames become pictures of it, and its logits come back; `region` None is all of a frame."""
+        return Framing(self.takes, region)
 
     @property
     def departures(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from vivim_runtime.errors import MissingExtraError, ModelError, PluginError, UsageError
+from vivim_runtime.installation import install_words
 from vivim_runtime.sessions.base import Clips, Logits, ModelInfo, Stream, model_input, no_stream
 from vivim_runtime.sessions.native import BODIES, NATIVE_VARIABLE, native_library
 from vivim_runtime.sessions.onnx_file import check_onnx_file
@@ -226,7 +227,7 @@ def _providers(device: str, available: list[str]) -> list[Any]:
     if kind == "cuda" and "CUDAExecutionProvider" not in available:
         raise UsageError(
             f"--device is {device}, but this ONNX Runtime has {', '.join(available)} only; "
-            "pip uninstall onnxruntime and pip install 'vivim-edge[gpu]', or use --device cpu"
+            f"pip uninstall onnxruntime and pip install {install_words('gpu')}, or use --device cpu"
         )
     cpu: list[Any] = ["CPUExecutionProvider"]
     if kind == "cpu" or "CUDAExecutionProvider" not in available:

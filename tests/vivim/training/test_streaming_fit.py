@@ -42,6 +42,6 @@ def test_clip_weights_become_streaming_ones_and_go_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["1-short", "2-long"])
 def test_recipes_for_streaming_can_be_read(name: str) -> None:
     path = ROOT / "examples" / "stream" / f"{name}.toml"
-    known = {"streaming", "init", "trouble", "imgsz", "frames", "batch", "clips", "validation_clips", "epochs"}
+    known = {"streaming", "init", "data", "imgsz", "frames", "batch", "clips", "validation_clips", "epochs"}
     known |= {"optimizer", "lr", "warmup", "max_norm", "ema", "boundary", "affine", "seed"}
     assert read_recipe(path, known)["streaming"] == "True"
