@@ -77,9 +77,9 @@ struct Depthwise
 // A residual sum and its LayerNorm over rows.
 struct AddNorm
 {
-    float const *x, *y;         // (rows, width)
-    float const *gamma, *beta;  // (width)
-    float *sum, *normed;        // (rows, width)
+    float const *x, *y;        // (rows, width)
+    float const *gamma, *beta; // (width)
+    float *sum, *normed;       // (rows, width)
     int64_t rows, width;
     float epsilon;
 };
