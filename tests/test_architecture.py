@@ -43,8 +43,8 @@ LATE = {"vivim_runtime": {"onnxruntime", "pydicom", "highdicom", "PIL", "pygame"
 FLOORS = {
     "vivim_runtime": (
         "installation errors text regions measuring confidence gating contract framing provenance sizes files "
-        "svg phantom finding sessions sources locating overlay clips sinks smoothing offline datasets bench judging "
-        "live doctor commands entry __main__"
+        "svg phantom finding sessions sources locating continuity overlay clips sinks smoothing offline datasets bench "
+        "judging live doctor commands entry __main__"
     ),
     "vivim": (
         "config scan segformer rivals mamba streaming model conversion pickled checkpoint preprocessing session "

@@ -81,7 +81,12 @@ def engine_graph(path: Path, precision: str, backend: Backend) -> EngineGraph:
             raise ModelError(
                 f"{path} was not written by vivim-export; make one with: vivim-export onnx --weights W -o M"
             )
-        _check_input(model, ModelInfo.from_metadata(path, description))
+        info = ModelInfo.from_metadata(path, description)
+        if info.streaming:
+            raise UsageError(
+                f"{path} streams, and sessions of engines do not keep states yet; run the ONNX file itself"
+            )
+        _check_input(model, info)
     typed, converted = _typed(model, path, description.get("vivim.precision", ""), precision)
     parsed = lower_operators(typed, others=[LowerS6Scan()], keep=_has_plugin if backend.plugins else None)
     parsed = bind_plugins(parsed) if backend.plugins else parsed

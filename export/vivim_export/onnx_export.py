@@ -33,7 +33,7 @@ from vivim_export.folding import fold_for_export
 from vivim_export.functions import DOMAIN, DOMAIN_VERSION, causal_conv1d_function, selective_scan_function
 from vivim_export.lowering import lower_operators
 from vivim_export.precision import HALVES, half_from_float
-from vivim_export.streaming import streaming_functions, streaming_translations, trace_step
+from vivim_export.streaming import Deployed, streaming_functions, streaming_translations, trace_step
 from vivim_runtime.contract import InputContract
 from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.files import atomic_path, sha256_file
@@ -119,30 +119,6 @@ class OnnxOptions:
             )
 
 
-class _Deployed(nn.Module):
-    """The network as it is deployed: pixels in, logits out."""
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, model: Vivim, raw_input: bool, contract: InputContract) -> None:
-        super().__init__()
-        self.model, self.raw_input = model, raw_input
-        self.register_buffer("mean", 255.0 * torch.tensor(contract.mean))
-        self.register_buffer("scale", 1.0 / (255.0 * torch.tensor(contract.std)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """uint8 (B, T, H, W, 3), or float32 (B, T, 3, H, W) when raw -> logits (B, T, K, H, W)."""
-        return self.model(self.normalised(x)).logits
-
-    def normalised(self, x: Tensor) -> Tensor:
-        """The network's input (B, T, 3, H, W)."""
-        if not self.raw_input:
-            # Behind the transposition the numbers are one a plane; ONNX Runtime takes 15 times as long the other way.
-            x = (x.to(torch.float32).permute(0, 1, 4, 2, 3) - self.mean[:, None, None]) * self.scale[:, None, None]
-        return x
-
-
 def contract_of(weights: str | Path) -> InputContract:
     """What pictures and clips a checkpoint was trained on; see vivim.checkpoint.read_training for what is raised."""
     return read_training(weights).contract
@@ -221,7 +197,7 @@ def onnx_from_model(
     training = training or Training(InputContract.assumed(config.frames))
     size = options.size or training.contract.size
     stage_sizes(config, *size)  # raises for a size that the network cannot take
-    deployed = _Deployed(fold_for_export(model, options.fold), options.raw_input, training.contract).eval()
+    deployed = Deployed(fold_for_export(model, options.fold), options.raw_input, training.contract).eval()
     if config.streaming and options.batch is None:
         raise UsageError(
             "--batch is dynamic; a streaming file remembers a number of films that is fixed: give --batch 1"

@@ -26,6 +26,7 @@ from vivim.checkpoint import (
     save_checkpoint,
 )
 from vivim.config import MEAN, STD
+from vivim.conversion import streaming_from
 from vivim.mamba import TemporalMambaLayer
 from vivim.model import Vivim
 from vivim.training.batches import ClipSource, TrainingBatches, clip_name, clip_source, micro_batches
@@ -394,7 +395,14 @@ def _network(config: FitConfig) -> Vivim:
         raise ConfigError(
             f"{config.init} has the classes {', '.join(start.config.classes)}; the clips know one, lesion"
         )
-    model = Vivim(replace(start.config, **config.changes()))
+    changes = config.changes()
+    if config.streaming and not start.config.streaming:
+        start = streaming_from(start, changes["directions"])
+    elif start.config.streaming and not config.streaming:
+        raise ConfigError(f"{config.init} is of a streaming network; add --streaming")
+    elif config.streaming and config.directions is None:
+        changes["directions"] = start.config.directions
+    model = Vivim(replace(start.config, **changes))
     ours, theirs = ({key: value.shape for key, value in m.state_dict().items()} for m in (model, start))
     # An edge head may come or go; a network with other directions or layers than its weights is a mistake.
     strange = [key for key, _ in ours.items() ^ theirs.items() if not _is_edge(key)]

@@ -37,6 +37,7 @@ from vivim_runtime.files import check_names, writable_file
 from vivim_runtime.gating import GATES, MEANING, parse_gates
 from vivim_runtime.live.run import LiveOptions
 from vivim_runtime.live.screens import ScreenOptions, is_screen
+from vivim_runtime.live.sync import Sync
 from vivim_runtime.locating import regions_of, scales_of
 from vivim_runtime.measuring import Scales, parse_mm_per_pixel
 from vivim_runtime.offline import RunOptions, RunReport, run
@@ -99,6 +100,12 @@ def run_command(
     ] = False,
     timeout: Annotated[float | None, typer.Option(help="Live: give up after so many seconds without a frame.")] = None,
     max_mask_age: Annotated[float, typer.Option(help="Live: hide masks older than so many seconds.")] = 1.0,
+    sync: Annotated[
+        Sync,
+        typer.Option(
+            help="Live: on shows every picture with its own mask, late by one inference; off the newest; auto."
+        ),
+    ] = "auto",
     clip_rate: Annotated[
         float | None, typer.Option(help="Live: frames a second of a clip; the source's rate if not given.")
     ] = None,
@@ -186,7 +193,9 @@ def run_command(
             if _run_offline(opened, session, options, written):
                 sys.exit(130)
             return
-        live_options = LiveOptions(run=options, clip_fps=clip_rate, max_mask_age_s=max_mask_age, timeout_s=timeout)
+        live_options = LiveOptions(
+            run=options, clip_fps=clip_rate, max_mask_age_s=max_mask_age, timeout_s=timeout, sync=sync
+        )
         screens = ScreenOptions(fullscreen=fullscreen, token=token)
         code = live_command(opened, session, live_options, screens, written)
     if code:
@@ -292,6 +301,8 @@ def _print_summary(report: RunReport, written: list[str], scales: Scales) -> Non
     table.add_row("ms a frame", ", ".join(f"{part} {value:.1f}" for part, value in report.stages_ms.items()))
     if report.lost:
         table.add_row("lost", _lost_line(report))
+    if report.resets:
+        table.add_row("forgot", ", ".join(f"{count} x {reason}" for reason, count in report.resets.items()))
     if report.padded_clips:
         table.add_row("padded", "the source is shorter than a clip; its last frame was repeated")
     for path in written:
