@@ -51,7 +51,7 @@ FLOORS = {
     ),
     "vivim_export": (
         "functions rules folding channels_last precision lowering engine_graph precision_check emulation runners "
-        "onnx_export engine commands"
+        "onnx_export cached engine commands"
     ),
     "vivim_calibration": (
         "clips histogram layers float_model quantise calibration verdict sensitivity plot procedure report commands"

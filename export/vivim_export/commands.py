@@ -22,6 +22,7 @@ from vivim_runtime.commands.check import ClipsCommand, check_command, publish
 from vivim_runtime.commands.options import HtmlFile, JsonFile, check_outputs, size_or_none
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import ParityError, UsageError
+from vivim_runtime.sessions import is_model_file, model_file
 from vivim_runtime.sessions.base import Session
 from vivim_runtime.sessions.sidecar import EngineRecord, sidecar_path
 from vivim_runtime.text import parse_json
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = Application(no_args_is_help=True, help="Export Vivim, and prove what was exported.")
+app = Application(no_args_is_help=True, extra="export", help="Export Vivim, and prove what was exported.")
 # File names are printed as they are: no markup.
 _console = terminal()
 _progress = terminal(stderr=True)
@@ -45,7 +46,12 @@ ComparedOn = Annotated[
 
 @app.command("onnx", cls=ClipsCommand)
 def onnx_command(
-    weights: Annotated[str, typer.Option(help="Checkpoint, or tiny for the shipped weights.")],
+    weights: Annotated[
+        str | None, typer.Argument(metavar="WEIGHTS", help="Checkpoint, or tiny for the shipped weights.")
+    ] = None,
+    weights_option: Annotated[
+        str | None, typer.Option("--weights", metavar="WEIGHTS", help="The same as WEIGHTS.", hidden=True)
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")] = Path("model.onnx"),
     imgsz: Annotated[
         str | None, typer.Option(metavar="N | H W", help="Size of the frames, pixels; default that of the training.")
@@ -75,6 +81,7 @@ def onnx_command(
     """Export to one ONNX file, and compare it with PyTorch: over budget nothing is written (exit code 3)."""
     from vivim_export.onnx_export import OnnxOptions, contract_of, export_onnx
 
+    weights = _one_of(weights, weights_option)
     check_outputs((output, json_file, html_file), (weights,))
     if dynamic_batch and batch is not None:
         raise UsageError(f"--batch {batch} and --dynamic-batch contradict each other; give one of them")
@@ -109,6 +116,13 @@ def onnx_command(
     _console.print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
 
 
+def _one_of(argument: str | None, option: str | None) -> str:
+    if (argument is None) is (option is None):
+        given = "no weights" if argument is None else f"the weights {argument} and {option}"
+        raise UsageError(f"there are {given}; expected one name, such as vivim-export onnx tiny")
+    return str(argument or option)
+
+
 def _codes(path: Path) -> dict[str, dict[str, list[str]]]:
     """What `--segment-codes` names: an object of objects."""
     try:
@@ -124,7 +138,9 @@ def _codes(path: Path) -> dict[str, dict[str, list[str]]]:
 
 @app.command("trt")
 def trt_command(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="File of vivim-export onnx.")],
+    given: Annotated[
+        str, typer.Argument(metavar="MODEL", help="File of vivim-export onnx; or a checkpoint, or tiny.")
+    ] = "model.onnx",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: MODEL.engine.")] = None,
     fp32: Annotated[bool, typer.Option("--fp32", help="Products and activations in float32.")] = False,
     fp16: Annotated[
@@ -163,7 +179,8 @@ def trt_command(
     from vivim_export.engine import EngineOptions, build_engine, emit_graph, plan_engine
     from vivim_export.engine_graph import default_precision
 
-    check_outputs((output, emit_onnx, json_file, html_file), (model,))
+    check_outputs((output, emit_onnx, json_file, html_file), (given,))
+    model = _onnx_of(given)
     asked = [name for name, given in (("fp32", fp32), ("fp16", fp16), ("bf16", bf16), ("int8", int8)) if given]
     if len(asked) > 1:
         raise UsageError(f"--{' and --'.join(asked)} contradict each other; give one of them")
@@ -192,7 +209,7 @@ def trt_command(
     if dry_run:
         _console.print(_plan_table(plan_engine(model, options)))
         return
-    output = output or model.with_suffix(".engine")
+    output = output or (model.with_suffix(".engine") if is_model_file(given) else Path(f"{Path(given).stem}.engine"))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=_progress, transient=True) as progress:
         task = progress.add_task("reading the model", total=None)
@@ -209,6 +226,17 @@ def trt_command(
     if comparison:
         publish(comparison, json_file, html_file)
     _console.print(_engine_table(record, output, comparison is not None))
+
+
+def _onnx_of(given: str) -> Path:
+    """The ONNX file that an engine is built from, which is made where a checkpoint is given."""
+    if is_model_file(given):
+        return Path(given)
+    with _progress.status(f"exporting {given}, once") as status:
+        model = model_file(given, lambda text: status.update(f"exporting {given}, once: {text}"))
+    if model.suffix == ".onnx":
+        _progress.print(f"note: the ONNX file of {given} is {model}", soft_wrap=True)
+    return model
 
 
 def _plan_table(plan: EnginePlan) -> Table:

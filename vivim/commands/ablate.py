@@ -44,7 +44,9 @@ def ablate_command(
     ),
     variants: Annotated[str, typer.Option(help="Rows, joined by commas.")] = ",".join(VARIANTS),
     imgsz: FrameSize = "256",
-    clips: Annotated[int, typer.Option(help="Phantoms an epoch, new ones in every epoch.")] = 200,
+    clips: Annotated[
+        int, typer.Option("--phantoms", "--clips", help="Phantoms an epoch, new ones in every epoch.")
+    ] = 200,
     validation_clips: Annotated[int, typer.Option(help="Phantoms to validate on.")] = 24,
     test_clips: Annotated[int, typer.Option(help="Phantoms that the table is about.")] = 120,
     device: Device = "auto",

@@ -21,7 +21,7 @@ from vivim_runtime.files import sha256_file, write_text
 
 __all__ = ["app"]
 
-app = Application(no_args_is_help=True, help="Train and evaluate Vivim, and convert checkpoints.")
+app = Application(no_args_is_help=True, extra="train", help="Train and evaluate Vivim, and convert checkpoints.")
 
 app.command("fit")(fit_command)
 app.command("check-data")(check_command)
@@ -46,7 +46,9 @@ def convert_command(
     source: Annotated[Path, typer.Argument(help="An authors' .pth/.pt/.ckpt, or any checkpoint of ours.")],
     target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
     frames: Annotated[int | None, typer.Option(help="Frames of a clip, T, to export for.")] = None,
-    ema: Annotated[bool, typer.Option("--ema", help="Take the averaged weights of a file that has both.")] = False,
+    ema: Annotated[
+        bool, typer.Option("--averaged", "--ema", help="Take the averaged weights of a file that has both.")
+    ] = False,
 ) -> None:
     """Turn a checkpoint into safetensors with its configuration inside."""
     if target.suffix != ".safetensors":

@@ -24,14 +24,15 @@ _STATE_WIDTH, _PART_WIDTH = 7, 16
 
 @app.command()
 def doctor_command(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
+    as_json: Annotated[bool, typer.Option("--print-json", help="Print one JSON object instead of lines.")] = False,
+    old_json: Annotated[bool, typer.Option("--json", hidden=True, help="The same as --print-json.")] = False,
 ) -> None:
     """Say what is installed on this machine and what it means for each feature.
 
     Nothing is changed. Exit code 1 where something is broken; what is optional and missing does not count.
     """
     findings = diagnose()
-    if as_json:
+    if as_json or old_json:
         typer.echo(json.dumps(_record(findings), indent=2))
     else:
         _print(findings)

@@ -12,7 +12,7 @@ from vivim_runtime.sinks.base import Segmented, Sink
 from vivim_runtime.sinks.ledger import Ledger
 from vivim_runtime.sinks.masks import MaskFolder
 from vivim_runtime.sinks.segmentation import DicomSegmentation
-from vivim_runtime.sinks.video import VideoWriter
+from vivim_runtime.sinks.video import CONTAINERS, VideoWriter
 from vivim_runtime.sources.base import Source, lost_frames
 
 __all__ = ["Segmented", "Sink", "open_sink"]
@@ -26,7 +26,7 @@ def open_sink(
     overwrite: bool = False,
     encoder: str = "auto",
 ) -> Sink:
-    """The sink that a name stands for: `X.mp4`, `X.jsonl`, `X.dcm`, or else a folder for masks.
+    """The sink of a name: `X.mp4` (or `.mkv`, `.avi`, `.webm`), `X.jsonl`, `X.dcm`, or else a folder for masks.
 
     Args:
         source: whose frames will come.
@@ -40,7 +40,7 @@ def open_sink(
     """
     path = Path(name)
     suffix = path.suffix.lower()
-    if suffix == ".mp4":
+    if suffix in CONTAINERS:
         return VideoWriter(path, source.size, source.fps, encoder)
     if suffix == ".jsonl":
         return Ledger(path, model.classes, run, lambda: lost_frames(source))
@@ -48,4 +48,6 @@ def open_sink(
         return DicomSegmentation(path, source, model)
     if name.endswith("/") or path.is_dir() or not suffix:
         return MaskFolder(path, overwrite)
-    raise SinkError(f"cannot write {name}: expected a name ending in .mp4, .jsonl or .dcm, or a folder for masks")
+    raise SinkError(
+        f"cannot write {name}: expected a name ending in {', '.join(CONTAINERS)}, .jsonl or .dcm, or a folder for masks"
+    )
