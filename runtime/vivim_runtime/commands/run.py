@@ -190,6 +190,8 @@ def _exported(model: str, quiet: bool) -> Path:
     """The model's file, which is made where a checkpoint is given."""
     if is_model_file(model):
         return Path(model)
+    if not quiet and not _console.is_terminal:  # where a spinner is not seen
+        _console.print(f"exporting {model}, once", soft_wrap=True)
     with _console.status(f"exporting {model}, once") if not quiet else nullcontext() as status:
         return model_file(model, lambda text: status.update(f"exporting {model}, once: {text}") if status else None)
 
