@@ -42,16 +42,16 @@ LATE = {"vivim_runtime": {"onnxruntime", "pydicom", "PIL", "pygame", "tensorrt",
 # of the drawing stand in the order in which they need each other.
 FLOORS = {
     "vivim_runtime": (
-        "installation errors text contract provenance sizes files svg phantom sessions sources overlay clips sinks "
-        "offline datasets bench judging live doctor commands entry __main__"
+        "installation errors text regions measuring contract framing provenance sizes files svg phantom sessions "
+        "sources locating overlay clips sinks offline datasets bench judging live doctor commands entry __main__"
     ),
     "vivim": (
-        "config scan segformer rivals mamba model pickled checkpoint preprocessing session training efficiency "
-        "commands cli"
+        "config scan segformer rivals mamba streaming model conversion pickled checkpoint preprocessing session "
+        "training efficiency commands cli"
     ),
     "vivim_export": (
-        "functions rules folding channels_last precision lowering engine_graph precision_check emulation runners "
-        "onnx_export cached engine commands"
+        "functions rules folding channels_last precision lowering s6 engine_graph precision_check emulation runners "
+        "streaming onnx_export cached engine commands"
     ),
     "vivim_calibration": (
         "clips histogram layers float_model quantise calibration verdict sensitivity plot procedure report commands"

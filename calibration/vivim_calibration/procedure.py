@@ -234,11 +234,11 @@ def _clips(
             raise UsageError("nothing to judge the result on; give --eval-data, or the clips again with --calib-data")
         if options.analyse or options.budget is not None:
             raise UsageError("--analyse and --budget look at calibration clips; give them with --calib-data")
-        return None, whole_clips(evaluation_data, info.frames, info.size, options.eval_clips, trained), seen
+        return None, whole_clips(evaluation_data, info.frames, info.framing(), options.eval_clips, trained), seen
     held_out = 0 if evaluation_data else options.eval_clips
-    learnt_from, judged_on = drawn_clips(calibration_data, info.frames, info.size, options.draw, held_out, trained)
+    learnt_from, judged_on = drawn_clips(calibration_data, info.frames, info.framing(), options.draw, held_out, trained)
     if evaluation_data:
-        judged_on = whole_clips(evaluation_data, info.frames, info.size, options.eval_clips, trained)
+        judged_on = whole_clips(evaluation_data, info.frames, info.framing(), options.eval_clips, trained)
     return learnt_from, judged_on, seen
 
 

@@ -12,6 +12,7 @@ from vivim_export.channels_last import inlined
 from vivim_export.functions import DOMAIN
 from vivim_export.lowering import lower_operators
 from vivim_export.precision import half_from_float
+from vivim_export.s6 import LowerS6Scan
 from vivim_runtime.errors import ModelError, UsageError
 from vivim_runtime.sessions.backends import Backend
 from vivim_runtime.sessions.base import ModelInfo
@@ -69,7 +70,7 @@ def engine_graph(path: Path, precision: str, backend: Backend) -> EngineGraph:
         raise ModelError(f"{path} was not written by vivim-export; make one with: vivim-export onnx --weights W -o M")
     _check_input(model, ModelInfo.from_metadata(path, description))
     typed, converted = _typed(model, path, description.get("vivim.precision", ""), precision)
-    parsed = bind_plugins(typed) if backend.plugins else lower_operators(typed)
+    parsed = bind_plugins(typed) if backend.plugins else lower_operators(typed, others=[LowerS6Scan()])
     (entry,) = parsed.graph.input
     shape = tuple(d.dim_value or None for d in entry.type.tensor_type.shape.dim)
     description = {item.key: item.value for item in typed.metadata_props}

@@ -30,7 +30,16 @@ from vivim_export.functions import DOMAIN, Nodes, silu, softplus
 from vivim_export.rules import Rule
 from vivim_runtime.errors import UsageError
 
-__all__ = ["LowerConvolution", "LowerScan", "NodeSite", "lower_operators"]
+__all__ = [
+    "STEPS",
+    "Emitter",
+    "LowerConvolution",
+    "LowerScan",
+    "NodeSite",
+    "blocked_scan",
+    "lower_operators",
+    "name_nodes",
+]
 
 # Steps of a chunk. More are fewer chunks to chain and a longer program to compile; 16 is about the smallest count at
 # which the chain over chunks (1/c of the work) no longer shows.
@@ -127,11 +136,14 @@ class LowerScan:
         return _lower_scan(site, self.steps)
 
 
-def lower_operators(model: onnx.ModelProto, steps: int = STEPS) -> onnx.ModelProto:
-    """A copy of a model of vivim-export without its two operators and their bodies.
+def lower_operators(
+    model: onnx.ModelProto, steps: int = STEPS, others: Sequence[Rule[NodeSite, list[onnx.NodeProto]]] = ()
+) -> onnx.ModelProto:
+    """A copy of a model of vivim-export without its operators and their bodies.
 
     Args:
         steps: c, unrolled steps of a chunk.
+        others: rules of more operators than the two of this module.
 
     Raises:
         UsageError: a node that its rule declines; nothing else could run it.
@@ -140,7 +152,7 @@ def lower_operators(model: onnx.ModelProto, steps: int = STEPS) -> onnx.ModelPro
     result.CopyFrom(model)
     constants = {tensor.name: tensor for tensor in result.graph.initializer}
     shapes = {value.name: value.type.tensor_type for value in (*result.graph.value_info, *result.graph.input)}
-    rules: list[Rule[NodeSite, list[onnx.NodeProto]]] = [LowerConvolution(), LowerScan(steps)]
+    rules: list[Rule[NodeSite, list[onnx.NodeProto]]] = [LowerConvolution(), LowerScan(steps), *others]
     nodes: list[onnx.NodeProto] = []
     for index, node in enumerate(result.graph.node):
         site = NodeSite(node, f"{node.op_type}_{index}_", shapes, constants)
@@ -160,7 +172,7 @@ def lower_operators(model: onnx.ModelProto, steps: int = STEPS) -> onnx.ModelPro
     return result
 
 
-class _Emitter(Nodes):
+class Emitter(Nodes):
     """Nodes with shapes known when they are made."""
 
     def part(self, x: str, axis: int, start: int, end: int) -> str:
@@ -193,7 +205,7 @@ class _Emitter(Nodes):
 
 def _lower_convolution(site: NodeSite) -> list[onnx.NodeProto]:
     """xz (B, L, >= D), weight (K, D, taps), bias (K, D) -> (K, B, L, D)."""
-    n = _Emitter(site.prefix)
+    n = Emitter(site.prefix)
     weight, bias = site.constant(1), site.constant(2)
     width, taps = weight.shape[1:]
     length, rows = site.dim(0, 1), site.rows
@@ -215,12 +227,12 @@ def _lower_convolution(site: NodeSite) -> list[onnx.NodeProto]:
         y = silu(n, total)
         outputs.append(n.to_columns(y, columns, rows, width) if direction >= 2 else y)
     n.Cast(n.stack(outputs), to=site.data_type)
-    return _name_nodes(n, site)
+    return name_nodes(n, site)
 
 
 def _lower_scan(site: NodeSite, steps: int) -> list[onnx.NodeProto]:
     """xc (K or 1, B, L, D), dbc (K, B, L, R + 2N), xz (B, L, >= D), A_log2e (K, D, N), ... -> (B, L, D)."""
-    n = _Emitter(site.prefix)
+    n = Emitter(site.prefix)
     xc, dbc, xz = site.node.input[:3]
     A = site.constant(3).transpose(0, 2, 1) * np.float32(_LN2)  # (K, N, D)
     w_dt, b_dt, skip = site.constant(4), site.constant(5), site.constant(6)
@@ -250,30 +262,12 @@ def _lower_scan(site: NodeSite, steps: int) -> list[onnx.NodeProto]:
         whole = n.stack(parts)  # (K, B, M, c, X)
         return [n.reshape(n.part(whole, 3, s, s + 1), count, -1, chunks, width) for s in range(steps)]
 
-    def widen(x: str, axis: int) -> str:
-        return n.Unsqueeze(x, n.ints(axis))
-
-    A_wide = n.constant(A[:, None, None])  # (K, 1, 1, N, D)
-    dts = [widen(t, 3) for t in cut(dt, width)]  # (K, B, M, 1, D)
-    dus = [widen(t, 3) for t in cut(du, width)]
-    bs = [widen(t, 4) for t in cut(n.part(dbc, 3, rank, rank + states), states)]  # (K, B, M, N, 1)
-    cs = [widen(t, 4) for t in cut(n.part(dbc, 3, rank + states, rank + 2 * states), states)]
-
-    def advance(h: str, s: int) -> str:
-        fresh = n.Mul(bs[s], dus[s])
-        return n.Add(n.Mul(n.Exp(n.Mul(dts[s], A_wide)), h), fresh) if h else fresh
-
-    h = ""
-    if chunks > 1:
-        for s in range(steps):
-            h = advance(h, s)
-        total = n.Exp(n.Mul(n.Sum(*dts), A_wide)) if steps > 1 else n.Exp(n.Mul(dts[0], A_wide))
-        h = _chain_chunks(n, h, total, (count, chunks, states, width), steps)
-    ys = []
-    for s in range(steps):
-        h = advance(h, s)
-        ys.append(n.ReduceSum(n.Mul(cs[s], h), n.ints(3), keepdims=0))  # (K, B, M, D)
-    y = n.reshape(n.stack(ys, 3), count, -1, chunks * steps, width)  # (K, B, M*c, D)
+    dts, dus = cut(dt, width), cut(du, width)
+    bs, cs = (
+        cut(n.part(dbc, 3, rank, rank + states), states),
+        cut(n.part(dbc, 3, rank + states, rank + 2 * states), states),
+    )
+    y = blocked_scan(n, dts, dus, bs, cs, A, chunks)
     if chunks * steps > length:
         y = n.part(y, 2, 0, length)
 
@@ -295,10 +289,48 @@ def _lower_scan(site: NodeSite, steps: int) -> list[onnx.NodeProto]:
         gate = site.dim(2, 2)
         total = n.Mul(total, silu(n, n.as_float(n.part(xz, 2, gate - width, gate))))
     n.Cast(total, to=site.data_type)
-    return _name_nodes(n, site)
+    return name_nodes(n, site)
 
 
-def _chain_chunks(n: _Emitter, last: str, total: str, shape: tuple[int, int, int, int], steps: int) -> str:
+def blocked_scan(
+    n: Emitter, dts: list[str], dus: list[str], bs: list[str], cs: list[str], A: np.ndarray, chunks: int
+) -> str:
+    """y = C h of all steps (K, B, M*c, D), without the skip; h <- exp(dt A) h + B du.
+
+    Args:
+        dts, dus: (K, B, M, D), one of each of the c steps of a chunk.
+        bs, cs: (K, B, M, N), likewise.
+        A: (K, N, D), powers of e.
+        chunks: M.
+    """
+    count, states, width = A.shape
+    steps = len(dts)
+
+    def widen(parts: list[str], axis: int) -> list[str]:
+        return [n.Unsqueeze(part, n.ints(axis)) for part in parts]
+
+    A_wide = n.constant(A[:, None, None])  # (K, 1, 1, N, D)
+    dts, dus = widen(dts, 3), widen(dus, 3)  # (K, B, M, 1, D)
+    bs, cs = widen(bs, 4), widen(cs, 4)  # (K, B, M, N, 1)
+
+    def advance(h: str, s: int) -> str:
+        fresh = n.Mul(bs[s], dus[s])
+        return n.Add(n.Mul(n.Exp(n.Mul(dts[s], A_wide)), h), fresh) if h else fresh
+
+    h = ""
+    if chunks > 1:
+        for s in range(steps):
+            h = advance(h, s)
+        total = n.Exp(n.Mul(n.Sum(*dts), A_wide)) if steps > 1 else n.Exp(n.Mul(dts[0], A_wide))
+        h = _chain_chunks(n, h, total, (count, chunks, states, width), steps)
+    ys = []
+    for s in range(steps):
+        h = advance(h, s)
+        ys.append(n.ReduceSum(n.Mul(cs[s], h), n.ints(3), keepdims=0))  # (K, B, M, D)
+    return n.reshape(n.stack(ys, 3), count, -1, chunks * steps, width)
+
+
+def _chain_chunks(n: Emitter, last: str, total: str, shape: tuple[int, int, int, int], steps: int) -> str:
     """Each chunk's initial state (K, B, M, N, D), from what every chunk hands on and its total decay.
 
     The recurrence over chunks is cut into chunks itself.
@@ -310,7 +342,7 @@ def _chain_chunks(n: _Emitter, last: str, total: str, shape: tuple[int, int, int
     return _linear_scan(n, total, last, shape, steps)
 
 
-def _linear_scan(n: _Emitter, a: str, b: str, shape: tuple[int, int, int, int], steps: int) -> str:
+def _linear_scan(n: Emitter, a: str, b: str, shape: tuple[int, int, int, int], steps: int) -> str:
     """h_m = a_m h_{m-1} + b_m, inclusive; all (K, B, M, N, D)."""
     count, length, states, width = shape
     steps = min(steps, length)
@@ -337,7 +369,7 @@ def _linear_scan(n: _Emitter, a: str, b: str, shape: tuple[int, int, int, int], 
     return n.part(whole, 2, 0, length) if padding else whole
 
 
-def _name_nodes(n: _Emitter, site: NodeSite) -> list[onnx.NodeProto]:
+def name_nodes(n: Emitter, site: NodeSite) -> list[onnx.NodeProto]:
     """The nodes, named after what they replace; the last one's result takes the name of the replaced node's."""
     for index, node in enumerate(n.nodes):
         node.name = f"{site.prefix}{node.op_type}_{index}"

@@ -32,10 +32,12 @@ from vivim_export.emulation import open_artefact
 from vivim_export.folding import fold_for_export
 from vivim_export.functions import DOMAIN, DOMAIN_VERSION, causal_conv1d_function, selective_scan_function
 from vivim_export.precision import HALVES, half_from_float
+from vivim_export.streaming import streaming_functions, streaming_translations, trace_step
 from vivim_runtime.contract import InputContract
 from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.files import atomic_path, sha256_file
 from vivim_runtime.judging.parity import Comparison, compare
+from vivim_runtime.sessions.base import StateInfo
 
 __all__ = ["OPSETS", "OnnxOptions", "contract_of", "export_onnx", "onnx_from_model", "save_onnx"]
 
@@ -108,9 +110,13 @@ class _Deployed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """uint8 (B, T, H, W, 3), or float32 (B, T, 3, H, W) when raw -> logits (B, T, K, H, W)."""
+        return self.model(self.normalised(x)).logits
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """The network's input (B, T, 3, H, W)."""
         if not self.raw_input:
             x = ((x.to(torch.float32) - self.mean) * self.scale).permute(0, 1, 4, 2, 3)
-        return self.model(x).logits
+        return x
 
 
 def contract_of(weights: str | Path) -> InputContract:
@@ -192,12 +198,24 @@ def onnx_from_model(
     size = options.size or training.contract.size
     stage_sizes(config, *size)  # raises for a size that the network cannot take
     deployed = _Deployed(fold_for_export(model, options.fold), options.raw_input, training.contract).eval()
-    proto = _trace(deployed, _example(config.frames, size, options), options)
+    if config.streaming and options.batch is None:
+        raise UsageError(
+            "--batch is dynamic; a streaming file remembers a number of films that is fixed: give --batch 1"
+        )
+    states: list[StateInfo] = []
+    if config.streaming:
+        with _quiet(), torch.no_grad():
+            proto, states = trace_step(deployed, _example(1, size, options), options.opset_version, _translations())
+    else:
+        proto = _trace(deployed, _example(config.frames, size, options), options)
     if options.precision != "fp32":
         proto = half_from_float(proto, options.precision)
     if any(node.domain == DOMAIN for node in proto.graph.node):  # SegFormer alone has no node of ours, nor have rivals
-        proto.functions.append(causal_conv1d_function(config.direction_codes, config.conv, options.opset_version))
-        proto.functions.append(selective_scan_function(config.direction_codes, True, options.opset_version))
+        if config.carries:
+            proto.functions.extend(streaming_functions(config, options.opset_version))
+        else:
+            proto.functions.append(causal_conv1d_function(config.direction_codes, config.conv, options.opset_version))
+            proto.functions.append(selective_scan_function(config.direction_codes, True, options.opset_version))
         if DOMAIN not in {entry.domain for entry in proto.opset_import}:
             proto.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
     if options.cpu:
@@ -213,6 +231,7 @@ def onnx_from_model(
         precision=options.precision,
         tools={"onnx": onnx.__version__, "onnxscript": onnxscript.__version__},
         codes=options.codes,
+        states=states,
     )
     helper.set_model_props(proto, description)
     proto.producer_name, proto.producer_version = "vivim-edge", importlib.metadata.version("vivim-edge")
@@ -265,6 +284,7 @@ def _translations() -> dict[Any, Any]:
     return {
         torch.ops.vivim.causal_conv1d.default: causal_conv1d,
         torch.ops.vivim.selective_scan.default: selective_scan,
+        **streaming_translations(),
     }
 
 

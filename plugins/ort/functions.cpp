@@ -12,6 +12,7 @@
 
 #include "cpu/kernels.h"
 #include "cpu/operations.h"
+#include "cpu/s6.h"
 #include "cuda/library.h"
 
 namespace vivim::cpu
@@ -108,6 +109,16 @@ int32_t vivim_cpu_selective_scan(vivim_scan_desc const* desc, void const* xc, vo
     return guarded([&] {
         OwnThreads workers(threads);
         scan(scanOf(*desc, xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip, y), workers);
+    });
+}
+
+int32_t vivim_cpu_s6_scan(vivim_s6_desc const* desc, void const* u, void const* delta, void const* B, void const* C,
+    float const* A, float const* skip, float const* bias, void* y, int32_t threads)
+{
+    using namespace vivim::cpu;
+    return guarded([&] {
+        OwnThreads workers(threads);
+        scanS6(s6Of(*desc, u, delta, B, C, A, skip, bias, y), workers);
     });
 }
 

@@ -7,15 +7,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from vivim_runtime.clips import Show, Window, resized, threshold_logit, windows
+from vivim_runtime.clips import Show, Window, threshold_logit, windows
 from vivim_runtime.errors import UsageError
+from vivim_runtime.framing import Views
+from vivim_runtime.locating import located
+from vivim_runtime.measuring import Curves, LesionFinder, Scales
 from vivim_runtime.overlay import Layer, drawn
+from vivim_runtime.regions import RegionRule
 from vivim_runtime.sessions.base import Session
-from vivim_runtime.sinks.base import MaskedFrame, Segmented, Sink
+from vivim_runtime.sinks.base import MaskedFrame, Segmented, Sink, measured_frame
 from vivim_runtime.sources.base import Frame, Source, lost_frames
 
 __all__ = ["RunOptions", "RunReport", "Stopwatch", "run"]
@@ -34,6 +38,8 @@ class RunOptions:
         threshold: probability above which a pixel belongs to a class.
         layers, alpha: what is drawn, and the opacity of `overlay`.
         max_frames: stop after so many frames; None goes to the end.
+        region: which part of the pictures the model sees; None is that of its contract.
+        scales: how large pixels are; lesions are found and measured where it is given.
     """
 
     hop: int | None = None
@@ -42,6 +48,8 @@ class RunOptions:
     layers: tuple[Layer, ...] = ("overlay", "contour")
     alpha: float = 0.45
     max_frames: int | None = None
+    region: RegionRule | None = None
+    scales: Scales | None = None
 
     def __post_init__(self) -> None:
         threshold_logit(self.threshold)
@@ -81,6 +89,8 @@ class RunReport:
         interrupted: whether the user stopped it.
         notes: what the user should know about the source.
         lost: frames that the source should have and that could not be read; no output has them.
+        regions: what the model saw of the pictures, as `--region` takes it; () where that was all of them.
+        lesions: of each that was found and measured, area and longest diameter over time.
     """
 
     frames: int
@@ -94,6 +104,8 @@ class RunReport:
     interrupted: bool
     notes: tuple[str, ...]
     lost: int = 0
+    regions: tuple[str, ...] = ()
+    lesions: tuple[dict[str, Any], ...] = ()
 
 
 def run(
@@ -116,7 +128,12 @@ def run(
     """
     info, watch = session.info, Stopwatch()
     hop = info.hop if options.hop is None else options.hop
-    frames = _watched(islice(source, options.max_frames), watch, "read")
+    rule = options.region or info.takes.rule
+    regions, given = located(rule, source, islice(source, options.max_frames))
+    views = Views.of(info.takes, regions)
+    frames = _watched(given, watch, "read")
+    lesions = None if options.scales is None else LesionFinder(options.scales)
+    curves = Curves()
     latencies: list[float] = []
     padded = written = with_mask = 0
     interrupted = False
@@ -125,14 +142,15 @@ def run(
         for group in _grouped(windows(frames, info.frames, hop, options.show), info.batch or 1):
             begun = time.perf_counter()
             with watch.measure("prepare"):
-                pixels = _stacked(group, info.size, info.batch or 1)
+                pixels = _stacked(group, views, info.batch or 1)
             with watch.measure("infer"):
-                logits = session(pixels)
+                logits = np.stack([session(seen) for seen in pixels], axis=1)  # (B, V, T, K, H, W)
             latency = (time.perf_counter() - begun) * 1000.0
             latencies.extend([latency] * len(group))
             padded += sum(window.padded > 0 for window in group)
             for window, window_logits in zip(group, logits, strict=False):
-                for item in _segmented(window, window_logits, session, options, latency, watch):
+                for item in _segmented(window, window_logits, session, options, latency, watch, views, lesions):
+                    curves.add(item.frame.time, item.lesions)
                     with watch.measure("write"):
                         for sink in sinks:
                             sink.write(item)
@@ -155,6 +173,8 @@ def run(
         interrupted=interrupted,
         notes=tuple(source.notes),
         lost=lost_frames(source),
+        regions=tuple(map(str, regions)),
+        lesions=tuple(curves.record()),
     )
 
 
@@ -176,30 +196,45 @@ def _grouped(items: Iterable[Window[Frame]], size: int) -> Iterator[list[Window[
         yield group
 
 
-def _stacked(group: list[Window[Frame]], size: tuple[int, int], batch: int) -> np.ndarray:
-    """uint8 (batch, T, H, W, 3); a group that is too small for the model's batch is filled with its last window."""
-    pixels = [np.stack([resized(frame.image, size) for frame in window.frames]) for window in group]
-    return np.stack([*pixels, *[pixels[-1]] * (batch - len(group))])
+def _stacked(group: list[Window[Frame]], views: Views, batch: int) -> list[np.ndarray]:
+    """uint8 (batch, T, H, W, 3) of each view; a group too small for the batch is filled with its last window."""
+    result = []
+    for framing in views.framings:
+        pixels = [np.stack([framing.picture(frame.image) for frame in window.frames]) for window in group]
+        result.append(np.stack([*pixels, *[pixels[-1]] * (batch - len(group))]))
+    return result
 
 
 def _segmented(
-    window: Window[Frame], logits: np.ndarray, session: Session, options: RunOptions, latency: float, watch: Stopwatch
+    window: Window[Frame],
+    logits: np.ndarray,
+    session: Session,
+    options: RunOptions,
+    latency: float,
+    watch: Stopwatch,
+    views: Views,
+    lesions: LesionFinder | None,
 ) -> Iterator[Segmented]:
-    """The frames that this window serves, with masks at their own resolution."""
+    """The frames that this window serves, with masks at their own resolution; logits are (V, T, K, H, W)."""
     for position in range(window.used.start, window.used.stop):
         frame = window.frames[position]
         with watch.measure("mask"):
             masked = MaskedFrame.of(
                 frame,
-                logits[position],
+                logits[:, position],
                 options.threshold,
                 clip=window.number,
                 position=position,
                 latency_ms=latency,
                 padded=window.padded > 0,
+                views=views,
             )
+            size = masked.masks.shape[1:]
+            if lesions is not None:
+                masked = measured_frame(masked, lesions, options.threshold, views.grain(size))
         with watch.measure("draw"):
-            picture = drawn(frame.image, masked.masks, session.info.classes, options.layers, options.alpha)
+            classes, within = session.info.classes, views.inside(size)
+            picture = drawn(frame.image, masked.masks, classes, options.layers, options.alpha, within)
         yield Segmented.drawn(masked, picture)
 
 

@@ -10,6 +10,7 @@ from vivim.training.batches import ClipSource, DatasetClips, JudgedVideos, Phant
 from vivim.training.recipe import FitConfig
 from vivim_runtime.datasets import Dataset, held_out, open_dataset, training_data
 from vivim_runtime.errors import DataError
+from vivim_runtime.phantom import PhantomName
 from vivim_runtime.provenance import TrainingData
 
 __all__ = ["ClipOptions"]
@@ -32,7 +33,9 @@ class ClipOptions:
         trained: what the weights to start from, or to evaluate, were trained on: their splits are kept.
     """
 
-    data: Annotated[str, "phantom (synthetic ultrasound), or the folder of a data set."] = "phantom"
+    data: Annotated[str, "phantom or phantom:screen=mixed (synthetic ultrasound), or the folder of a data set."] = (
+        "phantom"
+    )
     layout: Annotated[str, "How the folder is laid out, where it is not found out; docs/data.md."] = "auto"
     split_file: Annotated[Path | None, "Which videos belong to which split; docs/data.md."] = None
     seed: int = 0
@@ -56,7 +59,13 @@ class ClipOptions:
     @property
     def is_phantom(self) -> bool:
         """Whether the clips are synthetic."""
-        return self.data == "phantom"
+        return self.data.partition(":")[0] == "phantom"
+
+    @property
+    def screen(self) -> dict[str, str]:
+        """Of phantoms, what their name says of the scanner's screen around them; UsageError where it says more."""
+        asked = PhantomName.parse(self.data, ("screen", "view"), "phantom:screen=mixed; options say frames and sizes")
+        return {"screen": asked.screen, "view": asked.view}
 
     def dataset(self, split: str) -> Dataset:
         """The annotated videos of a split; of data without a validation split, a tenth of those to train on is one."""
@@ -89,7 +98,7 @@ class ClipOptions:
         if min(self.size) < 1 or self.frames < 1:
             raise DataError(f"clips of {self.frames} frames of {self.size[0]}x{self.size[1]}; expected at least 1")
         if self.is_phantom:
-            return PhantomClips(split, phantoms, self.frames, self.size, fresh)
+            return PhantomClips(split, phantoms, self.frames, self.size, fresh, **self.screen)
         return DatasetClips(self.dataset(split), self.frames, self.size, self.stride, self.hop)
 
     def judged(self, split: str, phantoms: int) -> ClipSource:
@@ -119,5 +128,5 @@ class ClipOptions:
     def described(self, clips: ClipSource, split: str) -> str:
         """For people and for the metadata of weights."""
         height, width = self.size
-        name = "phantom" if self.is_phantom else self.dataset(split).name
+        name = self.data if self.is_phantom else self.dataset(split).name
         return f"{name} {split}, {len(clips)} clips of {self.frames}x{height}x{width}"

@@ -140,7 +140,8 @@ def _evaluation(source: ClipOptions, out: Path, split: str, clips: int) -> str:
     data = source.data
     if source.is_phantom:
         height, width = source.size
-        data = f"phantom:clips={clips},frames={source.frames},size={height}x{width}"
+        screen = "".join(f",{key}={value}" for key, value in source.screen.items() if "=" in source.data)
+        data = f"phantom:clips={clips},frames={source.frames},size={height}x{width}{screen}"
     files = [] if source.is_phantom else ["--split-file", str(out / SPLIT_FILE)]
     split = split if source.is_phantom else "validation"
     return shlex.join(["vivim-eval", str(out / "best.safetensors"), "--data", data, *files, "--split", split])

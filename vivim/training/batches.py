@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import Protocol
 
@@ -22,10 +22,11 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from vivim.preprocessing import normalised
-from vivim_runtime.clips import Clip, Masks, resized, windows
+from vivim_runtime.clips import Clip, Masks, windows
 from vivim_runtime.datasets import PHANTOM_SPLITS, Dataset, clip_indices, read_clip
 from vivim_runtime.datasets.phantom import phantom_clip
 from vivim_runtime.errors import ConfigError, DataError
+from vivim_runtime.framing import Framing
 from vivim_runtime.phantom import PhantomSpec
 
 __all__ = [
@@ -86,6 +87,7 @@ class PhantomClips:
         count: clips an epoch.
         frames, size: T and (H, W).
         fresh: whether epoch e shows the clips e * count to (e + 1) * count - 1 of the split, so that none comes twice.
+        screen, view: of `PhantomSpec`.
     """
 
     split: str
@@ -93,6 +95,8 @@ class PhantomClips:
     frames: int
     size: tuple[int, int]
     fresh: bool = True
+    screen: str = "none"
+    view: str = "whole"
 
     def __post_init__(self) -> None:
         _check_phantoms(self.split, self.count)
@@ -102,7 +106,8 @@ class PhantomClips:
 
     def clip(self, index: int, epoch: int) -> Clip:
         number = index + (epoch * self.count if self.fresh else 0)
-        return phantom_clip(_spec(self.split, number % _MOST_CLIPS, self.frames, self.size))
+        spec = _spec(self.split, number % _MOST_CLIPS, self.frames, self.size)
+        return phantom_clip(replace(spec, screen=self.screen, view=self.view))
 
 
 class DatasetClips:
@@ -110,12 +115,23 @@ class DatasetClips:
 
     Attributes:
         dataset: where they are from.
-        size: (H, W) of the frames.
+        framing: how their frames become pictures.
     """
 
-    def __init__(self, dataset: Dataset, frames: int, size: tuple[int, int], stride: int = 1, hop: int = 1) -> None:
-        """Clips of `frames` frames, `stride` apart, one every `hop` frames; DataError where no video has one."""
-        self.dataset, self.size = dataset, size
+    def __init__(
+        self,
+        dataset: Dataset,
+        frames: int,
+        framing: Framing | tuple[int, int],
+        stride: int = 1,
+        hop: int = 1,
+    ) -> None:
+        """Clips of `frames` frames, `stride` apart, one every `hop` frames; DataError where no video has one.
+
+        Args:
+            framing: or (H, W), to which whole frames are stretched.
+        """
+        self.dataset, self.framing = dataset, _framing(framing)
         self._clips = [
             (number, indices)
             for number, video in enumerate(dataset.videos)
@@ -132,7 +148,11 @@ class DatasetClips:
 
     def clip(self, index: int, epoch: int) -> Clip:
         number, indices = self._clips[index]
-        return read_clip(self.dataset.videos[number], indices, self.size)
+        return read_clip(self.dataset.videos[number], indices, self.framing)
+
+
+def _framing(framing: Framing | tuple[int, int]) -> Framing:
+    return framing if isinstance(framing, Framing) else Framing.stretched(framing)
 
 
 @dataclass(frozen=True)
@@ -143,11 +163,13 @@ class JudgedClip:
         pixels: uint8 (T, H, W, 3) RGB at the network's size.
         used: the positions whose masks count.
         truths: the true masks of these, each at the size of its frame: where the network's logits are judged.
+        framing: how the logits come back to the frames.
     """
 
     pixels: npt.NDArray[np.uint8]
     used: slice
     truths: tuple[Masks, ...]
+    framing: Framing
 
 
 class JudgedVideos:
@@ -156,9 +178,9 @@ class JudgedVideos:
     Of a network that learnt from every `stride`-th frame, these are the frames.
     """
 
-    def __init__(self, dataset: Dataset, frames: int, size: tuple[int, int], stride: int = 1) -> None:
+    def __init__(self, dataset: Dataset, frames: int, framing: Framing | tuple[int, int], stride: int = 1) -> None:
         """DataError where no video has the frames of a clip; of a shorter one among others, the last is repeated."""
-        self.dataset, self.size = dataset, size
+        self.dataset, self.framing = dataset, _framing(framing)
         span = (frames - 1) * stride + 1
         if not any(len(video) >= span for video in dataset.videos):
             raise DataError(
@@ -176,14 +198,14 @@ class JudgedVideos:
     def clip(self, index: int, epoch: int) -> Clip:
         """A clip as training sees it, masks at the network's size."""
         number, window = self._windows[index]
-        return read_clip(self.dataset.videos[number], window.frames, self.size)
+        return read_clip(self.dataset.videos[number], window.frames, self.framing)
 
     def judged(self, index: int) -> JudgedClip:
         """A clip to judge on; DataError for a frame or mask that cannot be read."""
         number, window = self._windows[index]
         pairs = [self.dataset.videos[number].read(i) for i in window.frames]
-        pixels = np.stack([resized(image, self.size) for image, _ in pairs])
-        return JudgedClip(pixels, window.used, tuple(truth for _, truth in pairs[window.used]))
+        pixels = np.stack([self.framing.picture(image) for image, _ in pairs])
+        return JudgedClip(pixels, window.used, tuple(truth for _, truth in pairs[window.used]), self.framing)
 
 
 def judged_clip(source: ClipSource, index: int) -> JudgedClip:
@@ -191,7 +213,7 @@ def judged_clip(source: ClipSource, index: int) -> JudgedClip:
     if isinstance(source, JudgedVideos):
         return source.judged(index)
     clip = source.clip(index, 0)
-    return JudgedClip(clip.pixels, slice(0, len(clip)), tuple(clip.masks))
+    return JudgedClip(clip.pixels, slice(0, len(clip)), tuple(clip.masks), Framing.stretched(clip.pixels.shape[1:3]))
 
 
 def _check_phantoms(split: str, count: int) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from vivim.preprocessing import normalised
 from vivim.training.batches import ClipSource, clip_source, judged_clip
 from vivim.training.distributed import Group
-from vivim_runtime.clips import Clip, logits_at
+from vivim_runtime.clips import Clip
 from vivim_runtime.errors import DataError
 from vivim_runtime.judging import metrics
 
@@ -61,7 +61,7 @@ def evaluate(
         if logits.shape[1] != 1:
             raise DataError(f"the network has {logits.shape[1]} classes; the clips know one, lesion")
         rows = [
-            list(metrics.table_1(logits_at(plane, truth.shape)[0] > 0, truth).values())  # sigmoid > 0.5
+            list(metrics.table_1(clip.framing.logits(plane, truth.shape)[0] > 0, truth).values())  # sigmoid > 0.5
             for plane, truth in zip(logits[clip.used], clip.truths, strict=True)
         ]
         tables.append(np.array(rows, np.float64).T)

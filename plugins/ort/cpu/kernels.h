@@ -70,6 +70,8 @@ struct Depthwise
     int kernelFrames; // 1 or 3
 };
 
+struct S6; // s6.h
+
 // One instruction set's implementation. `combine` follows a scan that is split.
 struct Kernels
 {
@@ -78,6 +80,7 @@ struct Kernels
     void (*scan)(Scan const& scan, int64_t task);
     void (*combine)(Scan const& scan, int64_t task);
     void (*depthwise)(Depthwise const& depthwise, int64_t task);
+    void (*s6)(S6 const& s6, int64_t task);
 };
 
 namespace baseline

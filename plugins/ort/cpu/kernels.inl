@@ -4,6 +4,7 @@
 //   conv   xc = silu(bias + sum_j weight_j x(j steps back)), tokens outside, channels inside
 //   scan   16 channels of one clip are a task, which walks its directions one after the other: the state (N x 16) stays
 //          in registers, kSteps steps are made at a time: time steps (projection, softplus), recurrence, output
+//   scanS6 in s6.inl, the plain scan of other people's networks
 //   depthwise   gelu(bias + sum of 3 x 3 (x 3) neighbours), channels last: one row of pixels is a task
 //
 // Numerics. All arithmetic is float32. 2^x has a relative error of 1e-7 and is exactly 1 at 0, so that a state that does
@@ -12,7 +13,7 @@
 //
 // Nothing of the standard library is used here: an inline function of it, compiled for AVX-512, could be what the linker
 // keeps for the whole library.
-#include "kernels.h"
+#include "s6.h"
 
 #if defined(__SSE__)
 #include <immintrin.h>
@@ -675,9 +676,11 @@ void depthwise(Depthwise const& a, int64_t task)
     if (c < a.channels)
         depthwiseChannels<false>(a, rows, y, c, int(a.channels - c));
 }
+
+#include "s6.inl"
 } // namespace
 
 #define VIVIM_TEXT_(name) #name
 #define VIVIM_TEXT(name) VIVIM_TEXT_(name)
-extern Kernels const kKernels = {VIVIM_TEXT(VIVIM_ISA), conv, scan, combine, depthwise};
+extern Kernels const kKernels = {VIVIM_TEXT(VIVIM_ISA), conv, scan, combine, depthwise, scanS6};
 } // namespace vivim::cpu::VIVIM_ISA

@@ -6,6 +6,7 @@
 #include "abi.h"
 #include "operators.h"
 #include "processors.h"
+#include "s6.h"
 
 namespace vivim::ort
 {
@@ -30,7 +31,10 @@ template <class Operator, class Processor, vivim_dtype Type> struct Definition :
         inputCount = [](OrtCustomOp const*) { return size_t(Operator::kInputs); };
         outputType = [](OrtCustomOp const*, size_t) { return elementType(Type); };
         outputCount = [](OrtCustomOp const*) { return size_t(1); };
-        inputCharacteristic = outputCharacteristic = [](OrtCustomOp const*, size_t) { return kRequired; };
+        inputCharacteristic = [](OrtCustomOp const*, size_t i) {
+            return i == Operator::kOptional ? kMayBeAbsent : kRequired;
+        };
+        outputCharacteristic = [](OrtCustomOp const*, size_t) { return kRequired; };
         inputMemory = [](OrtCustomOp const*, size_t) { return 0; }; // of the execution provider
         startVersion = [](OrtCustomOp const*) { return 1; };
         endVersion = [](OrtCustomOp const*) { return 0x7fffffff; };
@@ -128,6 +132,9 @@ extern "C" VIVIM_API OrtStatus* RegisterCustomOps(OrtSessionOptions* options, Or
         addTypes<Cpu>(api, domain);
         add<DepthwiseConvGelu<2>, Cpu, VIVIM_FLOAT32>(api, domain);
         add<DepthwiseConvGelu<3>, Cpu, VIVIM_FLOAT32>(api, domain);
+        add<S6Scan, Cpu, VIVIM_FLOAT32>(api, domain);
+        add<S6Scan, Cpu, VIVIM_FLOAT16>(api, domain);
+        add<S6Scan, Cpu, VIVIM_BFLOAT16>(api, domain);
         if (vivim::cuda::library())
             addTypes<Cuda>(api, domain);
         check(api, addCustomOpDomain(api, options, domain));

@@ -47,6 +47,7 @@ public:
     static constexpr char const* kName = "CausalConv1d";
     enum { kXz, kWeight, kBias, kInputs };
     static constexpr bool kIsParameter[kInputs] = {false, true, true};
+    static constexpr size_t kOptional = kInputs;                                        // none
     static constexpr Axis kOutput[] = {{kWeight, 0}, {kXz, 0}, {kXz, 1}, {kWeight, 1}}; // (K, B, L, D)
     static constexpr size_t kOutputRank = 4;
 
@@ -82,6 +83,7 @@ public:
     static constexpr char const* kName = "SelectiveScan";
     enum { kXc, kDbc, kXz, kALog2e, kDtWeight, kDtBias, kDSkip, kInputs };
     static constexpr bool kIsParameter[kInputs] = {false, false, false, true, true, true, true};
+    static constexpr size_t kOptional = kXz;                          // a node without it has no gate
     static constexpr Axis kOutput[] = {{kXc, 1}, {kXc, 2}, {kXc, 3}}; // (B, L, D)
     static constexpr size_t kOutputRank = 3;
 
@@ -94,7 +96,9 @@ public:
     {
         auto const in = inputsOf<kInputs>(context);
         expectRank("xc", in[kXc].shape, 4);
-        expectRank("xz", in[kXz].shape, 3);
+        bool const isGated = in[kXz].data != nullptr;
+        if (isGated)
+            expectRank("xz", in[kXz].shape, 3);
         expectRank("A_log2e", in[kALog2e].shape, 3);
         expectRank("dt_weight", in[kDtWeight].shape, 3);
         int64_t const shared = in[kXc].shape[0], batch = in[kXc].shape[1], length = in[kXc].shape[2];
@@ -105,7 +109,7 @@ public:
         desc.batch = narrowed("the batch", batch);
         desc.length = narrowed("the number of tokens", length);
         desc.width = narrowed("the width", width);
-        desc.gate_width = narrowed("the width of xz", in[kXz].shape[2]);
+        desc.gate_width = isGated ? narrowed("the width of xz", in[kXz].shape[2]) : 0;
         desc.rank = narrowed("the rank", rank);
         desc.states = narrowed("the number of states", states);
         desc.shared_input = shared == 1;
@@ -113,7 +117,8 @@ public:
         desc.dtype = type;
         expectShape("xc", in[kXc].shape, {shared == 1 ? 1 : directions, batch, length, width});
         expectShape("dbc", in[kDbc].shape, {directions, batch, length, rank + 2 * states});
-        expectShape("xz", in[kXz].shape, {batch, length, std::max<int64_t>(desc.gate_width, width)});
+        if (isGated)
+            expectShape("xz", in[kXz].shape, {batch, length, std::max<int64_t>(desc.gate_width, width)});
         expectShape("A_log2e", in[kALog2e].shape, {directions, width, states});
         expectShape("dt_weight", in[kDtWeight].shape, {directions, width, rank});
         expectShape("dt_bias", in[kDtBias].shape, {directions, width});
@@ -134,6 +139,7 @@ public:
     static constexpr char const* kName = Dimensions == 2 ? "DepthwiseConvGelu2d" : "DepthwiseConvGelu3d";
     enum { kX, kWeight, kBias, kInputs };
     static constexpr bool kIsParameter[kInputs] = {false, true, true};
+    static constexpr size_t kOptional = kInputs; // none
     static constexpr Axis kOutput[] = {{kX, 0}, {kX, 1}, {kX, 2}, {kX, 3}, {kX, 4}};
     static constexpr size_t kOutputRank = Dimensions + 2;
 

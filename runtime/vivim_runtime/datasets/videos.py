@@ -15,8 +15,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from vivim_runtime.clips import WHITE_FROM, Clip, mask_at, resized
+from vivim_runtime.clips import Clip
 from vivim_runtime.errors import DataError, UsageError
+from vivim_runtime.framing import WHITE_FROM, Framing
 from vivim_runtime.sources.base import Image
 
 __all__ = [
@@ -235,16 +236,16 @@ def binary(values: Values) -> Mask:
     return values >= (1 if values.max(initial=0) == 1 else WHITE_FROM)
 
 
-def read_clip(video: Video, indices: Sequence[int], size: tuple[int, int]) -> Clip:
-    """The frames `indices` of a video at the network's size (H, W), resized as when the model is used.
+def read_clip(video: Video, indices: Sequence[int], framing: Framing) -> Clip:
+    """The frames `indices` of a video as the network takes them, prepared as when the model is used.
 
     Raises:
         DataError: a frame or mask that cannot be read, or of different sizes.
     """
     pairs = [video.read(index) for index in indices]
     return Clip(
-        np.stack([resized(image, size) for image, _ in pairs]),
-        np.stack([mask_at(mask, size) for _, mask in pairs]),
+        np.stack([framing.picture(image) for image, _ in pairs]),
+        np.stack([framing.truth(mask) for _, mask in pairs]),
         source=video.name,
         start=indices[0],
     )

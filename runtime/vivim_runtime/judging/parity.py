@@ -146,7 +146,7 @@ def compare(
     for name, opened in videos_of(names, "test", trained).items():
         before = done
         with opened() as source:
-            for clip in cut_clips(source, length, size):
+            for clip in cut_clips(source, length, a.info.framing()):
                 worst.add(clip, meter, logits_of(a, clip.pixels), logits_of(b, clip.pixels))
                 counts[clip.source] = counts.get(clip.source, 0) + length
                 done += 1

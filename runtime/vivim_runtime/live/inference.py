@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vivim_runtime.clips import resized
 from vivim_runtime.errors import NotFiniteError
 from vivim_runtime.live.buffer import ClipBuffer
 from vivim_runtime.live.meters import Durations, Recent
@@ -139,10 +138,11 @@ class Inference:
     def _infer(self, frames: tuple[Frame, ...]) -> Inferred:
         begun = time.monotonic()
         info = self._session.info
+        framing = info.framing()
         self._small = {f.index: self._small.get(f.index, _EMPTY) for f in frames}
         for frame in frames:
             if self._small[frame.index] is _EMPTY:
-                self._small[frame.index] = resized(frame.image, info.size)
+                self._small[frame.index] = framing.picture(frame.image)
         clip = np.stack([self._small[frame.index] for frame in frames])
         pixels = np.broadcast_to(clip, (info.batch or 1, *clip.shape))
         prepared = time.monotonic()

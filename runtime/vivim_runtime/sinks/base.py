@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from vivim_runtime.clips import logits_at, threshold_logit
+from vivim_runtime.clips import threshold_logit
 from vivim_runtime.errors import NotFiniteError
+from vivim_runtime.framing import Views, logits_at
+from vivim_runtime.measuring import Lesion, LesionFinder
+from vivim_runtime.regions import Region
 from vivim_runtime.sessions.base import Logits
 from vivim_runtime.sources.base import Frame, Image
 
-__all__ = ["MaskedFrame", "Segmented", "Sink", "check_finite"]
+__all__ = ["MaskedFrame", "Segmented", "Sink", "check_finite", "measured_frame"]
 
 
 def check_finite(frame: Frame, logits: Logits) -> None:
@@ -38,6 +42,8 @@ class MaskedFrame:
         logits: float32 (K, H, W) at the frame's resolution.
         masks: bool (K, H, W).
         latency_ms: from the clip being complete to its masks, shared by all frames of the clip.
+        regions: what the model saw of the frame; () where that was all of it.
+        lesions: the connected parts of the masks, measured; () where nobody asked.
     """
 
     frame: Frame
@@ -47,27 +53,37 @@ class MaskedFrame:
     logits: Logits
     masks: npt.NDArray[np.bool_]
     latency_ms: float
+    regions: tuple[Region, ...] = field(default=(), kw_only=True)
+    lesions: tuple[Lesion, ...] = field(default=(), kw_only=True)
 
     @classmethod
     def of(
         cls,
         frame: Frame,
-        logits: Logits,
+        logits: Logits | Sequence[Logits],
         threshold: float,
         *,
         clip: int,
         position: int,
         latency_ms: float,
         padded: bool = False,
+        views: Views | None = None,
     ) -> MaskedFrame:
-        """What the model's logits (K, h, w) mark in a frame: where the probability is above a threshold.
+        """What the model's logits mark in a frame: where the probability is above a threshold.
+
+        Args:
+            logits: (K, h, w); with `views` one of each.
+            views: how the frame became the model's pictures; None where all of it was stretched.
 
         Raises:
             NotFiniteError: one of them is NaN or infinite; above a threshold it would look like "no lesion".
         """
-        check_finite(frame, logits)
-        at_size = logits_at(logits, frame.image.shape[:2])
-        return cls(frame, clip, position, padded, at_size, at_size > threshold_logit(threshold), latency_ms)
+        check_finite(frame, np.asarray(logits))
+        size = (frame.image.shape[0], frame.image.shape[1])
+        at_size = logits_at(np.asarray(logits), size) if views is None else views.logits(logits, size)
+        masks = at_size > threshold_logit(threshold)
+        regions = views.regions if views else ()
+        return cls(frame, clip, position, padded, at_size, masks, latency_ms, regions=regions)
 
     @classmethod
     def none(cls, frame: Frame, classes: int) -> MaskedFrame:
@@ -75,6 +91,17 @@ class MaskedFrame:
         shape = (classes, *frame.image.shape[:2])
         logits, masks = np.broadcast_to(np.float32(-np.inf), shape), np.broadcast_to(np.False_, shape)
         return cls(frame, -1, -1, False, logits, masks, 0.0)
+
+
+def measured_frame(masked: MaskedFrame, finder: LesionFinder, threshold: float, grain: float) -> MaskedFrame:
+    """The same with its lesions, measured.
+
+    Args:
+        threshold: probability above which the masks are marked.
+        grain: side of a pixel of the model, in pixels of the frame.
+    """
+    lesions = finder.find(masked.masks, masked.logits, masked.frame.time, threshold_logit(threshold), grain)
+    return replace(masked, lesions=lesions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +114,18 @@ class Segmented(MaskedFrame):
     def drawn(cls, masked: MaskedFrame, picture: Image, frame: Frame | None = None) -> Segmented:
         """Masks with the picture they were drawn on; `frame` where that is another one than they are of."""
         m = masked
-        return cls(frame or m.frame, m.clip, m.position, m.padded, m.logits, m.masks, m.latency_ms, picture)
+        return cls(
+            frame=frame or m.frame,
+            clip=m.clip,
+            position=m.position,
+            padded=m.padded,
+            logits=m.logits,
+            masks=m.masks,
+            latency_ms=m.latency_ms,
+            regions=m.regions,
+            lesions=m.lesions,
+            picture=picture,
+        )
 
 
 class Sink(Protocol):

@@ -10,7 +10,7 @@ from vivim_runtime.sources.base import Frame
 
 __all__ = ["PhantomSource", "spec_from_uri"]
 
-_EXAMPLE = "phantom:seed=1,frames=90,size=480x640,fps=25"
+_EXAMPLE = "phantom:seed=1,frames=90,size=480x640,fps=25,screen=any"
 
 
 def spec_from_uri(uri: str) -> PhantomSpec:
@@ -19,9 +19,14 @@ def spec_from_uri(uri: str) -> PhantomSpec:
     Raises:
         UsageError: an unknown key, a value that is no number, or a phantom that cannot be made.
     """
-    name = PhantomName.parse(uri, ("seed", "frames", "size", "fps"), _EXAMPLE)
+    name = PhantomName.parse(uri, ("seed", "frames", "size", "fps", "screen", "view"), _EXAMPLE)
     return PhantomSpec(
-        seed=name.whole("seed", 0), frames=name.whole("frames", 90), size=name.size("256"), fps=name.number("fps", 25.0)
+        seed=name.whole("seed", 0),
+        frames=name.whole("frames", 90),
+        size=name.size("256"),
+        fps=name.number("fps", 25.0),
+        screen=name.screen,
+        view=name.view,
     )
 
 

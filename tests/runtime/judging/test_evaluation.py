@@ -15,9 +15,9 @@ from tests.runtime.fake_gpu import FakeCuda, FakeTensorRT
 from tests.runtime.judging.masks import VTUS
 from tests.runtime.judging.sets import SIZE, KnownSession, MadeVideo, brightness, dataset, moving, nothing, shifted
 from tests.runtime.models import brightness_model
-from vivim_runtime.clips import logits_at, resized
 from vivim_runtime.datasets import Part, open_dataset
 from vivim_runtime.errors import DataError, ModelError, UsageError
+from vivim_runtime.framing import logits_at, resized
 from vivim_runtime.judging import Bootstrap, EvaluationOptions, evaluate, metrics
 from vivim_runtime.sessions import open_session, runner_of
 from vivim_runtime.sessions.base import Clips
