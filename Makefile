@@ -4,6 +4,8 @@ VENV   ?= .venv
 # torch is pinned: an open range would pull several GB of CUDA packages on a machine that has no GPU.
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
+# Says what it downloads, and how far it is, without a line for every file that it finds.
+PIP     = $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on
 # Of the system, or of the wheels of extra cuda-build.
 NVCC   ?= $(or $(shell command -v nvcc),$(firstword $(wildcard $(VENV)/lib/python3*/site-packages/nvidia/cu13/bin/nvcc)))
 CMAKE  ?= $(or $(shell command -v cmake),$(BIN)/cmake)
@@ -27,11 +29,12 @@ help:  ## list the targets
 dev: $(VENV)/.installed  ## create .venv with everything that the tests and the demo need
 
 $(VENV)/.installed: pyproject.toml
+	@echo "Making $(VENV) (about 2 GB; a few minutes, which the downloads below take most of)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" "$(TORCH)"
+	$(PIP) "$(TORCH)"
+	$(PIP) -e ".[dev]" "$(TORCH)"
 	@# Of the tests of vivim-eval alone. It asks for numpy 1.18 and runs with any; --no-deps lets it.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "pysodmetrics==1.4.4"
+	$(PIP) --no-deps "pysodmetrics==1.4.4"
 	@touch $@
 
 format: dev  ## let ruff and clang-format format the code

@@ -282,6 +282,31 @@ def _counted(counts: Mapping[str, str | int]) -> str:
     return ", ".join(f"{name} {value}" for name, value in counts.items())
 
 
+@app.command("triton")
+def triton_command(
+    given: Annotated[str, typer.Argument(metavar="MODEL", help="A .onnx or .engine file; or a checkpoint, or tiny.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="REPOSITORY", help="Folder of Triton's models, to write into.")
+    ] = Path("repository"),
+    name: Annotated[str, typer.Option(help="What Triton calls the model; default: the name of the file.")] = "",
+    placement: Annotated[str, typer.Option(help="Where Triton runs it: auto, cpu or gpu.")] = "auto",
+    instances: Annotated[int, typer.Option(help="Copies of it on each device.")] = 1,
+    max_batch: Annotated[
+        int | None, typer.Option(help="Most clips a call, of a file with --dynamic-batch (8).", show_default=False)
+    ] = None,
+    operators: Annotated[
+        bool, typer.Option("--operators", help="Place the compiled operators of this machine, too (make native).")
+    ] = False,
+    mount: Annotated[str, typer.Option(help="Where the server sees REPOSITORY.")] = "/models",
+) -> None:
+    """Write a model repository for NVIDIA's Triton inference server: the model and its config.pbtxt."""
+    from vivim_export.triton import TritonOptions, write_repository
+
+    options = TritonOptions(name or Path(given).stem, placement, instances, max_batch, operators, mount)
+    config = write_repository(_onnx_of(given), output, options)
+    _console.print(f"{config}: tritonserver --model-repository {mount}", soft_wrap=True)
+
+
 def _opened(name: str, size: tuple[int, int] | None, frames: int | None, device: str, threads: int) -> Session:
     from vivim_export.runners import open_runner
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from vivim_runtime.commands.application import Application
+from vivim_runtime.commands.archive import archive_command, executor
 from vivim_runtime.commands.destinations import destinations, refuse_taken
 from vivim_runtime.commands.live import live_command
 from vivim_runtime.commands.options import Device, JsonFile, Overwrite, Quiet, Show, ShownFrame, Threads, Threshold
@@ -85,6 +86,11 @@ def run_command(
     ] = None,
     rate: Annotated[float | None, typer.Option(help="Ask the camera for so many frames a second.")] = None,
     pixel_format: Annotated[str | None, typer.Option(help="Ask the camera for MJPG, YUYV, ...")] = None,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", help="SRC is a folder: all videos, DICOM files and pictures below it.")
+    ] = False,
+    on: Annotated[str, typer.Option(help="With --recursive: ray, or ray://HOST:PORT (extra cluster).")] = "",
+    workers: Annotated[int, typer.Option(help="With --on ray: sources at the same time; 0 is one a core.")] = 0,
     realtime: Annotated[bool, typer.Option("--realtime", help="Play a recorded source as if it were live.")] = False,
     loop: Annotated[
         bool, typer.Option("--loop", help="With a screen: play a recorded source again and again.")
@@ -127,6 +133,15 @@ def run_command(
         _print_cameras()
         return
     uri, names = _source_and_outputs(source, camera, [*(outputs or []), *(more_outputs or [])])
+    if recursive:
+        run_options = RunOptions(None, show.value, threshold, parse_layers(visualize), alpha, max_frames)
+        path = _exported(model, quiet)
+        with open_session(path, device, threads) as session:  # what is wrong with it is told before all else
+            run_options = replace(run_options, hop=_hop(hop, session.info))
+        code = archive_command(uri, names, path, run_options, executor(on, workers), quiet, device, threads)
+        sys.exit(code)
+    if on or workers:
+        raise UsageError("--on and --workers are of whole archives; add --recursive")
     files = [name for name in names if not is_screen(name)]
     check_names([*files, json_file] if json_file else files, (uri, model, sidecar_path(Path(model))))
     if json_file:
