@@ -22,7 +22,7 @@ LONG := tests/runtime/live tests/runtime/commands tests/runtime/test_bench.py te
         tests/plugins tests/vivim/training tests/vivim/commands tests/vivim/test_efficiency.py \
         tests/vivim/test_rivals.py tests/vivim/test_weights.py tests/vivim/scan
 
-.PHONY: help dev format lint types test quick test-all lowest native wheels plugins gpu-check compat demo bench clean
+.PHONY: help dev format lint types test quick test-all lowest docs evidence native wheels plugins gpu-check compat demo bench clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
@@ -58,6 +58,14 @@ quick: dev  ## for the inner loop, within a minute: no live runs, exports, engin
 
 test-all: dev  ## every test that this machine can run
 	$(PYTEST)
+
+docs: dev  ## the documentation as a site, in build/site; links are checked (REPOSITORY_URL: where the code will be)
+	$(PIP) --quiet -e ".[docs]" "$(TORCH)"
+	$(BIN)/mkdocs build --strict
+	@echo "Look at build/site/index.html, or: $(BIN)/mkdocs serve"
+
+evidence: dev  ## what a regulator asks for, in build/evidence: SBOM, SOUP list, requirements, threat model, manifest
+	$(BIN)/python docs/tools/evidence.py --out build/evidence
 
 lowest: dev  ## the oldest and newest of every dependency, and releases of ONNX Runtime from 1.18 on (downloads them)
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS) tests/test_dependencies.py tests/export/test_runtime_versions.py

@@ -124,7 +124,9 @@ def run(
         on_frame: called after each frame, for progress.
 
     Raises:
-        SourceError, SinkError, UsageError.
+        SourceError: the source cannot be read any further.
+        SinkError: an output cannot be written any further.
+        UsageError: the options do not fit the model.
     """
     info, watch = session.info, Stopwatch()
     hop = info.hop if options.hop is None else options.hop

@@ -200,7 +200,7 @@ def test_a_cluster_gives_the_same_bytes_though_a_worker_is_killed(
     local = run_archive(archive(made, here))
     executor = RayExecutor(workers=2)
     there.mkdir()
-    import cloudpickle  # of Ray
+    from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(__import__(__name__, fromlist=["_"]))
     monkeypatch.setattr("vivim_runtime.cluster.process_anywhere", _dies_once)
