@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -115,17 +116,24 @@ class Decoder(nn.Module):
         return self.classifier(self.dropout(fused))
 
 
+# Outlines are about that share of the pixels. An edge head that starts there need not learn it first, in which its
+# hidden units would die (RetinaNet, arXiv 1708.02002, section 4.1).
+_EDGE_SHARE = 0.01
+
+
 def _edge_head(kind: str, width: int) -> nn.Module | None:
     if kind == "none":
         return None
+    last = nn.Conv2d(width, 1, 1)
+    nn.init.constant_(last.bias, math.log(_EDGE_SHARE / (1 - _EDGE_SHARE)))  # type: ignore[arg-type]
     if kind == "conv1x1":
-        return nn.Conv2d(width, 1, 1)
+        return last
     return nn.Sequential(
         nn.Conv2d(width, width, 3, padding=1),
         nn.ReLU(),
         nn.Conv2d(width, width, 3, padding=1),
         nn.ReLU(),
-        nn.Conv2d(width, 1, 1),
+        last,
     )
 
 

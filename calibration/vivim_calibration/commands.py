@@ -66,6 +66,9 @@ def calibrate_command(
         float | None, typer.Option(help="Dice points that may be lost: leaves the fewest layers in float.")
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="A layer to leave in float, as --analyse names it.")] = None,
+    depthwise: Annotated[
+        bool, typer.Option("--depthwise", help="Quantise depthwise convolutions, too; TensorRT may refuse such a file.")
+    ] = False,
     fp16: Annotated[
         Path | None, typer.Option("--fp16-model", help="The fp16 file of the model: int8 must be faster.")
     ] = None,
@@ -101,6 +104,7 @@ def calibrate_command(
         analyse_clips=analyse_clips,
         budget=budget,
         left_in_float=tuple(exclude or ()),
+        depthwise=depthwise,
         fp16=fp16,
         target=target,
         device=device,

@@ -51,6 +51,7 @@ class Options:
         analyse_clips: of the calibration clips, how many the ranking and the budget look at.
         budget: Dice points that may be lost; layers are left in float until that holds. None quantises all.
         left_in_float: names of layers that stay float32 in any case.
+        depthwise: quantise depthwise convolutions, too, with whose Q/DQ TensorRT is known to fail.
         fp16: the float16 file of the same model, a rival that int8 has to beat.
         target: the device that the file is for; "" is this one, where int8 must then be faster.
         device, threads: as for vivim_runtime.open_session; sensitivity and ranges are worked out on the CPU.
@@ -66,6 +67,7 @@ class Options:
     analyse_clips: int = 4
     budget: float | None = None
     left_in_float: tuple[str, ...] = ()
+    depthwise: bool = False
     fp16: Path | None = None
     target: str = ""
     device: str = "auto"
@@ -282,7 +284,8 @@ def _left_in_float(
     on_stage: Callable[[str], None],
 ) -> tuple[list[str], Analysis | None]:
     """Layers that stay in float, and the ranking where one was asked for or needed."""
-    always = list(options.left_in_float)
+    depthwise = [layer.name for layer in quantisable_layers(model.proto) if layer.is_depthwise]
+    always = list(dict.fromkeys([*options.left_in_float, *([] if options.depthwise else depthwise)]))
     if clips is None or not (options.analyse or options.budget is not None):
         return always, None
     on_stage("reading clips to rank the layers on")

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 from onnx import helper
 
-from vivim_export.channels_last import inlined
+from vivim_export.cpu_graph import standard_nodes
 from vivim_export.functions import DOMAIN
 from vivim_export.lowering import lower_operators
 from vivim_export.precision import half_from_float
@@ -91,7 +91,7 @@ def _load(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
-        model = inlined(model)
+        model = standard_nodes(model)
     except Exception as error:  # protobuf's and onnx's exceptions share no base class
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{path} is no ONNX model: {first}; export it again") from None

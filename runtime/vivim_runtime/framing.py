@@ -143,6 +143,18 @@ class Views:
         """Which pixels of a frame (h, w) are seen; None where all are."""
         return _inside(self.regions, size) if self.regions else None
 
+    def blanked(self, image: Image) -> Image:
+        """A frame uint8 (h, w, 3) with all that is not seen black, in a new array.
+
+        All of it where that is not known: there is no region, it is all of the frame, or it is of other frames.
+        """
+        size = (image.shape[0], image.shape[1])
+        whole = Region.of(size)
+        inside = None
+        if all(region.fits(size) and region != whole for region in self.regions):
+            inside = self.inside(size)
+        return np.zeros_like(image) if inside is None else cv2.bitwise_and(image, image, mask=inside.view(np.uint8))
+
     def grain(self, size: tuple[int, int]) -> float:
         """The larger side of a pixel of the network in pixels of a frame (h, w), at least 1."""
         sides = [1.0]

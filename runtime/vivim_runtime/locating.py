@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 from vivim_runtime.errors import UsageError
+from vivim_runtime.finding import find_region
 from vivim_runtime.measuring.scale import Scales, spacing_scale, ultrasound_scales
 from vivim_runtime.regions import AUTO, DICOM, Region, RegionRule, tissue_regions
 from vivim_runtime.sources.base import Frame, Image, Source, counted_frames
@@ -26,11 +27,6 @@ def _dicom_of(source: object) -> DicomFile | None:
     if isinstance(source, Paced):
         source = source.recorded
     return source if isinstance(source, DicomFile) else None
-
-
-def find_region(images: Sequence[Image]) -> Region | None:
-    """What `auto` finds."""
-    raise UsageError("--region auto is not built in yet; give --region X,Y,W,H, dicom or whole")
 
 
 def regions_of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from vivim_runtime.framing import Views
 from vivim_runtime.locating import located
 from vivim_runtime.measuring import Curves, LesionFinder, Scales
 from vivim_runtime.overlay import Layer, drawn
-from vivim_runtime.regions import RegionRule
+from vivim_runtime.regions import WHOLE, Region, RegionRule
 from vivim_runtime.sessions.base import Session
 from vivim_runtime.sinks.base import MaskedFrame, Segmented, Sink, measured_frame
 from vivim_runtime.sources.base import Frame, Source, lost_frames
@@ -40,6 +40,7 @@ class RunOptions:
         max_frames: stop after so many frames; None goes to the end.
         region: which part of the pictures the model sees; None is that of its contract.
         scales: how large pixels are; lesions are found and measured where it is given.
+        blank_outside: whether pictures that are written or shown are black outside of what the model sees.
     """
 
     hop: int | None = None
@@ -50,6 +51,7 @@ class RunOptions:
     max_frames: int | None = None
     region: RegionRule | None = None
     scales: Scales | None = None
+    blank_outside: bool = False
 
     def __post_init__(self) -> None:
         threshold_logit(self.threshold)
@@ -133,6 +135,11 @@ def run(
     rule = options.region or info.takes.rule
     regions, given = located(rule, source, islice(source, options.max_frames))
     views = Views.of(info.takes, regions)
+    if options.blank_outside and all(region == Region.of(source.size) for region in regions):
+        raise UsageError(
+            f"{source.name}: --blank-outside needs a region that leaves something out, "
+            f"and {rule.describe()} {'leave' if rule.kind == WHOLE else 'leaves'} out nothing; give --region X,Y,W,H"
+        )
     frames = _watched(given, watch, "read")
     lesions = None if options.scales is None else LesionFinder(options.scales)
     curves = Curves()
@@ -220,6 +227,8 @@ def _segmented(
     """The frames that this window serves, with masks at their own resolution; logits are (V, T, K, H, W)."""
     for position in range(window.used.start, window.used.stop):
         frame = window.frames[position]
+        if options.blank_outside:  # the model has seen it already
+            frame = replace(frame, image=views.blanked(frame.image))
         with watch.measure("mask"):
             masked = MaskedFrame.of(
                 frame,

@@ -57,6 +57,8 @@ def boundary_command(
     notes = {"command": shlex.join(["vivim-train", *sys.argv[1:]]), "torch": torch.__version__}
     save_regressor(out, regressor, notes | {"scores": line(scores)})
     terminal().print(f"{out}: {line(scores)}", soft_wrap=True)
+    for predicted, loss in scores.ladder.items():
+        terminal().print(f"  L_affine of {predicted}: {loss:.3f}", soft_wrap=True)
 
 
 def line(scores: RegressionScores) -> str:

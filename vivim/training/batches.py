@@ -28,6 +28,7 @@ from vivim_runtime.datasets.phantom import phantom_clip
 from vivim_runtime.errors import ConfigError, DataError
 from vivim_runtime.framing import Framing
 from vivim_runtime.phantom import PhantomSpec
+from vivim_runtime.sources.base import Image
 
 __all__ = [
     "NO_AUGMENTATION",
@@ -40,6 +41,7 @@ __all__ = [
     "PhantomClips",
     "TrainingBatches",
     "augmented",
+    "clip_name",
     "clip_source",
     "judged_clip",
     "micro_batches",
@@ -76,6 +78,11 @@ class MemoryClips:
 def clip_source(clips: ClipSource | Sequence[Clip]) -> ClipSource:
     """A source as it is, a list of clips as one."""
     return MemoryClips(clips) if isinstance(clips, Sequence) else clips
+
+
+def clip_name(source: ClipSource, index: int) -> str:
+    """What messages call a clip."""
+    return source.name(index) if isinstance(source, DatasetClips) else f"clip {index}"
 
 
 @dataclass(frozen=True)
@@ -149,6 +156,11 @@ class DatasetClips:
     def clip(self, index: int, epoch: int) -> Clip:
         number, indices = self._clips[index]
         return read_clip(self.dataset.videos[number], indices, self.framing)
+
+    def name(self, index: int) -> str:
+        """For messages: the video, and the clip's first frame there."""
+        number, indices = self._clips[index]
+        return f"{self.dataset.videos[number].name} from frame {indices[0]}"
 
 
 def _framing(framing: Framing | tuple[int, int]) -> Framing:
@@ -249,6 +261,11 @@ class Augmentation:
         gamma, gain: largest factor of either; offset: largest addition (1 is white).
         colour: largest factor between channels.
         speckle: largest standard deviation of multiplicative noise, new in every frame.
+        upside_down, half_turn, quarter_turns: chances of a flip top to bottom, of a turn by 180 degrees, and of one by
+            90, 180 or 270 (of frames that are no squares, by 180): for endoscopy, where no side is up.
+        frame_tones: strength of the tones of the authors' code, which change from frame to frame: factors of brightness
+            and contrast within 1 +- 0.5, of saturation within 1 +- 1, sharpness 0 to 3; 1 is theirs, 0 none.
+        mask_noise: share of the pixels of masks that are set or cleared by chance, as in the authors' code (0.0015).
     """
 
     flip: float = 0.5
@@ -261,10 +278,16 @@ class Augmentation:
     offset: float = 0.06
     colour: float = 1.05
     speckle: float = 0.08
+    upside_down: float = 0.0
+    half_turn: float = 0.0
+    quarter_turns: float = 0.0
+    frame_tones: float = 0.0
+    mask_noise: float = 0.0
 
     def __post_init__(self) -> None:
         for names, least, most, expected in (
-            (("flip", "backwards"), 0.0, 1.0, "a chance, 0 to 1"),
+            (("flip", "backwards", "upside_down", "half_turn", "quarter_turns"), 0.0, 1.0, "a chance, 0 to 1"),
+            (("frame_tones", "mask_noise"), 0.0, 1.0, "0 to 1"),
             (("scale", "gamma", "gain", "colour"), 1.0, math.inf, "at least 1"),
             (("rotation", "shift", "offset", "speckle"), 0.0, math.inf, "at least 0"),
         ):
@@ -283,6 +306,7 @@ def augmented(clip: Clip, rng: np.random.Generator, options: Augmentation = Augm
         frames, masks = frames[:, :, ::-1], masks[:, :, ::-1]
     if rng.random() < options.backwards:
         frames, masks = frames[::-1], masks[::-1]
+    frames, masks = _turned(frames, masks, rng, options)
     height, width = masks.shape[1:]
     matrix = _random_map(rng, options, height, width)
     tones = _random_tones(rng, options)
@@ -291,13 +315,43 @@ def augmented(clip: Clip, rng: np.random.Generator, options: Augmentation = Augm
     moved_masks = np.empty_like(masks)
     for index, (frame, mask) in enumerate(zip(frames, masks, strict=True)):
         toned = cv2.LUT(np.ascontiguousarray(frame), tones)
+        if options.frame_tones > 0:
+            toned = _frame_toned(toned, rng, options.frame_tones)
         warped = cv2.warpAffine(toned, matrix, (width, height))
         if noise > 0:
             grain = 1 + noise * rng.standard_normal((height, width, 1), np.float32)
             warped = np.clip(np.rint(warped * grain), 0, 255).astype(np.uint8)
         moved[index] = warped
         moved_masks[index] = cv2.warpAffine(mask.astype(np.uint8), matrix, (width, height), flags=cv2.INTER_NEAREST)
+    if options.mask_noise > 0:
+        noisy = rng.random(moved_masks.shape) < options.mask_noise
+        moved_masks[noisy] = rng.random(int(noisy.sum())) < 0.5
     return Clip(moved, moved_masks)
+
+
+def _turned(frames: Image, masks: Masks, rng: np.random.Generator, options: Augmentation) -> tuple[Image, Masks]:
+    """Flipped and turned; what has no chance draws no number, so that the others stay what they were without it."""
+    if options.upside_down and rng.random() < options.upside_down:
+        frames, masks = frames[:, ::-1], masks[:, ::-1]
+    if options.half_turn and rng.random() < options.half_turn:
+        frames, masks = frames[:, ::-1, ::-1], masks[:, ::-1, ::-1]
+    if options.quarter_turns and rng.random() < options.quarter_turns:
+        turns = int(rng.integers(1, 4)) if masks.shape[1] == masks.shape[2] else 2
+        frames, masks = np.rot90(frames, turns, (1, 2)), np.rot90(masks, turns, (1, 2))
+    return frames, masks
+
+
+def _frame_toned(frame: Image, rng: np.random.Generator, strength: float) -> Image:
+    """A frame (H, W, 3) with brightness, contrast, saturation and sharpness of its own."""
+    grey = np.array([0.299, 0.587, 0.114], np.float32)
+    image = frame.astype(np.float32) * np.float32(1 + strength * rng.uniform(-0.5, 0.5))
+    mean = (image @ grey).mean()
+    image = mean + (image - mean) * np.float32(1 + strength * rng.uniform(-0.5, 0.5))
+    plain = (image @ grey)[..., None]
+    image = plain + (image - plain) * np.float32(1 + strength * rng.uniform(-1, 1))
+    smooth = cv2.blur(image, (3, 3))
+    image = smooth + (image - smooth) * np.float32(1 + strength * rng.uniform(-1, 2))
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
 def _factor(rng: np.random.Generator, largest: float) -> float:

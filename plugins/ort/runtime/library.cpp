@@ -30,7 +30,7 @@ template <class Operator, class Processor, vivim_dtype Type> struct Definition :
         inputType = [](OrtCustomOp const*, size_t i) { return Operator::kIsParameter[i] ? kFloat : elementType(Type); };
         inputCount = [](OrtCustomOp const*) { return size_t(Operator::kInputs); };
         outputType = [](OrtCustomOp const*, size_t) { return elementType(Type); };
-        outputCount = [](OrtCustomOp const*) { return size_t(1); };
+        outputCount = [](OrtCustomOp const*) { return size_t(Operator::kOutputs); };
         inputCharacteristic = [](OrtCustomOp const*, size_t i) {
             return i == Operator::kOptional ? kMayBeAbsent : kRequired;
         };
@@ -91,7 +91,8 @@ private:
             check(api, setDimensions(api, result, dims.data(), dims.size()));
             check(api, setSymbolicDimensions(api, result, names.data(), names.size()));
             check(api, setTensorElementType(api, result, type));
-            check(api, shapeInferSetOutput(api, context, 0, result));
+            for (size_t i = 0; i < Operator::kOutputs; ++i)
+                check(api, shapeInferSetOutput(api, context, i, result));
         });
         releaseTensorTypeAndShapeInfo(api, result);
         check(api, status);
@@ -135,6 +136,8 @@ extern "C" VIVIM_API OrtStatus* RegisterCustomOps(OrtSessionOptions* options, Or
         add<S6Scan, Cpu, VIVIM_FLOAT32>(api, domain);
         add<S6Scan, Cpu, VIVIM_FLOAT16>(api, domain);
         add<S6Scan, Cpu, VIVIM_BFLOAT16>(api, domain);
+        add<AddLayerNorm, Cpu, VIVIM_FLOAT32>(api, domain);
+        add<MergeScales, Cpu, VIVIM_FLOAT32>(api, domain);
         if (vivim::cuda::library())
             addTypes<Cuda>(api, domain);
         check(api, addCustomOpDomain(api, options, domain));

@@ -49,7 +49,7 @@ public:
     static constexpr bool kIsParameter[kInputs] = {false, true, true};
     static constexpr size_t kOptional = kInputs;                                        // none
     static constexpr Axis kOutput[] = {{kWeight, 0}, {kXz, 0}, {kXz, 1}, {kWeight, 1}}; // (K, B, L, D)
-    static constexpr size_t kOutputRank = 4;
+    static constexpr size_t kOutputRank = 4, kOutputs = 1;
 
     CausalConv1d(OrtApi const* api, OrtKernelInfo const* info) : m_attributes(api, info) {}
 
@@ -85,7 +85,7 @@ public:
     static constexpr bool kIsParameter[kInputs] = {false, false, false, true, true, true, true};
     static constexpr size_t kOptional = kXz;                          // a node without it has no gate
     static constexpr Axis kOutput[] = {{kXc, 1}, {kXc, 2}, {kXc, 3}}; // (B, L, D)
-    static constexpr size_t kOutputRank = 3;
+    static constexpr size_t kOutputRank = 3, kOutputs = 1;
 
     SelectiveScan(OrtApi const* api, OrtKernelInfo const* info) : m_attributes(api, info)
     {
@@ -141,7 +141,7 @@ public:
     static constexpr bool kIsParameter[kInputs] = {false, true, true};
     static constexpr size_t kOptional = kInputs; // none
     static constexpr Axis kOutput[] = {{kX, 0}, {kX, 1}, {kX, 2}, {kX, 3}, {kX, 4}};
-    static constexpr size_t kOutputRank = Dimensions + 2;
+    static constexpr size_t kOutputRank = Dimensions + 2, kOutputs = 1;
 
     DepthwiseConvGelu(OrtApi const*, OrtKernelInfo const*) {}
 
@@ -159,6 +159,81 @@ public:
             Dimensions == 2 ? 1 : 3};
         SessionThreads threads(context, in[kX].memory);
         cpu::convolveDepthwise(depthwise, threads);
+    }
+};
+
+// vivim::AddLayerNorm: a residual sum, and its LayerNorm over the last axis. Of the CPU alone, as the next one.
+class AddLayerNorm
+{
+public:
+    static constexpr char const* kName = "AddLayerNorm";
+    enum { kX, kY, kGamma, kBeta, kInputs };
+    static constexpr bool kIsParameter[kInputs] = {};
+    static constexpr size_t kOptional = kInputs; // none
+    static constexpr Axis kOutput[] = {{kX, 0}, {kX, 1}, {kX, 2}}; // of both outputs
+    static constexpr size_t kOutputRank = 3, kOutputs = 2;
+
+    AddLayerNorm(OrtApi const* api, OrtKernelInfo const* info)
+    {
+        check(api, kernelInfoFloat(api, info, "epsilon", &m_epsilon));
+    }
+
+    void compute(Context const& context, vivim_dtype) const
+    {
+        auto const in = inputsOf<kInputs>(context);
+        Shape const& x = in[kX].shape;
+        expectRank("x", x, 3);
+        expectShape("y", in[kY].shape, x);
+        expectShape("gamma", in[kGamma].shape, {x.back()});
+        expectShape("beta", in[kBeta].shape, {x.back()});
+        auto const numbers = [&](size_t i) { return static_cast<float const*>(in[i].data); };
+        auto const output = [&](size_t i) { return static_cast<float*>(context.output(i, x)); };
+        SessionThreads threads(context, in[kX].memory);
+        cpu::addNorm({numbers(kX), numbers(kY), numbers(kGamma), numbers(kBeta), output(0), output(1), x[0] * x[1],
+                         x[2], m_epsilon},
+            threads);
+    }
+
+private:
+    float m_epsilon = 0.f;
+};
+
+// vivim::MergeScales: four scales (F, H, W, E), of which the first is the largest, to logits (F, K, H, W).
+class MergeScales
+{
+public:
+    static constexpr char const* kName = "MergeScales";
+    enum { kFirst, kSecond, kThird, kFourth, kBias, kWeight, kClassBias, kInputs };
+    static constexpr bool kIsParameter[kInputs] = {};
+    static constexpr size_t kOptional = kInputs; // none
+    static constexpr Axis kOutput[] = {{kFirst, 0}, {kWeight, 0}, {kFirst, 1}, {kFirst, 2}};
+    static constexpr size_t kOutputRank = 4, kOutputs = 1;
+
+    MergeScales(OrtApi const*, OrtKernelInfo const*) {}
+
+    void compute(Context const& context, vivim_dtype) const
+    {
+        auto const in = inputsOf<kInputs>(context);
+        auto const numbers = [&](size_t i) { return static_cast<float const*>(in[i].data); };
+        cpu::MergeScales merge{};
+        for (size_t i = 0; i < cpu::MergeScales::kScales; ++i)
+        {
+            Shape const& shape = in[kFirst + i].shape;
+            expectRank("a scale", shape, 4);
+            expectShape("a scale", shape, {in[kFirst].shape[0], shape[1], shape[2], in[kFirst].shape[3]});
+            merge.scales[i] = {numbers(kFirst + i), shape[1], shape[2]};
+        }
+        expectRank("weight", in[kWeight].shape, 2);
+        merge.frames = in[kFirst].shape[0], merge.channels = in[kFirst].shape[3], merge.classes = in[kWeight].shape[0];
+        expectShape("bias", in[kBias].shape, {merge.channels});
+        expectShape("weight", in[kWeight].shape, {merge.classes, merge.channels});
+        expectShape("class_bias", in[kClassBias].shape, {merge.classes});
+        merge.bias = numbers(kBias), merge.weight = numbers(kWeight), merge.classBias = numbers(kClassBias);
+        auto const& first = merge.scales[0];
+        Shape const logits{merge.frames, merge.classes, first.height, first.width};
+        merge.logits = static_cast<float*>(context.output(0, logits));
+        SessionThreads threads(context, in[kFirst].memory);
+        cpu::mergeScales(merge, threads);
     }
 };
 } // namespace vivim::ort

@@ -337,6 +337,88 @@ void testDepthwise(int64_t batch, int64_t frames, int64_t height, int64_t width,
     report(error <= 2e-7, kernelFrames == 3 ? "3x3x3" : "3x3", name, error);
 }
 
+void testAddNorm(int64_t rows, int64_t width, float shift)
+{
+    size_t const count = size_t(rows * width);
+    Numbers const x = randoms(count, 2.f, shift), y = randoms(count, 1.f);
+    Numbers const gamma = randoms(size_t(width), 1.f, 1.f), beta = randoms(size_t(width), 0.5f);
+    constexpr float kEpsilon = 1e-5f;
+    std::vector<double> sum(count), normed(count);
+    for (size_t i = 0; i < count; ++i)
+        sum[i] = double(x[i] + y[i]); // rounded as residual sums are
+    for (size_t row = 0; row < count; row += size_t(width))
+    {
+        double mean = 0, variance = 0;
+        for (size_t c = 0; c < size_t(width); ++c)
+            mean += sum[row + c] / double(width);
+        for (size_t c = 0; c < size_t(width); ++c)
+            variance += (sum[row + c] - mean) * (sum[row + c] - mean) / double(width);
+        for (size_t c = 0; c < size_t(width); ++c)
+            normed[row + c] = (sum[row + c] - mean) / std::sqrt(variance + kEpsilon) * gamma[c] + beta[c];
+    }
+    Numbers sumFound(count, NAN), normedFound(count, NAN);
+    Backwards workers(1);
+    addNorm({x.data(), y.data(), gamma.data(), beta.data(), sumFound.data(), normedFound.data(), rows, width, kEpsilon},
+        workers);
+    std::string const name = std::to_string(rows) + " x " + std::to_string(width);
+    double const error = relativeL2(normedFound, normed);
+    report(relativeL2(sumFound, sum) == 0, "sum", name, relativeL2(sumFound, sum));
+    // The mean is known to half an ulp, 6e-8 of itself, of numbers that differ from it by 1.3.
+    report(error <= 2e-7 + 6e-8 * std::fabs(double(shift)), "norm", name, error);
+}
+
+// Bilinear as PyTorch and ONNX define it (half-pixel centres), by way of the distance to every pixel.
+double upsampled(Numbers const& x, int64_t height, int64_t width, int64_t channels, int64_t frame, int64_t c, int64_t h,
+    int64_t w, int64_t fullHeight, int64_t fullWidth)
+{
+    auto const weight = [](int64_t point, int64_t pixel, int64_t larger, int64_t smaller) {
+        double at = (double(point) + 0.5) * double(smaller) / double(larger) - 0.5;
+        at = std::min(std::max(at, 0.0), double(smaller - 1));
+        return std::max(0.0, 1.0 - std::fabs(at - double(pixel)));
+    };
+    double total = 0;
+    for (int64_t i = 0; i < height; ++i)
+        for (int64_t j = 0; j < width; ++j)
+            total += weight(h, i, fullHeight, height) * weight(w, j, fullWidth, width)
+                * x[size_t(((frame * height + i) * width + j) * channels + c)];
+    return total;
+}
+
+void testMergeScales(int64_t frames, int64_t channels, int64_t classes, std::vector<int64_t> const& sizes)
+{
+    int64_t const height = sizes[0], width = sizes[1];
+    std::vector<Numbers> scales;
+    for (size_t s = 0; s < 4; ++s)
+        scales.push_back(randoms(size_t(frames * sizes[2 * s] * sizes[2 * s + 1] * channels), 1.f));
+    Numbers const bias = randoms(size_t(channels), 0.5f), weight = randoms(size_t(classes * channels), 1.f);
+    Numbers const classBias = randoms(size_t(classes), 1.f);
+    std::vector<double> expected(size_t(frames * classes * height * width));
+    for (int64_t f = 0; f < frames; ++f)
+        for (int64_t h = 0; h < height; ++h)
+            for (int64_t w = 0; w < width; ++w)
+                for (int64_t c = 0; c < channels; ++c)
+                {
+                    double total = bias[size_t(c)];
+                    for (size_t s = 0; s < 4; ++s)
+                        total += upsampled(scales[s], sizes[2 * s], sizes[2 * s + 1], channels, f, c, h, w, height, width);
+                    for (int64_t k = 0; k < classes; ++k)
+                        expected[size_t(((f * classes + k) * height + h) * width + w)] += (c ? 0 : classBias[size_t(k)])
+                            + std::max(total, 0.0) * double(weight[size_t(k * channels + c)]);
+                }
+    vivim::cpu::MergeScales merge{};
+    for (size_t s = 0; s < 4; ++s)
+        merge.scales[s] = {scales[s].data(), sizes[2 * s], sizes[2 * s + 1]};
+    Numbers found(expected.size(), NAN);
+    merge.bias = bias.data(), merge.weight = weight.data(), merge.classBias = classBias.data();
+    merge.logits = found.data(), merge.frames = frames, merge.channels = channels, merge.classes = classes;
+    Backwards workers(1);
+    mergeScales(merge, workers);
+    double const error = relativeL2(found, expected);
+    std::string const name = std::to_string(height) + " x " + std::to_string(width) + " x " + std::to_string(channels);
+    // 16 products of random signs each, of weights that were rounded, then a sum of `channels` more.
+    report(error <= 5e-7, "merge", name, error);
+}
+
 // A state that does not decay (A = 0) and takes in nothing must stay what it is: 2^0 is exactly 1.
 void testMemory()
 {
@@ -431,6 +513,15 @@ int main(int count, char** words)
             testDepthwise(3, frames, 2, 5, 3, kernelFrames);
             testDepthwise(1, 2, 3, 6, 17, kernelFrames);
         }
+        testAddNorm(130, 64, 0.f);
+        testAddNorm(5, 37, 1.f);
+        testAddNorm(64, 3, -2.f);
+        testAddNorm(3, 1, 0.f);
+        testAddNorm(70, 320, 100.f);
+        testMergeScales(2, 64, 1, {16, 16, 8, 8, 4, 4, 2, 2});
+        testMergeScales(1, 200, 3, {7, 11, 4, 6, 2, 3, 1, 2});
+        testMergeScales(1, 40, 1, {3, 400, 3, 230, 2, 100, 1, 9}); // too wide for 48 channels at a time
+        testMergeScales(1, 5, 2, {1, 1, 1, 1, 1, 1, 1, 1});
         testMemory();
         testRefusals();
     }

@@ -73,7 +73,9 @@ SUMMARIES: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 
-def _missing_extra(command: str, error: ModuleNotFoundError) -> MissingExtraError | None:
+def _missing_extra(command: str, error: ImportError) -> MissingExtraError | None:
+    if not isinstance(error, ModuleNotFoundError):
+        return None
     root = (error.name or "").partition(".")[0]
     extras = [extra for extra, modules in _MODULES_OF_EXTRA.items() if root in modules]
     if not extras:
@@ -90,9 +92,20 @@ def main(command: str, module: str) -> NoReturn:
 
     Every exception class of ours carries `exit_code`; anything else is a defect and keeps its traceback.
     """
+    told: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        """As an exception, so that files are closed and temporary ones removed."""
+        told.append(number)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL)  # a second one does not wait
+        sys.exit(128 + number)
+
     try:
-        # As an exception, so that files are closed and temporary ones removed.
-        signal.signal(signal.SIGTERM, _terminate)
+        signal.signal(signal.SIGTERM, end)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job in the background ignores it
+            signal.signal(signal.SIGINT, end)
         if instead := meant(command, sys.argv[1:]):
             raise UsageError(f"options are written --name value here, not name=value; this says the same: {instead}")
         app: typer.Typer = importlib.import_module(module).app
@@ -105,7 +118,11 @@ def main(command: str, module: str) -> NoReturn:
     except BrokenPipeError:
         let_go()
         sys.exit(_BROKEN_PIPE)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
+        if signal.SIGINT in told:  # an extension that is being loaded makes an ImportError of the handler's exception
+            _fail(f"{command}: interrupted", 130)
+        if told:
+            sys.exit(128 + told[0])
         missing = _missing_extra(command, error)
         if missing is None:
             raise
@@ -116,11 +133,6 @@ def main(command: str, module: str) -> NoReturn:
     except Exception as error:
         _explain(command, error)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    signal.signal(number, signal.SIG_DFL)  # a second one does not wait
-    sys.exit(128 + number)
 
 
 def _explain(command: str, error: Exception) -> NoReturn:

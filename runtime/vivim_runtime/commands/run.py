@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,7 +18,19 @@ from vivim_runtime.commands.application import Application
 from vivim_runtime.commands.archive import archive_command, executor
 from vivim_runtime.commands.destinations import destinations, refuse_taken
 from vivim_runtime.commands.live import live_command
-from vivim_runtime.commands.options import Device, JsonFile, Overwrite, Quiet, Show, ShownFrame, Threads, Threshold
+from vivim_runtime.commands.options import (
+    Device,
+    JsonFile,
+    MmPerPixel,
+    Overwrite,
+    Quiet,
+    RegionOption,
+    Show,
+    ShownFrame,
+    Threads,
+    Threshold,
+    region_or_none,
+)
 from vivim_runtime.commands.outputs import OutputOptions
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import UsageError
@@ -25,16 +38,22 @@ from vivim_runtime.files import check_names, writable_file
 from vivim_runtime.live.run import LiveOptions
 from vivim_runtime.live.screens import ScreenOptions, is_screen
 from vivim_runtime.live.status import HudLevel
+from vivim_runtime.locating import regions_of, scales_of
+from vivim_runtime.measuring import Scales, parse_mm_per_pixel
 from vivim_runtime.offline import RunOptions, RunReport, run
 from vivim_runtime.overlay import parse_layers
+from vivim_runtime.regions import AUTO, WHOLE, RegionRule
 from vivim_runtime.sessions import is_model_file, model_file, open_session
 from vivim_runtime.sessions.base import ModelInfo, Session
 from vivim_runtime.sessions.sidecar import sidecar_path
 from vivim_runtime.sinks.video import ENCODERS
 from vivim_runtime.sources import LiveSource, Paced, Source, list_cameras, open_source, parse_capture
+from vivim_runtime.sources.base import counted_frames
 from vivim_runtime.text import parse_number
 
 __all__ = ["app"]
+
+_SHOWN_LESIONS = 6  # in the summary, those that were seen first
 
 app = Application(no_args_is_help=True)
 # File names are printed as they are: no markup.
@@ -65,7 +84,7 @@ def run_command(
         typer.Argument(
             metavar="OUT",
             help="screen (a window, or else a page), display, http://127.0.0.1:8080, X.mp4 (or .mkv, .avi, .webm), "
-            "X.dcm, X.jsonl, a folder for PNG masks. Without any: live pictures go to the screen, "
+            "X.dcm, X.sr.dcm, X.jsonl, a folder for PNG masks. Without any: live pictures go to the screen, "
             "a recorded SRC to SRC-vivim.mp4.",
         ),
     ] = None,
@@ -113,6 +132,11 @@ def run_command(
     ] = "auto",
     show: ShownFrame = Show.newest,
     threshold: Threshold = 0.5,
+    region: RegionOption = None,
+    mm_per_pixel: MmPerPixel = None,
+    blank_outside: Annotated[
+        bool, typer.Option("--blank-outside", help="Write and show nothing of the pictures outside the region.")
+    ] = False,
     visualize: Annotated[str, typer.Option(help="Some of overlay,contour,mask.")] = "overlay,contour",
     alpha: Annotated[float, typer.Option(help="Opacity of the overlay, 0 to 1.")] = 0.45,
     encoder: Annotated[
@@ -133,8 +157,9 @@ def run_command(
         _print_cameras()
         return
     uri, names = _source_and_outputs(source, camera, [*(outputs or []), *(more_outputs or [])])
+    rule, given = region_or_none(region), parse_mm_per_pixel(mm_per_pixel) if mm_per_pixel else None
     if recursive:
-        run_options = RunOptions(None, show.value, threshold, parse_layers(visualize), alpha, max_frames)
+        run_options = RunOptions(None, show.value, threshold, parse_layers(visualize), alpha, max_frames, rule)
         path = _exported(model, quiet)
         with open_session(path, device, threads) as session:  # what is wrong with it is told before all else
             run_options = replace(run_options, hop=_hop(hop, session.info))
@@ -160,8 +185,15 @@ def run_command(
         if said and not quiet:
             _console.print(said, soft_wrap=True)
         if not quiet:
-            for departure in session.info.departures:
+            for departure in (*session.info.departures, *_of_region(session.info, rule)):
                 _console.print(f"note: {session.info.path.name}: {departure}", soft_wrap=True)
+        seen = rule or session.info.takes.rule
+        if seen.kind != AUTO and min(opened.size) > 0:  # what is wrong with it shows before anything is written
+            regions_of(seen, opened, opened.size, opened.name, tuple)
+        if blank_outside and seen.kind == WHOLE:
+            raise UsageError(
+                "--blank-outside needs a region, and whole pictures are seen; give --region X,Y,W,H, dicom or auto"
+            )
         options = RunOptions(
             hop=_hop(hop, session.info),
             show=show.value,
@@ -169,6 +201,9 @@ def run_command(
             layers=parse_layers(visualize),
             alpha=alpha,
             max_frames=max_frames,
+            region=rule,
+            scales=scales_of(opened, opened.name, given),
+            blank_outside=blank_outside,
         )
         written = OutputOptions(
             names=tuple(names),
@@ -177,6 +212,7 @@ def run_command(
             encoder=encoder if encoder != "auto" else old_encoder,
             json_file=json_file,
             quiet=quiet,
+            scales=options.scales,
         )
         if not isinstance(opened, LiveSource):
             if _run_offline(opened, session, options, written):
@@ -187,6 +223,12 @@ def run_command(
         code = live_command(opened, session, live_options, screens, written, hud)
     if code:
         sys.exit(code)
+
+
+def _of_region(model: ModelInfo, rule: RegionRule | None) -> Iterator[str]:
+    """In what the region that is asked for differs from that of the training."""
+    if rule is not None and rule != model.takes.rule:
+        yield f"trained on {model.takes.rule.describe()}, used on {rule.describe()}"
 
 
 def _source_and_outputs(source: str | None, camera: str | None, outputs: list[str]) -> tuple[str, list[str]]:
@@ -234,7 +276,7 @@ def _run_offline(source: Source, session: Session, options: RunOptions, outputs:
         written = [sink.path for sink in sinks]
     outputs.write_summary({**asdict(report), "outputs": written})
     if not outputs.quiet:
-        _print_summary(report, written)
+        _print_summary(report, written, options.scales or Scales())
     elif report.lost:  # never silently
         _console.print(f"warning: {source.name}: {_lost_line(report)}", soft_wrap=True)
     return report.interrupted
@@ -250,8 +292,11 @@ def _settings(source: str, model: ModelInfo, device: str, options: RunOptions) -
         "weights_sha256": model.weights_sha256,
         "departures": model.departures,
         "device": device,
-        **asdict(options),
+        **{name: value for name, value in asdict(options).items() if name != "scales"},
         "hop": options.hop or model.hop,
+        "region": str(options.region or model.takes.rule),
+        "contract": asdict(model.takes),
+        **({} if options.scales is None else {"scale": options.scales.record()}),
     }
 
 
@@ -267,12 +312,29 @@ def _lost_line(report: RunReport) -> str:
     return f"{report.lost} of {report.frames + report.lost} frames could not be read, and have no mask"
 
 
-def _print_summary(report: RunReport, written: list[str]) -> None:
-    for note in report.notes:
-        _console.print(f"note: {note}")
+def _lesion_line(lesion: Mapping[str, Any]) -> str:
+    """The frames of a lesion's curve, and its largest diameter and area."""
+    frames = counted_frames(len(lesion["time_s"]))
+    millimetres = [pair for pair in lesion.get("longest_mm", ()) if pair]
+    if millimetres:
+        longest, error = max(millimetres)
+        area, _ = max(pair for pair in lesion["area_mm2"] if pair)
+        return f"{frames}, longest {longest:.1f} mm (+- {error:.1f}), up to {area:.1f} mm2"
+    return f"{frames}, longest {max(lesion['longest_px']):.0f} px, up to {max(lesion['area_px'])} px"
+
+
+def _print_summary(report: RunReport, written: list[str], scales: Scales) -> None:
+    for note in (*report.notes, scales.describe()):
+        _console.print(f"note: {note}", soft_wrap=True)
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("frames", f"{report.frames} in {report.seconds:.1f} s, {report.fps:.1f} fps")
     table.add_row("with a mask", f"{report.with_mask} of {report.frames}")
+    if report.regions:
+        table.add_row("region", ", ".join(report.regions))
+    for lesion in report.lesions[:_SHOWN_LESIONS]:
+        table.add_row(f"lesion {lesion['lesion']}", _lesion_line(lesion))
+    if len(report.lesions) > _SHOWN_LESIONS:
+        table.add_row("", f"and {len(report.lesions) - _SHOWN_LESIONS} more, see --json")
     if report.latency_ms:
         p50, p95, most = (report.latency_ms[key] for key in ("p50", "p95", "max"))
         table.add_row("a clip takes", f"p50 {p50:.1f} ms, p95 {p95:.1f} ms, max {most:.1f} ms ({report.clips} clips)")

@@ -260,12 +260,13 @@ def _notes(
     elif lesion < frames:
         yield (
             f"{frames - lesion} of {frames} frames have no lesion: their Dice is 1 without a mask, 0 with one, and in "
-            "Table II 0 whatever the model does; the tables of frames with a lesion leave them out"
+            "Table II their S-measure, E-measure and MAE are noise, since maps are stretched, and the others 0; the "
+            "tables of frames with a lesion leave them out: read those"
         )
     if padded:
         yield f"{padded} of {len(videos)} videos are shorter than a clip of {clip}: their last frame was repeated"
     if options.bootstrap.resamples:
         if units.stretches:
             yield "there is one video: the intervals come from its stretches, and say nothing about other patients"
-        elif len(units) < 10:
-            yield f"intervals from {len(units)} videos are rough"
+        elif len(units) <= 10:
+            yield f"few videos: intervals from {len(units)} cover less than they say where one in many fails"

@@ -5,20 +5,23 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from vivim_runtime.clips import Show
+from vivim_runtime.framing import Views
 from vivim_runtime.live.inference import Inferred
 from vivim_runtime.live.ledger import LiveLedger
 from vivim_runtime.live.meters import Durations, Recent
 from vivim_runtime.live.screens.base import Screen
 from vivim_runtime.live.status import Controls, Shown, State, Status
 from vivim_runtime.live.threads import TICK_S, Mailbox
+from vivim_runtime.measuring import LesionFinder, Scales
 from vivim_runtime.overlay import Marks
 from vivim_runtime.sessions.base import ModelInfo
-from vivim_runtime.sinks.base import MaskedFrame, Segmented
+from vivim_runtime.sinks.base import MaskedFrame, Segmented, measured_frame
+from vivim_runtime.sinks.ledger import found_in
 from vivim_runtime.sources.base import Frame, Image
 
 __all__ = ["Captured", "Compositor", "Links", "MaskOptions"]
@@ -45,11 +48,15 @@ class MaskOptions:
         model: whose they are.
         show: which frame of a clip gives its mask: the newest, or the centre, which is older by half a clip.
         max_age_s: a mask older than this is hidden.
+        scales: how large pixels are.
+        blank_outside: whether pictures are black outside of what the model sees; all black while that is not known.
     """
 
     model: ModelInfo
     show: Show
     max_age_s: float
+    scales: Scales = field(default_factory=Scales)
+    blank_outside: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +70,7 @@ class Links:
         ledger: hears of every frame's fate.
         status: of this moment, given why the newest masks are not drawn ("" when they are), and the age of those drawn
             in ms.
+        views: what the model sees of the frames; None while that is not known.
         record: takes what was drawn, while a recording runs.
         stop: set when the run ends.
     """
@@ -72,6 +80,7 @@ class Links:
     screens: Sequence[Screen]
     ledger: LiveLedger
     status: Callable[[str, float | None], Status]
+    views: Callable[[], Views | None]
     record: Callable[[Segmented], None]
     stop: threading.Event
 
@@ -79,16 +88,22 @@ class Links:
 class _Ready:
     """The masks of one position of a result, for the threshold that was asked last, ready to be drawn."""
 
-    def __init__(self, result: Inferred, position: int, threshold: float, model: ModelInfo) -> None:
-        self._result, self._position, self._model = result, position, model
+    def __init__(
+        self, result: Inferred, position: int, threshold: float, model: ModelInfo, finder: LesionFinder
+    ) -> None:
+        self._result, self._position, self._model, self._finder = result, position, model, finder
+        self.drawn = result.drawn  # the region that people had drawn
         self._mark(threshold)
         taken = self.masked.frame.taken
         self.taken = result.started if taken is None else taken
 
     def _mark(self, threshold: float) -> None:
         self._threshold = threshold
-        self.masked = self._result.masked(self._position, threshold)
-        self.marks = Marks(self.masked.masks, self._model.classes)
+        masked = self._result.masked(self._position, threshold)
+        views, size = self._result.views, masked.masks.shape[1:]
+        grain = 1.0 if views is None else views.grain(size)
+        self.masked = measured_frame(masked, self._finder, threshold, grain)
+        self.marks = Marks(masked.masks, self._model.classes, None if views is None else views.inside(size))
 
     def at(self, threshold: float) -> _Ready:
         """This, for a threshold. Called in the compositor's thread alone."""
@@ -104,6 +119,8 @@ class Compositor:
         self._mailbox, self._controls, self._screens = links.mailbox, links.controls, links.screens
         self._ledger, self._status, self._record, self._stop = links.ledger, links.status, links.record, links.stop
         self._model, self._max_age_s, self._show = masks.model, masks.max_age_s, masks.show
+        self._blank, self._views = masks.blank_outside, links.views
+        self._lesions = LesionFinder(masks.scales)
         self._ready: _Ready | None = None  # the newest result, its masks ready to be drawn
         self._last: Frame | None = None  # the newest that was shown, and the masks that were on it
         self._last_ready: _Ready | None = None
@@ -121,7 +138,7 @@ class Compositor:
     def prepare(self, result: Inferred) -> None:
         """Take the newest result. Called in the inference's thread, so that its work does not delay a picture."""
         position = len(result.frames) - 1 if self._show == "newest" else len(result.frames) // 2
-        ready = _Ready(result, position, self._controls.threshold, self._model)
+        ready = _Ready(result, position, self._controls.threshold, self._model, self._lesions)
         ready.marks.prepare(self._controls.layers)
         self._ready, self._not_finite = ready, False
 
@@ -143,7 +160,7 @@ class Compositor:
 
     def _picture(self, captured: Captured, shown: bool) -> None:
         """Draw a new frame, show it unless paused, and record it while that is on."""
-        frame = captured.frame
+        frame = self._blanked(captured.frame) if self._blank else captured.frame
         taken = frame.taken or captured.dequeued
         ready = self._ready
         drawn, age = self._mask_for(frame, ready)
@@ -178,8 +195,15 @@ class Compositor:
                 "mask_of": drawn.masked.frame.index if drawn else None,
                 "mask_age_ms": None if age is None else round(age * 1000.0, 3),
                 **({"not_finite": True} if self._not_finite else {}),
+                **(found_in(drawn.masked, self._model.classes) if drawn else {}),
             }
         self._ledger.fate(frame, "shown" if shown else "paused", **details)
+
+    def _blanked(self, frame: Frame) -> Frame:
+        """A frame of which nothing is left outside of what the model sees."""
+        views = self._views()
+        image = np.zeros_like(frame.image) if views is None else views.blanked(frame.image)
+        return replace(frame, image=image)
 
     def _show_again(self) -> None:
         """The last picture, drawn as the controls are now, with a new status."""
@@ -191,8 +215,10 @@ class Compositor:
 
     def _present(self, frame: Frame | None, ready: _Ready | None, age: float | None, picture: Image) -> None:
         hidden = "" if ready is not None or frame is None else self._why_hidden(frame)
-        status = self._status(hidden, None if age is None else age * 1000.0)
         masked = ready.masked if ready else None
+        lesions = tuple(lesion.record() for lesion in masked.lesions) if masked else ()
+        size = (0, 0) if frame is None else (picture.shape[0], picture.shape[1])
+        status = replace(self._status(hidden, None if age is None else age * 1000.0), lesions=lesions, size=size)
         shown = Shown(frame, masked.masks if masked else None, picture, status, masked.logits if masked else None)
         for screen in self._screens:
             screen.show(shown)
@@ -208,7 +234,7 @@ class Compositor:
 
     def _mask_for(self, frame: Frame, ready: _Ready | None) -> tuple[_Ready | None, float | None]:
         """Masks that fit the frame and are young enough, and their age in seconds; (None, None) without."""
-        if ready is None or ready.masked.frame.image.shape != frame.image.shape:
+        if ready is None or ready.masked.frame.image.shape != frame.image.shape or ready.drawn != self._controls.region:
             return None, None
         age = time.monotonic() - ready.taken
         # A picture that stands still keeps its masks; they are as old as it is.
@@ -223,6 +249,8 @@ class Compositor:
             return ""
         if ready.taken < self._scene_began or ready.masked.frame.image.shape != frame.image.shape:
             return "the newest masks are of another scene"
+        if ready.drawn != self._controls.region:
+            return "the newest masks are of another region"
         return f"masks older than {1000 * self._max_age_s:.0f} ms are hidden"
 
     def _drawn(self, frame: Frame, ready: _Ready | None) -> Image:

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from vivim_runtime.errors import NotFiniteError
+from vivim_runtime.framing import Views
 from vivim_runtime.live.buffer import ClipBuffer
 from vivim_runtime.live.meters import Durations, Recent
+from vivim_runtime.live.seeing import Seeing
 from vivim_runtime.live.threads import TICK_S
+from vivim_runtime.regions import Region
 from vivim_runtime.sessions.base import Clips, Logits, Session
 from vivim_runtime.sinks.base import MaskedFrame, check_finite
 from vivim_runtime.sources.base import Frame
@@ -36,6 +39,8 @@ class Inferred:
         fresh: positions whose frames were in no clip before.
         logits: float32 (T, K, h, w).
         prepared, started, finished: time.monotonic() when its pixels were ready, and of the session's call.
+        views: how its frames were seen; then logits are (V, T, K, h, w). None where all of them was stretched.
+        drawn: the region that people had drawn; None without.
     """
 
     number: int
@@ -45,6 +50,8 @@ class Inferred:
     prepared: float
     started: float
     finished: float
+    views: Views | None = None
+    drawn: Region | None = None
 
     @property
     def latency_ms(self) -> float:
@@ -55,11 +62,12 @@ class Inferred:
         """The masks of one of its frames, marked above a probability."""
         return MaskedFrame.of(
             self.frames[position],
-            self.logits[position],
+            self.logits[position] if self.views is None else self.logits[:, position],
             threshold,
             clip=self.number,
             position=position,
             latency_ms=self.latency_ms,
+            views=self.views,
         )
 
 
@@ -85,8 +93,14 @@ class Inference:
         done: Callable[[Inferred], None],
         stop: threading.Event,
         hide: Callable[[], None] = lambda: None,
+        seeing: Seeing | None = None,
     ) -> None:
-        """`done` takes every result; `hide` is called for a clip of which no mask can be made."""
+        """`done` takes every result; `hide` is called for a clip of which no mask can be made.
+
+        Args:
+            seeing: which part of the frames the session sees; None is all of them.
+        """
+        self._seeing, self._views = seeing, Views.of(session.info.takes)
         self._hide = hide
         self._session, self._buffer, self._min_hop, self._done, self._stop = session, buffer, hop, done, stop
         self._small: dict[int, Clips] = {}  # frames at the model's size, since clips overlap
@@ -130,26 +144,42 @@ class Inference:
                 self._stop.wait(_WAIT_AFTER_FAILURE_S)
             else:
                 failures, self.failure = 0, ""
-                self._done(result)
-                self.not_finite = ""
+                if result is not None:
+                    self._done(result)
+                    self.not_finite = ""
             finally:
                 self.busy_since = None
 
-    def _infer(self, frames: tuple[Frame, ...]) -> Inferred:
+    def _seen(self, frames: tuple[Frame, ...]) -> Views | None:
+        """How the frames are seen; None while that is not known."""
+        if self._seeing is None:
+            return self._views
+        views = self._seeing.views(frames)
+        if views is not None and views != self._views:
+            self._views, self._small = views, {}
+        return views
+
+    def _infer(self, frames: tuple[Frame, ...]) -> Inferred | None:
+        """None while it is not known which part of the frames is to be seen."""
         begun = time.monotonic()
         info = self._session.info
-        framing = info.framing()
+        drawn = None if self._seeing is None else self._seeing.drawn
+        views = self._seen(frames)
+        last = frames[-1].index
+        if views is None:
+            self._last_index = last
+            return None
         self._small = {f.index: self._small.get(f.index, _EMPTY) for f in frames}
         for frame in frames:
             if self._small[frame.index] is _EMPTY:
-                self._small[frame.index] = framing.picture(frame.image)
-        clip = np.stack([self._small[frame.index] for frame in frames])
-        pixels = np.broadcast_to(clip, (info.batch or 1, *clip.shape))
+                self._small[frame.index] = np.stack(views.pictures(frame.image))
+        clips = np.stack([self._small[frame.index] for frame in frames], axis=1)  # (V, T, H, W, 3)
+        batch = info.batch or 1
+        pixels = [np.ascontiguousarray(np.broadcast_to(clip, (batch, *clip.shape))) for clip in clips]
         prepared = time.monotonic()
         self.busy_since = started = prepared
-        logits = self._session(np.ascontiguousarray(pixels))[0]
+        logits = np.stack([self._session(view)[0] for view in pixels])  # (V, T, K, H, W)
         finished = time.monotonic()
-        last = frames[-1].index
         if self._last_index >= 0:
             self._hops.append(last - self._last_index)
         fresh = tuple(
@@ -161,9 +191,9 @@ class Inference:
         self.prepare_ms.add((prepared - begun) * 1000.0)
         self.infer_ms.add((finished - started) * 1000.0)
         self.recent_ms.add((finished - started) * 1000.0)
-        for frame, values in zip(frames, logits, strict=True):
-            check_finite(frame, values)
-        return Inferred(self.clips - 1, frames, fresh, logits, prepared, started, finished)
+        for position, frame in enumerate(frames):
+            check_finite(frame, logits[:, position])
+        return Inferred(self.clips - 1, frames, fresh, logits, prepared, started, finished, views, drawn)
 
 
 _EMPTY: Clips = np.zeros(0, np.uint8)

@@ -18,8 +18,10 @@ from vivim_runtime.live.ledger import LedgerFile, LiveLedger
 from vivim_runtime.live.meters import Recent
 from vivim_runtime.live.recording import Recorder
 from vivim_runtime.live.screens import Screen
+from vivim_runtime.live.seeing import Seeing
 from vivim_runtime.live.status import Controls, State, Status
 from vivim_runtime.live.threads import END_S, LINE_QUEUE, TICK_S, Branch, Crew, Mailbox
+from vivim_runtime.measuring import Scales
 from vivim_runtime.offline import RunOptions
 from vivim_runtime.sessions.base import Session
 from vivim_runtime.sinks.base import Sink
@@ -44,7 +46,7 @@ class LiveOptions:
 
     Attributes:
         run: what it shares with the offline run; `hop` None infers as often as the session can.
-        clip_fps: frames a second of a clip, as the model was trained; None is the source's own rate.
+        clip_fps: frames a second of a clip; None is that of the training where the model says it, else the source's.
         max_mask_age_s: masks older than this are hidden.
         timeout_s: give up after so many seconds without a frame; None waits for ever once there was one.
         stuck_s: a call of the session that takes longer is told as "inference stuck".
@@ -160,19 +162,25 @@ class _LiveRun:
         if outputs.ledger:
             self.lines = self._ledger_branch(*outputs.ledger)
         self.mailbox: Mailbox[Captured] = Mailbox()
-        interval = None if options.clip_fps is None else 1.0 / options.clip_fps
+        clip_fps = options.clip_fps or info.takes.clip_fps
+        interval = None if clip_fps is None else 1.0 / clip_fps
         self.buffer = ClipBuffer(info.frames, interval, source.fps)
         self.capture = Capture(source, self.crew, self._deliver, run.max_frames)
-        self.recorder = Recorder(controls)
-        self.inference = Inference(session, self.buffer, run.hop or 1, self._inferred, self.stop, self._hide)
+        self.recorder = Recorder(controls, options.run.scales or Scales())
+        self.seeing = Seeing(info.takes, run.region, source, controls)
+        self.scales = run.scales or Scales()
+        self.inference = Inference(
+            session, self.buffer, run.hop or 1, self._inferred, self.stop, self._hide, self.seeing
+        )
         self.compositor = Compositor(
-            MaskOptions(info, run.show, options.max_mask_age_s),
+            MaskOptions(info, run.show, options.max_mask_age_s, self.scales, run.blank_outside),
             Links(
                 self.mailbox,
                 controls,
                 outputs.screens,
                 self.ledger,
                 self.status,
+                lambda: self.seeing.current,
                 self.recorder.picture,
                 self.stop,
             ),
@@ -262,6 +270,7 @@ class _LiveRun:
 
     def status(self, hidden: str, mask_age_ms: float | None) -> Status:
         """What to tell now; `hidden` says why there are masks, but none that may be drawn."""
+        views = self.seeing.current
         state, message = self._state(hidden)
         return Status(
             state=state,
@@ -280,6 +289,9 @@ class _LiveRun:
             counts=self.ledger.counts(),
             seconds=time.monotonic() - self.began,
             recording=self.recorder.active,
+            regions=() if views is None else tuple((r.x, r.y, r.width, r.height) for r in views.regions),
+            region=self.seeing.rule,
+            scale=printable(self.scales.describe(), 200),
         )
 
     def _state(self, hidden: str) -> tuple[State, str]:
@@ -306,6 +318,8 @@ class _LiveRun:
         limit = self.options.stuck_s if self.inference.clips else _WARM_UP_S
         if busy_since is not None and now - busy_since > limit:
             return State.stuck, f"the model has not answered for {now - busy_since:.0f} s"
+        if self.seeing.message:
+            return State.warming_up, self.seeing.message
         if not self.inference.clips:
             return State.warming_up, ""
         if hidden:

@@ -6,11 +6,13 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vivim_runtime.overlay import Layer
+from vivim_runtime.regions import Region
 from vivim_runtime.sessions.base import Logits
 from vivim_runtime.sources.base import Frame, Image
 
@@ -61,6 +63,11 @@ class Status:
         counts: the ledger so far: captured, and what became of the frames; the counts sum.
         seconds: since the run began.
         recording: whether a recording is being written.
+        size: (H, W) of the picture; (0, 0) before the first.
+        regions: what the model sees of it, each (x, y, width, height); () is all of it.
+        region: where these are from, for people.
+        lesions: what is marked on the picture, measured (vivim_runtime.measuring.Lesion.record).
+        scale: how large a pixel is, or why nobody knows.
     """
 
     state: State
@@ -79,6 +86,11 @@ class Status:
     counts: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     recording: bool = False
+    size: tuple[int, int] = (0, 0)
+    regions: tuple[tuple[int, int, int, int], ...] = ()
+    region: str = ""
+    lesions: tuple[Mapping[str, Any], ...] = ()
+    scale: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +127,18 @@ class Controls:
         self.paused = threading.Event()  # the picture stands still; capture and recording go on
         self.recording = threading.Event()
         self.quit = threading.Event()
+        self._region: Region | None = None
+
+    @property
+    def region(self) -> Region | None:
+        """What people have drawn for the model to see; None is what the run was told."""
+        with self._lock:
+            return self._region
+
+    def see(self, region: Region | None) -> None:
+        """Let the model see this part of the picture from the next clip on; None is what the run was told."""
+        with self._lock:
+            self._region = region
 
     @property
     def layers(self) -> tuple[Layer, ...]:

@@ -76,7 +76,8 @@ class _Lesion:
     def below(self, probe: Probe, aspect: float) -> _Lesion:
         """The same where depth and beam are what this one has for its centre; where a fan is narrow, deeper."""
         deep = self.centre[0] + (0.14 if probe.kind == "sector" else 0.0)
-        y, x = probe.place(np.float32([[deep]]), np.float32([[2 * self.centre[1] / aspect - 1]]))
+        lateral = 2 * self.centre[1] / aspect - 1
+        y, x = probe.place(np.array([[deep]], np.float32), np.array([[lateral]], np.float32))
         return replace(self, centre=(float(y.item()), float(x.item())))
 
     def inside(self, y: Field, x: Field, time: float) -> Field:

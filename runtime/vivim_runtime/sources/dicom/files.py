@@ -78,7 +78,7 @@ def numbers(dataset: Any, keyword: str) -> list[float] | None:
 
     Decimal commas are read as points. What is no number is NaN.
     """
-    from pydicom.datadict import tag_for_keyword
+    from pydicom.datadict import dictionary_VR, tag_for_keyword
 
     try:
         element = dataset.get_item(tag_for_keyword(keyword))
@@ -88,7 +88,8 @@ def numbers(dataset: Any, keyword: str) -> list[float] | None:
     if value is None:
         return None
     if isinstance(value, bytes):
-        if element.VR not in ("DS", "IS", "UN", None):
+        # Where the file does not say what a value is (implicit VR), the standard does.
+        if (element.VR or dictionary_VR(element.tag)) not in ("DS", "IS", "UN"):
             try:
                 value = dataset.get(keyword)  # binary numbers
             except Exception:  # see above

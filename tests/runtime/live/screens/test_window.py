@@ -116,6 +116,13 @@ class Desk:
     def key(self, name: str) -> None:
         subprocess.run(["xdotool", "key", name], check=True, capture_output=True)
 
+    def drag(self, start: tuple[int, int], end: tuple[int, int]) -> None:
+        """With the left button, from one place of the screen to another."""
+        for words in (["mousemove", *map(str, start)], ["mousedown", "1"], ["mousemove", *map(str, end)]):
+            subprocess.run(["xdotool", *words], check=True, capture_output=True)
+            time.sleep(0.1)  # the window looks a hundred times a second
+        subprocess.run(["xdotool", "mouseup", "1"], check=True, capture_output=True)
+
     def screenshot(self) -> np.ndarray:
         """uint8 RGB of the whole screen."""
         dump = b""
@@ -209,6 +216,26 @@ def test_keys_change_what_they_say(screen: str) -> None:
             assert not changed(), name
             desk.key(name)
             assert desk.within(changed), name
+
+    at_the_desk(use)
+
+
+@needs_screen
+def test_dragging_draws_what_the_model_sees(screen: str) -> None:
+    def use(desk: Desk) -> None:
+        assert desk.sees(lambda picture: box(picture) == (640, 480))
+        rows, columns = np.nonzero(colored(desk.screenshot()))
+        left, top = int(columns.min()), int(rows.min())
+        desk.drag((left + 100, top + 50), (left + 420, top + 250))
+        assert desk.within(lambda: desk.controls.region is not None)
+        drawn = desk.controls.region
+        assert drawn is not None
+        wrong = np.abs(np.array([drawn.x, drawn.y, drawn.width, drawn.height]) - (100, 50, 320, 200))
+        assert wrong.max() <= 1, drawn  # the picture is as large as its pixels
+        desk.drag((left + 200, top + 200), (left + 203, top + 203))  # a click that trembles
+        assert desk.controls.region == drawn
+        desk.key("x")
+        assert desk.within(lambda: desk.controls.region is None)
 
     at_the_desk(use)
 
