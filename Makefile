@@ -64,8 +64,8 @@ docs: dev  ## the documentation as a site, in build/site; links are checked (REP
 	$(BIN)/mkdocs build --strict
 	@echo "Look at build/site/index.html, or: $(BIN)/mkdocs serve"
 
-evidence: dev  ## what a regulator asks for, in build/evidence: SBOM, SOUP list, requirements, threat model, manifest
-	$(BIN)/python docs/tools/evidence.py --out build/evidence
+evidence: dev  ## what a regulator asks for, in build/evidence, signed (KEY=file)
+	$(BIN)/python docs/tools/evidence.py --out build/evidence $(if $(KEY),--key "$(KEY)")
 
 lowest: dev  ## the oldest and newest of every dependency, and releases of ONNX Runtime from 1.18 on (downloads them)
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS) tests/test_dependencies.py tests/export/test_runtime_versions.py

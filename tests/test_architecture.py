@@ -44,8 +44,8 @@ LATE = {
 # of the drawing stand in the order in which they need each other.
 FLOORS = {
     "vivim_runtime": (
-        "installation errors text regions measuring contract framing provenance sizes files svg phantom finding "
-        "sessions sources locating overlay clips sinks offline archive cluster datasets bench judging live doctor "
+        "installation errors text regions measuring contract framing provenance sizes files signing manifest svg "
+        "phantom finding sessions sources locating overlay clips sinks offline archive cluster datasets bench judging live doctor "
         "commands entry __main__"
     ),
     "vivim": (
