@@ -45,8 +45,8 @@ LATE = {
 FLOORS = {
     "vivim_runtime": (
         "installation errors text regions measuring contract framing provenance sizes files signing manifest svg "
-        "phantom finding sessions sources locating overlay clips sinks offline archive cluster datasets bench judging live doctor "
-        "commands entry __main__"
+        "phantom finding sessions sources locating overlay clips sinks offline archive cluster datasets bench judging "
+        "live doctor commands entry __main__"
     ),
     "vivim": (
         "config scan segformer rivals mamba streaming model conversion pickled checkpoint preprocessing session "
