@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 from onnx import helper
 
-from vivim_export.channels_last import inlined
+from vivim_export.cpu_graph import standard_nodes
 from vivim_export.functions import DOMAIN
 from vivim_export.lowering import lower_operators
 from vivim_export.precision import half_from_float
@@ -81,7 +81,12 @@ def engine_graph(path: Path, precision: str, backend: Backend) -> EngineGraph:
             raise ModelError(
                 f"{path} was not written by vivim-export; make one with: vivim-export onnx --weights W -o M"
             )
-        _check_input(model, ModelInfo.from_metadata(path, description))
+        info = ModelInfo.from_metadata(path, description)
+        if info.streaming:
+            raise UsageError(
+                f"{path} streams, and sessions of engines do not keep states yet; run the ONNX file itself"
+            )
+        _check_input(model, info)
     typed, converted = _typed(model, path, description.get("vivim.precision", ""), precision)
     parsed = lower_operators(typed, others=[LowerS6Scan()], keep=_has_plugin if backend.plugins else None)
     parsed = bind_plugins(parsed) if backend.plugins else parsed
@@ -119,7 +124,7 @@ def _load(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
-        model = inlined(model)
+        model = standard_nodes(model)
     except Exception as error:  # protobuf's and onnx's exceptions share no base class
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{path} is no ONNX model: {first}; export it again") from None
