@@ -162,7 +162,9 @@ def trt_command(
     from vivim_export.engine import EngineOptions, build_engine, emit_graph, plan_engine
     from vivim_export.engine_graph import default_precision
 
-    check_outputs((output, emit_onnx, json_file, html_file), (model,))
+    engine = output or model.with_suffix(".engine")
+    built = (engine, sidecar_path(engine)) if output or not (emit_onnx or dry_run) else ()
+    check_outputs((*built, emit_onnx, json_file, html_file, timing_cache_file), (model,))
     asked = [name for name, given in (("fp32", fp32), ("fp16", fp16), ("bf16", bf16), ("int8", int8)) if given]
     if len(asked) > 1:
         raise UsageError(f"--{' and --'.join(asked)} contradict each other; give one of them")
@@ -191,9 +193,9 @@ def trt_command(
     if dry_run:
         _console.print(_plan_table(plan_engine(model, options)))
         return
-    output = output or model.with_suffix(".engine")
+    output = engine
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=_progress, transient=True) as progress:
+    with Progress(*columns, console=_progress, transient=True, disable=not _progress.is_terminal) as progress:
         task = progress.add_task("reading the model", total=None)
 
         def show(phase: str, done: int, steps: int) -> None:

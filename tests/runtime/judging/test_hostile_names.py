@@ -41,8 +41,8 @@ HOSTILE = [
     pytest.param("x" * 5000, id="long"),
     pytest.param("\x00\ufffe\ud7ff", id="no characters"),
 ]
-WORDS = """html head meta title style body h1 h2 h3 p table thead tbody tr th td ul li div figure img figcaption b br small
-    span code svg rect text line polyline circle path g"""
+WORDS = """html head meta title style body h1 h2 h3 p table thead tbody tr th td ul li div figure img figcaption b br
+    small span code svg rect text line polyline circle path g"""
 TAGS = set(WORDS.split())
 
 
