@@ -16,6 +16,7 @@ import numpy as np
 from vivim_runtime.clips import Clip, cut_clips
 from vivim_runtime.datasets.as_source import Opener, VideoSource, videos_of
 from vivim_runtime.errors import DataError, UsageError
+from vivim_runtime.framing import Framing
 from vivim_runtime.provenance import TrainingData
 
 __all__ = ["ClipSet", "DrawOptions", "check_disjoint", "drawn_clips", "whole_clips"]
@@ -53,14 +54,15 @@ class ClipSet:
     Attributes:
         chosen: (source, number of the clip), grouped by source.
         videos: of every source by name, how it is opened.
-        frames, size: T and (H, W) of the clips.
+        frames: T of the clips.
+        framing: how frames become pictures.
         notes: what a user should know about the sources.
     """
 
     chosen: tuple[tuple[str, int], ...]
     videos: Mapping[str, Opener] = field(repr=False)
     frames: int
-    size: tuple[int, int]
+    framing: Framing
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -76,12 +78,28 @@ class ClipSet:
         numbers = {name: [n for source, n in self.chosen if source == name] for name in self.sources}
         return replace(self, chosen=_evenly(numbers, count), notes=())
 
+    def halves(self) -> tuple[ClipSet, ClipSet]:
+        """Two sets without a clip in common: of other sources where there are two or more, else of its own halves."""
+        names = self.sources
+        if len(names) > 1:
+            first = set(names[::2])
+            parts = [tuple(c for c in self.chosen if (c[0] in first) == wanted) for wanted in (True, False)]
+        else:
+            middle = len(self.chosen) // 2
+            parts = [self.chosen[:middle], self.chosen[middle:]]
+        if not all(parts):
+            raise DataError(
+                "one clip is left to choose layers and to judge them on, and each needs its own; "
+                "give more with --calib-data, or others with --eval-data"
+            )
+        return replace(self, chosen=parts[0], notes=()), replace(self, chosen=parts[1])
+
     def __iter__(self) -> Iterator[Clip]:
         """Read the clips. SourceError where a source cannot be read, DataError where one has become shorter."""
         for name in self.sources:
             wanted, found = {number for source, number in self.chosen if source == name}, 0
             with self.videos[name]() as source:
-                for clip in cut_clips(source, self.frames, self.size, wanted):
+                for clip in cut_clips(source, self.frames, self.framing, wanted):
                     yield clip
                     found += 1
             if found < len(wanted):
@@ -91,13 +109,14 @@ class ClipSet:
 def whole_clips(
     names: Sequence[str],
     frames: int,
-    size: tuple[int, int],
+    framing: Framing | tuple[int, int],
     most: int | None = None,
     trained: Sequence[TrainingData] = (),
 ) -> ClipSet:
     """The clips of sources, in order; of at most `most`, evenly over the sources.
 
     Args:
+        framing: how frames become pictures; or (H, W), to which whole ones are stretched.
         trained: what the weights were trained on: of a data set that they know, the test videos of the training.
 
     Raises:
@@ -107,13 +126,13 @@ def whole_clips(
     videos = videos_of(names, "test", trained)
     counts, notes = _counted(videos, frames)
     numbers = {name: list(range(count)) for name, count in counts.items()}
-    return ClipSet(_evenly(numbers, most or sum(counts.values())), videos, frames, size, notes)
+    return ClipSet(_evenly(numbers, most or sum(counts.values())), videos, frames, _framing(framing), notes)
 
 
 def drawn_clips(
     names: Sequence[str],
     frames: int,
-    size: tuple[int, int],
+    framing: Framing | tuple[int, int],
     options: DrawOptions,
     held_out: int = 0,
     trained: Sequence[TrainingData] = (),
@@ -122,7 +141,8 @@ def drawn_clips(
 
     Args:
         names: see vivim_runtime.datasets.as_source.videos_of.
-        frames, size: T and (H, W) of a clip.
+        frames: T of a clip.
+        framing: as of `whole_clips`.
         trained: what the weights were trained on: of a data set that they know, the videos that trained.
 
     Raises:
@@ -144,8 +164,12 @@ def drawn_clips(
         if count:
             order = generator.permutation(count)[: max(1, math.ceil(options.fraction * count))]
             drawn[name] = [int(number) for number in order]
-    calibration = ClipSet(_evenly(drawn, options.max_clips), videos, frames, size, notes)
-    return calibration, ClipSet(_evenly(apart, held_out) if held_out else (), videos, frames, size)
+    calibration = ClipSet(_evenly(drawn, options.max_clips), videos, frames, _framing(framing), notes)
+    return calibration, ClipSet(_evenly(apart, held_out) if held_out else (), videos, frames, _framing(framing))
+
+
+def _framing(framing: Framing | tuple[int, int]) -> Framing:
+    return framing if isinstance(framing, Framing) else Framing.stretched(framing)
 
 
 def check_disjoint(digests: Sequence[str], judged: ClipSet) -> None:

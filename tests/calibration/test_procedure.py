@@ -16,6 +16,7 @@ from tests.runtime.models import brightness_model
 from vivim_calibration import procedure
 from vivim_calibration.calibration import Calibration
 from vivim_calibration.clips import DrawOptions, whole_clips
+from vivim_calibration.layers import quantisable_layers
 from vivim_calibration.procedure import Options, Outcome, calibrate
 from vivim_export.precision import half_from_float
 from vivim_runtime import open_session
@@ -61,6 +62,23 @@ def test_the_file_runs_and_describes_itself(made: tuple[Path, Outcome, Path], ex
     assert output.stat().st_size < exported.stat().st_size
 
 
+def test_depthwise_convolutions_stay_in_float_unless_they_are_asked_for(
+    made: tuple[Path, Outcome, Path], exported: Path, tmp_path: Path
+) -> None:
+    def quantised_depthwise(path: Path) -> set[str]:
+        graph = onnx.load(path).graph
+        makers = {output: node.op_type for node in graph.node for output in node.output}
+        layers = {layer.node: layer.name for layer in quantisable_layers(onnx.load(exported)) if layer.is_depthwise}
+        rounded = {n.name for n in graph.node if n.op_type == "Conv" and makers.get(n.input[0]) == "DequantizeLinear"}
+        return {name for node, name in layers.items() if node in rounded}
+
+    depthwise = {layer.name for layer in quantisable_layers(onnx.load(exported)) if layer.is_depthwise}
+    assert quantised_depthwise(made[0]) == set() and set(made[1].left_in_float) == depthwise != set()
+    path = tmp_path / "all.int8.onnx"
+    asked = calibrate(exported, path, CALIBRATION, EVALUATION, replace(OPTIONS, cache=made[2], depthwise=True))
+    assert quantised_depthwise(path) == depthwise and asked.left_in_float == ()
+
+
 def test_the_outcome_compares_the_sides(made: tuple[Path, Outcome, Path]) -> None:
     outcome = made[1]
     assert [side.precision for side in outcome.sides] == ["fp32", "int8"]
@@ -79,8 +97,8 @@ def test_clips_on_which_nothing_is_marked_prove_nothing(exported: Path, tmp_path
         calibrate(blind, tmp_path / "net.int8.onnx", CALIBRATION, EVALUATION, OPTIONS)
     assert caught.value.exit_code == 3 and not (tmp_path / "net.int8.onnx").exists()
     options = replace(OPTIONS, budget=0.4, analyse_clips=1)
-    with pytest.raises(DataError, match="nothing is marked on the 1 calibration clips that --budget looks at"):
-        calibrate(blind, None, CALIBRATION, EVALUATION, options)
+    with pytest.raises(DataError, match="nothing is marked on the 4 clips that --budget chooses layers on"):
+        calibrate(blind, None, [clips_of(seed, 4) for seed in range(1, 5)], EVALUATION, options)
 
 
 def marking_nothing(model: onnx.ModelProto, path: Path) -> Path:
@@ -335,9 +353,9 @@ def test_int8_is_judged_on_videos_that_trained_nothing(tmp_path: Path) -> None:
     phantoms = f"phantom:clips=5,frames={FRAMES},size={SIZE[0]}x{SIZE[1]}"
     with open_session(path, "cpu") as session:
         info = session.info
-    learnt_from, judged_on, notes = procedure._clips(info, [phantoms], [], OPTIONS)
+    learnt_from, _, judged_on, notes = procedure._clips(info, [phantoms], [], OPTIONS)
     assert learnt_from is not None and notes == []
     assert all("train-" in source for source in learnt_from.sources)
     assert judged_on.sources == tuple(f"{phantoms}, test-000{i}" for i in range(5))
     apart = procedure._clips(info, [phantoms], [], replace(OPTIONS, allow_trained=True))
-    assert all("train-" in source for source in apart[1].sources) and "--allow-trained" in apart[2][0]
+    assert all("train-" in source for source in apart[2].sources) and "--allow-trained" in apart[3][0]

@@ -71,7 +71,7 @@ def test_every_video_has_its_dice(pair: Report) -> None:
 def test_differences_are_those_to_the_first_model(pair: Report) -> None:
     head, row = table(markdown(pair), "Difference to m_0.onnx on the same videos, all 33 frames")
     wrong = pair.evaluations[0].overall["all"]["dice"].value
-    assert wrong is not None and row[1].startswith(f"{1 - wrong:+.4f} [+")
+    assert wrong is not None and row[1].startswith(f"{1 - wrong:+.4f} [")
     assert row[head.index("HD95, px")].startswith("-")
 
 
