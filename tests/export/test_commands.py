@@ -212,7 +212,7 @@ def test_trt_plans_and_builds_without_a_gpu_and_run_says_which_one_it_needs(
         pytest.param(["EXPORTED", "-o", "m.engine", "--timing-cache-file", "m.engine"], "named twice", id="the engine"),
         pytest.param(["EXPORTED", "-o", "m.engine", "--json", "m.engine.json"], "named twice", id="the record"),
         pytest.param(["EXPORTED", "--timing-cache-file", "fifo"], "not a regular file", id="cache is a FIFO"),
-        pytest.param([], "Missing argument 'MODEL.onnx'", id="no model"),
+        pytest.param([], "there is no model model.onnx", id="no model"),
     ],
 )
 def test_bad_input_to_trt_gets_one_line_and_exit_code_2(
