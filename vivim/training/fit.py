@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +42,7 @@ from vivim_runtime.provenance import TrainingData, data_to_json, joined
 
 __all__ = ["SPLIT_FILE", "EpochReport", "FitConfig", "RunOptions", "check_run", "fit"]
 
+_log = logging.getLogger("vivim")
 _STATE = "state.pt"
 # Which videos train, validate and test: what --split-file takes.
 SPLIT_FILE = "split.json"
@@ -364,6 +366,8 @@ def _training(config: FitConfig, clips: ClipSource | Sequence[Clip], options: Ru
     if config.init:
         start = read_training(config.init)
         before = start.data
+        if (meeting := contract.meets(start.contract, "this training", str(config.init))) and options.group.leads:
+            _log.warning("%s", meeting)
         if (start.contract.mean, start.contract.std) != (contract.mean, contract.std):
             raise ConfigError(
                 f"{config.init} takes frames normalised by {start.contract.mean} and {start.contract.std}; training "
