@@ -71,8 +71,12 @@ def calibrate_command(
     analyse: Annotated[bool, typer.Option("--analyse", help="Rank the layers by what they cost.")] = False,
     analyse_clips: Annotated[int, typer.Option(help="Calibration clips to rank on.")] = 4,
     budget: Annotated[
-        float | None, typer.Option(help="Dice points that may be lost: leaves the fewest layers in float.")
+        float | None,
+        typer.Option(help="Dice points that may be lost on unseen clips: leaves the fewest layers in float."),
     ] = None,
+    choose_clips: Annotated[
+        int, typer.Option(help="Clips of --calib-data held out to choose layers on, for --budget, at most.")
+    ] = 12,
     exclude: Annotated[list[str] | None, typer.Option(help="A layer to leave in float, as --analyse names it.")] = None,
     depthwise: Annotated[
         bool, typer.Option("--depthwise", help="Quantise depthwise convolutions, too; TensorRT may refuse such a file.")
@@ -102,6 +106,7 @@ def calibrate_command(
         analyse=analyse,
         analyse_clips=analyse_clips,
         budget=budget,
+        choose_clips=choose_clips,
         left_in_float=tuple(exclude or ()),
         depthwise=depthwise,
         fp16=fp16,

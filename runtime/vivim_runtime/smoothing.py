@@ -37,6 +37,10 @@ class Smoother:
         """Frames by which the mean lies back."""
         return 1.0 / self._share - 1.0
 
+    def forget(self) -> None:
+        """Begin anew with the next frame."""
+        self._mean = None
+
     def __call__(self, logits: Logits) -> Logits:
         """The mean up to the next frame, whose logits are given, of any shape that stays the same."""
         if self._share == 1.0:

@@ -155,7 +155,7 @@ def _evaluation(source: ClipOptions, out: Path, split: str, clips: int) -> str:
     data = source.data
     if source.is_phantom:
         height, width = source.size
-        screen = "".join(f",{key}={value}" for key, value in source.screen.items() if "=" in source.data)
+        screen = "".join(f",{key}={value}" for key, value in source.screen.items() if value and "=" in source.data)
         data = f"phantom:clips={clips},frames={source.frames},size={height}x{width}{screen}"
     files = [] if source.is_phantom else ["--split-file", str(out / SPLIT_FILE)]
     split = split if source.is_phantom else "validation"

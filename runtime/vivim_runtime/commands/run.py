@@ -34,8 +34,10 @@ from vivim_runtime.commands.outputs import OutputOptions
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import UsageError
 from vivim_runtime.files import check_names, writable_file
+from vivim_runtime.gating import GATES, MEANING, parse_gates
 from vivim_runtime.live.run import LiveOptions
 from vivim_runtime.live.screens import ScreenOptions, is_screen
+from vivim_runtime.live.sync import Sync
 from vivim_runtime.locating import regions_of, scales_of
 from vivim_runtime.measuring import Scales, parse_mm_per_pixel
 from vivim_runtime.offline import RunOptions, RunReport, run
@@ -98,6 +100,12 @@ def run_command(
     ] = False,
     timeout: Annotated[float | None, typer.Option(help="Live: give up after so many seconds without a frame.")] = None,
     max_mask_age: Annotated[float, typer.Option(help="Live: hide masks older than so many seconds.")] = 1.0,
+    sync: Annotated[
+        Sync,
+        typer.Option(
+            help="Live: on shows every picture with its own mask, late by one inference; off the newest; auto."
+        ),
+    ] = "auto",
     clip_rate: Annotated[
         float | None, typer.Option(help="Live: frames a second of a clip; the source's rate if not given.")
     ] = None,
@@ -113,6 +121,9 @@ def run_command(
     region: RegionOption = None,
     smooth: Smooth = 1,
     mm_per_pixel: MmPerPixel = None,
+    gates: Annotated[
+        str, typer.Option(help="When to be silent: auto, none, or some of " + ",".join(GATES) + ".")
+    ] = "auto",
     blank_outside: Annotated[
         bool, typer.Option("--blank-outside", help="Write and show nothing of the pictures outside the region.")
     ] = False,
@@ -144,9 +155,6 @@ def run_command(
         if isinstance(opened, LiveSource) and not threads:
             threads = max(1, (os.cpu_count() or 2) - 1)  # one core for the picture
         session = stack.enter_context(open_session(model, device, threads))
-        if not quiet:
-            for departure in (*session.info.departures, *session.info.departure_of(rule)):
-                _console.print(f"note: {session.info.path.name}: {departure}", soft_wrap=True)
         if smooth > 1 and isinstance(opened, LiveSource):
             raise UsageError("--smooth is for recordings; live, a mask would be later still: leave it out")
         seen = rule or session.info.takes.rule
@@ -166,8 +174,12 @@ def run_command(
             region=rule,
             smooth=smooth,
             scales=scales_of(opened, opened.name, given),
+            gates=parse_gates(gates, sure.domain if (sure := session.info.confidence) else None),
             blank_outside=blank_outside,
         )
+        if not quiet:
+            for departure in (*session.info.departures, *session.info.departure_of(rule)):
+                _console.print(f"note: {session.info.path.name}: {departure}", soft_wrap=True)
         written = OutputOptions(
             names=tuple(names),
             settings=_settings(opened.name, session.info, session.device, options),
@@ -181,7 +193,9 @@ def run_command(
             if _run_offline(opened, session, options, written):
                 sys.exit(130)
             return
-        live_options = LiveOptions(run=options, clip_fps=clip_rate, max_mask_age_s=max_mask_age, timeout_s=timeout)
+        live_options = LiveOptions(
+            run=options, clip_fps=clip_rate, max_mask_age_s=max_mask_age, timeout_s=timeout, sync=sync
+        )
         screens = ScreenOptions(fullscreen=fullscreen, token=token)
         code = live_command(opened, session, live_options, screens, written)
     if code:
@@ -273,6 +287,8 @@ def _print_summary(report: RunReport, written: list[str], scales: Scales) -> Non
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("frames", f"{report.frames} in {report.seconds:.1f} s, {report.fps:.1f} fps")
     table.add_row("with a mask", f"{report.with_mask} of {report.frames}")
+    for state, count in report.states.items():
+        table.add_row(MEANING[state], counted_frames(count))
     if report.regions:
         table.add_row("region", ", ".join(report.regions))
     for lesion in report.lesions[:_SHOWN_LESIONS]:
@@ -285,6 +301,8 @@ def _print_summary(report: RunReport, written: list[str], scales: Scales) -> Non
     table.add_row("ms a frame", ", ".join(f"{part} {value:.1f}" for part, value in report.stages_ms.items()))
     if report.lost:
         table.add_row("lost", _lost_line(report))
+    if report.resets:
+        table.add_row("forgot", ", ".join(f"{count} x {reason}" for reason, count in report.resets.items()))
     if report.padded_clips:
         table.add_row("padded", "the source is shorter than a clip; its last frame was repeated")
     for path in written:
