@@ -28,6 +28,7 @@ from vivim_runtime.commands.options import HtmlFile, JsonFile, check_outputs, si
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import ModelError, ParityError, UsageError
 from vivim_runtime.files import atomic_path
+from vivim_runtime.sessions import is_model_file, model_file
 from vivim_runtime.sessions.base import Session
 from vivim_runtime.sessions.sidecar import EngineRecord, sidecar_path
 from vivim_runtime.text import parse_json
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = Application(no_args_is_help=True, help="Export Vivim, and prove what was exported.")
+app = Application(no_args_is_help=True, extra="export", help="Export Vivim, and prove what was exported.")
 # File names are printed as they are: no markup.
 _console = terminal()
 _progress = terminal(stderr=True)
@@ -68,7 +69,12 @@ InputOption = Annotated[str | None, typer.Option("--input", metavar="1x3xHxW", h
 
 @app.command("onnx", cls=ClipsCommand)
 def onnx_command(
-    weights: Annotated[str | None, typer.Option(help="Checkpoint, or tiny for the shipped weights.")] = None,
+    weights: Annotated[
+        str | None, typer.Argument(metavar="WEIGHTS", help="Checkpoint, or tiny for the shipped weights.")
+    ] = None,
+    weights_option: Annotated[
+        str | None, typer.Option("--weights", metavar="WEIGHTS", help="The same as WEIGHTS.", hidden=True)
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")] = Path("model.onnx"),
     model: ModelOption = None,
     path: PathOption = None,
@@ -125,6 +131,8 @@ def onnx_command(
 
     With --model it is the network of somebody else, from its own code: docs/any-mamba.md.
     """
+    if weights is not None or weights_option is not None:
+        weights = _one_of(weights, weights_option)
     if model is not None:
         ours = {
             "--imgsz": imgsz,
@@ -169,10 +177,7 @@ def onnx_command(
         "--no-fuse": no_fuse,
     }
     _refuse(theirs, "is of networks of others: name one with --model package.module:builder")
-    if weights is None:
-        raise UsageError(
-            "neither --weights nor --model is given; expected a checkpoint, tiny, or package.module:builder"
-        )
+    weights = _one_of(weights, None)
     from vivim_export.onnx_export import OnnxOptions, contract_of, export_onnx
 
     check_outputs((output, json_file, html_file), (weights,))
@@ -208,6 +213,15 @@ def onnx_command(
         raise
     publish(comparison, json_file, html_file)
     _console.print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+
+
+def _one_of(argument: str | None, option: str | None) -> str:
+    if (argument is None) is (option is None):
+        given = "no weights" if argument is None else f"the weights {argument} and {option}"
+        raise UsageError(
+            f"there are {given}; expected one name, such as vivim-export onnx tiny (or --model package.module:builder)"
+        )
+    return str(argument or option)
 
 
 def _refuse(given: Mapping[str, object], why: str) -> None:
@@ -376,7 +390,9 @@ def _codes(path: Path) -> dict[str, dict[str, list[str]]]:
 
 @app.command("trt")
 def trt_command(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="File of vivim-export onnx.")],
+    given: Annotated[
+        str, typer.Argument(metavar="MODEL", help="File of vivim-export onnx; or a checkpoint, or tiny.")
+    ] = "model.onnx",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: MODEL.engine.")] = None,
     fp32: Annotated[bool, typer.Option("--fp32", help="Products and activations in float32.")] = False,
     fp16: Annotated[
@@ -415,7 +431,8 @@ def trt_command(
     from vivim_export.engine import EngineOptions, build_engine, emit_graph, plan_engine
     from vivim_export.engine_graph import default_precision
 
-    check_outputs((output, emit_onnx, json_file, html_file), (model,))
+    check_outputs((output, emit_onnx, json_file, html_file), (given,))
+    model = _onnx_of(given)
     asked = [name for name, given in (("fp32", fp32), ("fp16", fp16), ("bf16", bf16), ("int8", int8)) if given]
     if len(asked) > 1:
         raise UsageError(f"--{' and --'.join(asked)} contradict each other; give one of them")
@@ -444,7 +461,7 @@ def trt_command(
     if dry_run:
         _console.print(_plan_table(plan_engine(model, options)))
         return
-    output = output or model.with_suffix(".engine")
+    output = output or (model.with_suffix(".engine") if is_model_file(given) else Path(f"{Path(given).stem}.engine"))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=_progress, transient=True) as progress:
         task = progress.add_task("reading the model", total=None)
@@ -461,6 +478,17 @@ def trt_command(
     if comparison:
         publish(comparison, json_file, html_file)
     _console.print(_engine_table(record, output, comparison is not None))
+
+
+def _onnx_of(given: str) -> Path:
+    """The ONNX file that an engine is built from, which is made where a checkpoint is given."""
+    if is_model_file(given):
+        return Path(given)
+    with _progress.status(f"exporting {given}, once") as status:
+        model = model_file(given, lambda text: status.update(f"exporting {given}, once: {text}"))
+    if model.suffix == ".onnx":
+        _progress.print(f"note: the ONNX file of {given} is {model}", soft_wrap=True)
+    return model
 
 
 def _plan_table(plan: EnginePlan) -> Table:
@@ -507,6 +535,31 @@ def _engine_table(record: EngineRecord, output: Path, compared: bool) -> Table:
 
 def _counted(counts: Mapping[str, str | int]) -> str:
     return ", ".join(f"{name} {value}" for name, value in counts.items())
+
+
+@app.command("triton")
+def triton_command(
+    given: Annotated[str, typer.Argument(metavar="MODEL", help="A .onnx or .engine file; or a checkpoint, or tiny.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="REPOSITORY", help="Folder of Triton's models, to write into.")
+    ] = Path("repository"),
+    name: Annotated[str, typer.Option(help="What Triton calls the model; default: the name of the file.")] = "",
+    placement: Annotated[str, typer.Option(help="Where Triton runs it: auto, cpu or gpu.")] = "auto",
+    instances: Annotated[int, typer.Option(help="Copies of it on each device.")] = 1,
+    max_batch: Annotated[
+        int | None, typer.Option(help="Most clips a call, of a file with --dynamic-batch (8).", show_default=False)
+    ] = None,
+    operators: Annotated[
+        bool, typer.Option("--operators", help="Place the compiled operators of this machine, too (make native).")
+    ] = False,
+    mount: Annotated[str, typer.Option(help="Where the server sees REPOSITORY.")] = "/models",
+) -> None:
+    """Write a model repository for NVIDIA's Triton inference server: the model and its config.pbtxt."""
+    from vivim_export.triton import TritonOptions, write_repository
+
+    options = TritonOptions(name or Path(given).stem, placement, instances, max_batch, operators, mount)
+    config = write_repository(_onnx_of(given), output, options)
+    _console.print(f"{config}: tritonserver --model-repository {mount}", soft_wrap=True)
 
 
 def _opened(name: str, size: tuple[int, int] | None, frames: int | None, device: str, threads: int) -> Session:

@@ -140,7 +140,9 @@ def run(
     A streaming model takes frame after frame, and forgets where the film does not go on.
 
     Raises:
-        SourceError, SinkError, UsageError.
+        SourceError: the source cannot be read any further.
+        SinkError: an output cannot be written any further.
+        UsageError: the options do not fit the model.
     """
     info, watch = session.info, Stopwatch()
     gatekeeper = Gatekeeper(options.gates, None if info.confidence is None else info.confidence.domain)

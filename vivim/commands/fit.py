@@ -89,7 +89,9 @@ def fit_command(
     split: Annotated[str, typer.Option(help="Videos to train on.")] = "train",
     validation_split: Annotated[str, typer.Option(help="Videos to validate on.")] = "validation",
     imgsz: FrameSize = "256",
-    clips: Annotated[int, typer.Option(help="Phantoms an epoch, new ones in every epoch.")] = 200,
+    clips: Annotated[
+        int, typer.Option("--phantoms", "--clips", help="Phantoms an epoch, new ones in every epoch.")
+    ] = 200,
     fresh: Annotated[bool, typer.Option(help="New phantoms in every epoch, or the same ones.")] = True,
     validation_clips: Annotated[int, typer.Option(help="Phantoms to validate on.")] = 24,
     device: Device = "auto",

@@ -23,7 +23,7 @@ from vivim_runtime.files import sha256_file, write_text
 
 __all__ = ["app"]
 
-app = Application(no_args_is_help=True, help="Train and evaluate Vivim, and convert checkpoints.")
+app = Application(no_args_is_help=True, extra="train", help="Train and evaluate Vivim, and convert checkpoints.")
 
 app.command("fit")(fit_command)
 app.command("check-data")(check_command)
@@ -49,7 +49,9 @@ def convert_command(
     source: Annotated[Path, typer.Argument(help="An authors' .pth/.pt/.ckpt, or any checkpoint of ours.")],
     target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
     frames: Annotated[int | None, typer.Option(help="Frames of a clip, T, to export for.")] = None,
-    ema: Annotated[bool, typer.Option("--ema", help="Take the averaged weights of a file that has both.")] = False,
+    ema: Annotated[
+        bool, typer.Option("--averaged", "--ema", help="Take the averaged weights of a file that has both.")
+    ] = False,
     streaming: Annotated[
         bool, typer.Option("--streaming", help="Make a streaming network of one for clips; it is to be trained on.")
     ] = False,
