@@ -22,7 +22,7 @@ dt = 0, which leaves the state as it is. Shapes must be known but for the batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,13 +156,17 @@ class LowerScan:
 
 
 def lower_operators(
-    model: onnx.ModelProto, steps: int = STEPS, others: Sequence[Rule[NodeSite, list[onnx.NodeProto]]] = ()
+    model: onnx.ModelProto,
+    steps: int = STEPS,
+    others: Sequence[Rule[NodeSite, list[onnx.NodeProto]]] = (),
+    keep: Callable[[onnx.NodeProto], bool] | None = None,
 ) -> onnx.ModelProto:
     """A copy of a model of vivim-export without its operators and their bodies.
 
     Args:
         steps: c, unrolled steps of a chunk.
         others: rules of more operators than the two of this module.
+        keep: nodes of ours that stay nodes, with their bodies.
 
     Raises:
         UsageError: a node that its rule declines; nothing else could run it.
@@ -176,17 +180,19 @@ def lower_operators(
     for index, node in enumerate(result.graph.node):
         site = NodeSite(node, f"{node.op_type}_{index}_", shapes, constants)
         rule = next((rule for rule in rules if rule.matches(site)), None)
-        if rule is None:
+        if rule is None or (keep is not None and keep(node)):
             nodes.append(node)
         elif reason := rule.reason_to_decline(site):
             raise UsageError(f"{rule.name} is not possible: {reason}; export the model again")
         else:
             nodes += rule.rewrite(site)
-    del result.graph.node[:], result.functions[:]
+    left = {node.op_type for node in nodes if node.domain == DOMAIN}
+    bodies = [function for function in result.functions if function.name in left]
+    imports = [entry for entry in result.opset_import if entry.domain != DOMAIN or left]
+    del result.graph.node[:], result.functions[:], result.opset_import[:]
     result.graph.node.extend(nodes)
-    kept = [entry for entry in result.opset_import if entry.domain != DOMAIN]
-    del result.opset_import[:]
-    result.opset_import.extend(kept)
+    result.functions.extend(bodies)
+    result.opset_import.extend(imports)
     _drop_unused_constants(result.graph)
     return result
 

@@ -89,7 +89,9 @@ def fit_command(
     split: Annotated[str, typer.Option(help="Videos to train on.")] = "train",
     validation_split: Annotated[str, typer.Option(help="Videos to validate on.")] = "validation",
     imgsz: FrameSize = "256",
-    clips: Annotated[int, typer.Option(help="Phantoms an epoch, new ones in every epoch.")] = 200,
+    clips: Annotated[
+        int, typer.Option("--phantoms", "--clips", help="Phantoms an epoch, new ones in every epoch.")
+    ] = 200,
     fresh: Annotated[bool, typer.Option(help="New phantoms in every epoch, or the same ones.")] = True,
     validation_clips: Annotated[int, typer.Option(help="Phantoms to validate on.")] = 24,
     device: Device = "auto",
@@ -106,8 +108,12 @@ def fit_command(
     before = read_training(chosen.init).data if chosen.init and not source.is_phantom else ()
     source = source.for_recipe(chosen, parse_size(imgsz), validation_split, before)
     with process_group(device) as group:
-        run = RunOptions(resume, workers, save_every, group, stride=source.stride)
+        run = RunOptions(resume, workers, save_every, group, stride=source.stride, contract=source.contract)
         training = source.clips(split, clips, fresh)
+        if chosen.init and group.leads:
+            meeting = source.contract.meets(read_training(chosen.init).contract, "this training", str(chosen.init))
+            if meeting:
+                _console.print(f"note: {meeting}", soft_wrap=True)
         check_run(chosen, out, run, len(training))
         judging = source.judged(validation_split, validation_clips)
         if group.leads and not source.is_phantom and not resume:

@@ -10,6 +10,7 @@ import typer
 from vivim.checkpoint import load_checkpoint, read_metadata, resolve_weights, save_checkpoint
 from vivim.commands.ablate import ablate_command
 from vivim.commands.boundary import boundary_command
+from vivim.commands.calibrate_confidence import calibrate_command
 from vivim.commands.check_data import check_command
 from vivim.commands.fit import fit_command
 from vivim.conversion import streaming_from
@@ -22,10 +23,11 @@ from vivim_runtime.files import sha256_file, write_text
 
 __all__ = ["app"]
 
-app = Application(no_args_is_help=True, help="Train and evaluate Vivim, and convert checkpoints.")
+app = Application(no_args_is_help=True, extra="train", help="Train and evaluate Vivim, and convert checkpoints.")
 
 app.command("fit")(fit_command)
 app.command("check-data")(check_command)
+app.command("calibrate-confidence")(calibrate_command)
 app.command("boundary")(boundary_command)
 app.command("ablate")(ablate_command)
 app.command("evaluate", help="The same as vivim-eval.")(eval_command)
@@ -47,7 +49,9 @@ def convert_command(
     source: Annotated[Path, typer.Argument(help="An authors' .pth/.pt/.ckpt, or any checkpoint of ours.")],
     target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
     frames: Annotated[int | None, typer.Option(help="Frames of a clip, T, to export for.")] = None,
-    ema: Annotated[bool, typer.Option("--ema", help="Take the averaged weights of a file that has both.")] = False,
+    ema: Annotated[
+        bool, typer.Option("--averaged", "--ema", help="Take the averaged weights of a file that has both.")
+    ] = False,
     streaming: Annotated[
         bool, typer.Option("--streaming", help="Make a streaming network of one for clips; it is to be trained on.")
     ] = False,

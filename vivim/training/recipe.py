@@ -51,7 +51,7 @@ class FitConfig:
         "Of forward, backward, spatial (all); --streaming: forward, frame_forward, frame_backward, frame_columns.",
     ] = None
     mamba_layers: Annotated[int | None, "Temporal Mamba layers a stage."] = None
-    st_module: Annotated[str | None, "st_mamba, or a rival of the paper's Table IV."] = None
+    st_module: Annotated[str | None, "st_mamba, a rival of the paper's Table IV, or identity."] = None
     epochs: Annotated[int, "Passes over the clips."] = 100
     batch: Annotated[int, "Clips a step (and process)."] = 4
     frames: Annotated[int, "Frames of a clip, T."] = 5

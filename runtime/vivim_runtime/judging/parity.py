@@ -31,6 +31,7 @@ from vivim_runtime.judging.agreement import (
     logits_of,
 )
 from vivim_runtime.provenance import joined
+from vivim_runtime.regions import RegionRule
 from vivim_runtime.sessions.base import ClassInfo, Logits, ModelInfo, Session, film_runner
 from vivim_runtime.sources.base import Image
 
@@ -121,6 +122,7 @@ def compare(
     sources: Sequence[str] | None = None,
     on_clip: Callable[[int], None] | None = None,
     allow_trained: bool = False,
+    region: RegionRule | None = None,
 ) -> Comparison:
     """Run two sides on the same clips. `a` is the reference.
 
@@ -129,6 +131,7 @@ def compare(
             left over at its end is dropped). Default two short phantoms.
         on_clip: called with the number of clips done.
         allow_trained: compare on videos of data sets that a side was trained on, too.
+        region: which part of the frames both see; None is that of the contract of `a`.
 
     Raises:
         UsageError: the sides cannot be compared, or a source has no whole clip.
@@ -152,7 +155,7 @@ def compare(
         before = done
         runs = film_runner(a), film_runner(b)
         with opened() as source:
-            for clip in cut_clips(source, length, a.info.framing()):
+            for clip in cut_clips(source, length, a.info.framing(region)):
                 worst.add(clip, meter, *(logits_of(s, clip.pixels, r) for s, r in zip((a, b), runs, strict=True)))
                 counts[clip.source] = counts.get(clip.source, 0) + length
                 done += 1
@@ -199,6 +202,8 @@ def _notes(a: ModelInfo, b: ModelInfo, found: Agreement) -> Iterator[str]:
     masks = found.masks
     if a.weights_sha256 != b.weights_sha256:
         yield f"{b.path.name} was made from other weights than {a.path.name}"
+    if meeting := a.takes.meets(b.takes, a.path.name, b.path.name):
+        yield f"{meeting}; both were given what the first one takes"
     for info in (b,) if a.contract == b.contract else (a, b):
         yield from (f"{info.path.name}: {departure}" for departure in info.departures)
     if 0 < masks.empty < masks.frames:

@@ -11,6 +11,7 @@ import numpy as np
 
 from vivim_runtime.clips import Show
 from vivim_runtime.framing import Views
+from vivim_runtime.gating import HIDING, MEANING
 from vivim_runtime.live.inference import Inferred
 from vivim_runtime.live.ledger import LiveLedger
 from vivim_runtime.live.meters import Durations, Recent
@@ -129,6 +130,7 @@ class Compositor:
         self._last_ready: Ready | None = None
         self._not_finite = False  # whether the newest clip has no masks, since the model gave NaN or infinity
         self._scene_began = self._told = 0.0
+        self.note = ""  # what is to be said of the masks that are drawn
         self.hidden = ""  # why the newest masks were not drawn on the last picture; "" when they were
         self.pictures = Recent()
         self.recent_ms = Recent()
@@ -221,6 +223,12 @@ class Compositor:
     def _present(self, frame: Frame | None, ready: Ready | None, age: float | None, picture: Image) -> None:
         hidden = "" if ready is not None or frame is None else self._why_hidden(frame)
         masked = ready.masked if ready else None
+        self.note = ""
+        if masked is not None and masked.state in HIDING:
+            hidden = MEANING[masked.state]
+        elif masked is not None:
+            closed = (masked.state, "edge" if masked.at_edge else "")
+            self.note = "; ".join(MEANING[gate] for gate in closed if gate)
         lesions = tuple(lesion.record() for lesion in masked.lesions) if masked else ()
         size = (0, 0) if frame is None else (picture.shape[0], picture.shape[1])
         status = replace(self._status(hidden, None if age is None else age * 1000.0), lesions=lesions, size=size)

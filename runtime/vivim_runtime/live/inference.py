@@ -11,15 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vivim_runtime.confidence import Confidence
 from vivim_runtime.errors import NotFiniteError
 from vivim_runtime.framing import Views
+from vivim_runtime.gating import Gatekeeper
 from vivim_runtime.live.buffer import ClipBuffer
 from vivim_runtime.live.meters import Durations, Recent
 from vivim_runtime.live.seeing import Seeing
 from vivim_runtime.live.threads import TICK_S
 from vivim_runtime.regions import Region
 from vivim_runtime.sessions.base import Clips, Logits, Session, Stream
-from vivim_runtime.sinks.base import MaskedFrame, check_finite
+from vivim_runtime.sinks.base import MaskedFrame, check_finite, gated_frame
 from vivim_runtime.sources.base import Frame
 
 __all__ = ["Inference", "Inferred"]
@@ -42,6 +44,8 @@ class Inferred:
         reset: why a streaming model forgot before it; "" where it did not.
         views: how its frames were seen; then logits are (V, T, K, h, w). None where all of them was stretched.
         drawn: the region that people had drawn; None without.
+        state: the gate that closed for the clip, "" when none did; gates: which there are.
+        sure: how sure the model is; None where nobody has calibrated it.
     """
 
     number: int
@@ -54,6 +58,9 @@ class Inferred:
     reset: str = ""
     views: Views | None = None
     drawn: Region | None = None
+    state: str = ""
+    gates: tuple[str, ...] = ()
+    sure: Confidence | None = None
 
     @property
     def latency_ms(self) -> float:
@@ -62,9 +69,10 @@ class Inferred:
 
     def masked(self, position: int, threshold: float) -> MaskedFrame:
         """The masks of one of its frames, marked above a probability."""
-        return MaskedFrame.of(
+        logits = self.logits[position] if self.views is None else self.logits[:, position]
+        masked = MaskedFrame.of(
             self.frames[position],
-            self.logits[position] if self.views is None else self.logits[:, position],
+            logits,
             threshold,
             clip=self.number,
             position=position,
@@ -72,6 +80,11 @@ class Inferred:
             reset=self.reset,
             views=self.views,
         )
+        seen = logits[None] if self.views is None else logits
+        expected = None if self.sure is None else min(self.sure.expects(of_view, threshold) for of_view in seen)
+        height, width = masked.masks.shape[1:]
+        inside = None if self.views is None else self.views.inside((height, width))
+        return gated_frame(masked, self.state, self.gates, inside, expected)
 
 
 class Inference:
@@ -97,12 +110,16 @@ class Inference:
         stop: threading.Event,
         hide: Callable[[], None] = lambda: None,
         seeing: Seeing | None = None,
+        gates: tuple[str, ...] = (),
     ) -> None:
         """`done` takes every result; `hide` is called for a clip of which no mask can be made.
 
         Args:
             seeing: which part of the frames the session sees; None is all of them.
+            gates: when to be silent (vivim_runtime.gating).
         """
+        self._sure = session.info.confidence
+        self._gatekeeper = Gatekeeper(gates, None if self._sure is None else self._sure.domain)
         self._seeing, self._views = seeing, Views.of(session.info.takes)
         self._hide = hide
         self._session, self._buffer, self._min_hop, self._done, self._stop = session, buffer, hop, done, stop
@@ -225,7 +242,21 @@ class Inference:
         self.recent_ms.add((finished - started) * 1000.0)
         for position, frame in enumerate(frames):
             check_finite(frame, logits[:, position])
-        return Inferred(self.clips - 1, frames, fresh, logits, prepared, started, finished, reset, views, drawn)
+        return Inferred(
+            number=self.clips - 1,
+            frames=frames,
+            fresh=fresh,
+            logits=logits,
+            prepared=prepared,
+            started=started,
+            finished=finished,
+            reset=reset,
+            views=views,
+            drawn=drawn,
+            state=self._gatekeeper.judge_views([list(of_view) for of_view in clips]),
+            gates=self._gatekeeper.gates,
+            sure=self._sure,
+        )
 
 
 _EMPTY: Clips = np.zeros(0, np.uint8)

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from vivim_runtime.continuity import Continuity
 from vivim_runtime.errors import SourceError, UsageError
+from vivim_runtime.gating import HIDING, MEANING
 from vivim_runtime.live.buffer import ClipBuffer
 from vivim_runtime.live.capture import Capture
 from vivim_runtime.live.compositor import ANOTHER_SCENE, Captured, Compositor, Links, MaskOptions
@@ -38,6 +39,8 @@ _FIRST_FRAME_S = 15.0
 _SIGNAL_INTERVALS, _SIGNAL_S = 5.0, 1.0
 # So long a first connection is nothing to worry about.
 _CONNECTING_S = 2.0
+# Why masks are hidden on purpose.
+_SILENT = frozenset(MEANING[gate] for gate in HIDING)
 # The first call of a session may compile kernels.
 _WARM_UP_S = 120.0
 
@@ -185,7 +188,7 @@ class _LiveRun:
         self.seeing = Seeing(info.takes, run.region, source, controls)
         self.scales = run.scales or Scales()
         self.inference = Inference(
-            session, self.buffer, run.hop or 1, self._inferred, self.stop, self._hide, self.seeing
+            session, self.buffer, run.hop or 1, self._inferred, self.stop, self._hide, self.seeing, run.gates
         )
         self.compositor = Compositor(
             MaskOptions(info, run.show, options.max_mask_age_s, self.scales, run.blank_outside),
@@ -317,9 +320,10 @@ class _LiveRun:
         """What to tell now; `hidden` says why there are masks, but none that may be drawn."""
         views = self.seeing.current
         state, message = self._state(hidden)
+        told = (message, self.compositor.note, self.recorder.message)
         return Status(
             state=state,
-            message=printable("; ".join(part for part in (message, self.recorder.message) if part), 400),
+            message=printable("; ".join(part for part in told if part), 400),
             source=printable(self.source.name, 200),
             model=self.session.info.preset,
             precision=self.session.info.precision,
@@ -345,6 +349,8 @@ class _LiveRun:
         other = self._state_without_masks(now)
         if other is None and hidden == ANOTHER_SCENE:  # as before the first mask
             other = State.warming_up, hidden
+        if other is None and hidden in _SILENT:
+            other = State.silent, hidden
         if other is not None:
             self.steady.forget()
             return other

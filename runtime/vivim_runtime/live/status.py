@@ -26,6 +26,7 @@ class State(str, Enum):
     live = "live"
     stale = "stale"  # the newest mask is older than the limit, and hidden
     no_signal = "no signal"  # the source gives no frames; it is being reopened
+    silent = "no mask"  # the picture is of a kind of which a mask would mean nothing (vivim_runtime.gating)
     stuck = "inference stuck"  # the session has not come back within its limit
     not_finite = "not finite"  # the model gives NaN or infinity, of which no mask can be made; masks are hidden
     paused = "paused"

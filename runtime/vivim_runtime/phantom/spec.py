@@ -30,6 +30,7 @@ class PhantomSpec:
         screen: the scanner's screen around it, one of `SCREENS`: `none`; a layout by its name; `convex`, `linear` or
             `sector`, the layouts of such probes, of `any` probe, or those that are `held-out` from these; `mixed`: by
             the seed a third each of plain ones, of whole screens, and of regions of screens.
+        contact: whether the probe touches anything; without, there are the reverberations of air, and no lesion.
         view: `whole` screen, or only the `region` that shows tissue, cut out by the smallest rectangle around it.
         trouble: what hides the lesion for 5 to 30 frames at a time, one of TROUBLES; "" for nothing. Through a shadow
             and where contrast goes, the truth stays where the lesion is; while the probe is lifted there is none.
@@ -42,6 +43,7 @@ class PhantomSpec:
     lesion: bool | None = None
     screen: str = "none"
     view: str = "whole"
+    contact: bool = True
     trouble: str = ""
 
     def __post_init__(self) -> None:

@@ -137,6 +137,15 @@ class Scene:
         self.flicker = rng.uniform(0.0, 0.5)
         self.tint = 1.0 + np.array([0.0, 0.0, rng.uniform(-0.06, 0.06)]) * (rng.random() < 0.3)
 
+        if not spec.contact:
+            self.lose_contact()
+
+    def lose_contact(self) -> None:
+        """Lift the probe: sound goes to and fro between its face and the air, and nothing comes from below."""
+        self.lesion, self.echo[:], self.texture[:], self.shadows[:] = None, 0, 0, 0
+        rings = 8 * np.cos(2 * np.pi * self.beams.deep / 0.045)
+        self.depth_gain = (2 + rings - 150 * self.beams.deep).astype(np.float32)
+
     def _echogenicity(self, rng: np.random.Generator, y: Field, x: Field, aspect: float) -> Field:
         """Decibels over the tissue: skin, layers with wavy borders, fascia, and vessels with bright walls."""
         echo = np.full(y.shape, rng.uniform(-16, -8), np.float32)

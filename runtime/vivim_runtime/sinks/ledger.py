@@ -70,6 +70,9 @@ def found_in(item: MaskedFrame, classes: Sequence[ClassInfo]) -> dict[str, Any]:
     return {
         **({"region": [str(region) for region in item.regions]} if item.regions else {}),
         **({"lesions": lesions} if lesions else {}),
+        **({"state": item.state} if item.state else {}),
+        **({"at_edge": True} if item.at_edge else {}),
+        **({} if item.confidence is None else {"confidence": round(item.confidence, 4)}),
     }
 
 

@@ -46,6 +46,7 @@ _SEPARATOR = " | "
 _BAR_COLORS = {
     State.warming_up: (25, 84, 123),
     State.stale: (150, 90, 0),
+    State.silent: (150, 90, 0),
     State.no_signal: (160, 20, 20),
     State.stuck: (160, 20, 20),
     State.not_finite: (160, 20, 20),
