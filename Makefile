@@ -22,7 +22,7 @@ LONG := tests/runtime/live tests/runtime/commands tests/runtime/test_bench.py te
         tests/plugins tests/vivim/training tests/vivim/commands tests/vivim/test_efficiency.py \
         tests/vivim/test_rivals.py tests/vivim/test_weights.py tests/vivim/scan
 
-.PHONY: help dev format lint types test quick test-all lowest docs evidence native wheels plugins gpu-check compat demo bench clean
+.PHONY: help dev format lint types test quick test-all lowest docs evidence native wheels plugins gpu-check compat demo bench zoo clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
@@ -95,6 +95,10 @@ demo: dev  ## export, check and run the shipped weights; results in demo/
 bench: dev  ## the CPU benchmarks: the scan, and whole clips end to end
 	$(BIN)/python benchmarks/scan_cpu.py
 	$(BIN)/python benchmarks/e2e_cpu.py
+
+zoo: dev  ## Mamba networks of others, from your checkouts of them, to ONNX: a table (FORKS=folder, ONLY=names)
+	@[ -d "$(FORKS)" ] || { echo "FORKS is $(or $(FORKS),not given); expected the folder of your checkouts" >&2; exit 2; }
+	$(BIN)/python benchmarks/zoo.py --path "$(FORKS)" $(if $(ONLY),--only "$(ONLY)") $(if $(ENGINE),--engine)
 
 clean:  ## remove the environment and what the demo wrote
 	rm -rf $(VENV) demo build plugins/build *.egg-info

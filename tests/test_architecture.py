@@ -44,9 +44,9 @@ LATE = {
 # of the drawing stand in the order in which they need each other.
 FLOORS = {
     "vivim_runtime": (
-        "installation errors text regions measuring contract framing provenance sizes files signing manifest svg "
-        "phantom finding sessions sources locating overlay clips sinks offline archive cluster datasets bench judging "
-        "live doctor commands entry __main__"
+        "installation errors text regions measuring confidence gating contract framing provenance sizes files signing "
+        "manifest svg phantom finding sessions sources locating continuity overlay clips sinks smoothing offline "
+        "archive cluster datasets bench judging live doctor commands entry __main__"
     ),
     "vivim": (
         "config scan segformer rivals mamba streaming model conversion pickled checkpoint preprocessing session "
@@ -57,7 +57,8 @@ FLOORS = {
         "runners streaming onnx_export cached foreign engine triton commands"
     ),
     "vivim_calibration": (
-        "clips histogram layers float_model quantise calibration verdict sensitivity plot procedure report commands"
+        "clips histogram layers float_model quantise calibration verdict sensitivity choosing plot procedure report "
+        "commands"
     ),
 }
 

@@ -13,7 +13,17 @@ import typer
 import typer.core
 
 from vivim_runtime.commands.application import Application
-from vivim_runtime.commands.options import AllowTrained, Device, JsonFile, Seed, Threads, check_outputs, spread_names
+from vivim_runtime.commands.options import (
+    AllowTrained,
+    Device,
+    JsonFile,
+    RegionOption,
+    Seed,
+    Threads,
+    check_outputs,
+    region_or_none,
+    spread_names,
+)
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import UsageError, VerdictError
 from vivim_runtime.files import write_text
@@ -63,8 +73,12 @@ def calibrate_command(
     analyse: Annotated[bool, typer.Option("--analyse", help="Rank the layers by what they cost.")] = False,
     analyse_clips: Annotated[int, typer.Option(help="Calibration clips to rank on.")] = 4,
     budget: Annotated[
-        float | None, typer.Option(help="Dice points that may be lost: leaves the fewest layers in float.")
+        float | None,
+        typer.Option(help="Dice points that may be lost on unseen clips: leaves the fewest layers in float."),
     ] = None,
+    choose_clips: Annotated[
+        int, typer.Option(help="Clips of --calib-data held out to choose layers on, for --budget, at most.")
+    ] = 12,
     exclude: Annotated[list[str] | None, typer.Option(help="A layer to leave in float, as --analyse names it.")] = None,
     depthwise: Annotated[
         bool, typer.Option("--depthwise", help="Quantise depthwise convolutions, too; TensorRT may refuse such a file.")
@@ -81,6 +95,7 @@ def calibrate_command(
     threads: Threads = 0,
     runs: Annotated[int, typer.Option(help="Calls that latency is the median of.")] = 10,
     allow_trained: AllowTrained = False,
+    region: RegionOption = None,
     json_file: JsonFile = None,
     plot: Annotated[Path | None, typer.Option(help="Write the ranking to this SVG file.")] = None,
 ) -> None:
@@ -103,6 +118,7 @@ def calibrate_command(
         analyse=analyse,
         analyse_clips=analyse_clips,
         budget=budget,
+        choose_clips=choose_clips,
         left_in_float=tuple(exclude or ()),
         depthwise=depthwise,
         fp16=fp16,
@@ -111,6 +127,7 @@ def calibrate_command(
         threads=threads,
         runs=runs,
         allow_trained=allow_trained,
+        region=region_or_none(region),
     )
     try:
         with _progress.status("reading the model") as status:

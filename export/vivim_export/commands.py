@@ -61,6 +61,9 @@ PathOption = Annotated[
 BuildArguments = Annotated[
     str | None, typer.Option("--build-args", metavar="JSON", help="Arguments of the builder, by name.")
 ]
+OnCpu = Annotated[
+    bool, typer.Option("--on-cpu", help="What its code sends to a GPU while it is imported stays on the CPU.")
+]
 InputOption = Annotated[str | None, typer.Option("--input", metavar="1x3xHxW", help="Sizes of its input, batch first.")]
 
 
@@ -76,6 +79,7 @@ def onnx_command(
     model: ModelOption = None,
     path: PathOption = None,
     build_args: BuildArguments = None,
+    on_cpu: OnCpu = False,
     input_size: InputOption = None,
     input_name: Annotated[str | None, typer.Option(help="With --model: the input's name; default input.")] = None,
     output_names: Annotated[
@@ -84,6 +88,9 @@ def onnx_command(
     classes: Annotated[
         str | None,
         typer.Option(metavar="A,B", help="With --model: names of the classes of a segmentation; for vivim-run."),
+    ] = None,
+    outputs: Annotated[
+        str | None, typer.Option(help="With --classes, what the network gives: logits, softmax or probabilities.")
     ] = None,
     mean: Annotated[
         str | None, typer.Option(metavar="R,G,B", help="With --classes: of the normalisation, in 0..1; ImageNet's.")
@@ -110,6 +117,9 @@ def onnx_command(
     cpu: Annotated[
         bool, typer.Option("--cpu", help="Fuse what ONNX Runtime on a CPU has compiled (make native); fp32.")
     ] = False,
+    form: Annotated[
+        str, typer.Option(help="bodies: our operators, with what they compute inside; lowered: standard ones alone.")
+    ] = "bodies",
     segment_codes: Annotated[
         Path | None, typer.Option(help="JSON: what the classes are in DICOM's words; docs/dicom-seg.md.")
     ] = None,
@@ -147,18 +157,21 @@ def onnx_command(
             input_name=input_name or "",
             output_names=tuple(_words(output_names)),
             classes=tuple(_words(classes)),
+            outputs=outputs or "",
             mean=_three("--mean", mean) if mean else foreign.mean,
             std=_three("--std", std) if std else foreign.std,
         )
-        _export_foreign(model, foreign, weights, build_args, output, json_file)
+        _export_foreign(model, foreign, weights, build_args, on_cpu, output, json_file)
         return
     theirs = {
         "--path": path,
         "--build-args": build_args,
+        "--on-cpu": on_cpu,
         "--input": input_size,
         "--input-name": input_name,
         "--output-names": output_names,
         "--classes": classes,
+        "--outputs": outputs,
         "--mean": mean,
         "--std": std,
         "--no-fuse": no_fuse,
@@ -183,6 +196,7 @@ def onnx_command(
         fold=not no_fold,
         precision="fp16" if fp16 else "bf16" if bf16 else "fp32",
         cpu=cpu,
+        form=form,
         codes={} if segment_codes is None else _codes(segment_codes),
     )
     try:
@@ -247,6 +261,7 @@ def _export_foreign(
     options: ForeignOptions,
     weights: str | None,
     build_args: str | None,
+    on_cpu: bool,
     output: Path,
     json_file: Path | None,
 ) -> None:
@@ -256,7 +271,7 @@ def _export_foreign(
 
     arguments = build_arguments(build_args)
     with _progress.status("importing the network") as status, stand_ins(options.folders), _their_words():
-        network = load_network(model, options.folders, arguments, weights)
+        network = load_network(model, options.folders, arguments, weights, on_cpu)
         try:
             report = export_network(network, output, options, lambda text: status.update(text))
         except ParityError as error:
@@ -332,6 +347,7 @@ def inspect_command(
     path: PathOption = None,
     weights: Annotated[str | None, typer.Option(help="Its weights; default none, as it is built.")] = None,
     build_args: BuildArguments = None,
+    on_cpu: OnCpu = False,
 ) -> None:
     """Say which scans a network has, what is fused, and what blocks its export, with the line of its code."""
     from vivim_export.foreign.exporting import inspect_network
@@ -341,7 +357,8 @@ def inspect_command(
     options = _foreign_options(model, path, input_size, None)
     arguments = build_arguments(build_args)
     with _progress.status("importing and tracing the network"), stand_ins(options.folders), _their_words():
-        found = inspect_network(load_network(model, options.folders, arguments, weights), options)
+        network = load_network(model, options.folders, arguments, weights, on_cpu)
+        found = inspect_network(network, options)
     table = Table(show_header=False, box=None, pad_edge=False)
     for call, count in Counter(found.calls).items():
         sizes = f"L {call.length}, {call.width} channels in {call.groups} groups, N {call.states}"
@@ -508,7 +525,10 @@ def _engine_table(record: EngineRecord, output: Path, compared: bool) -> Table:
             "note", "TensorRT for RTX has int8 kernels for the weights of products only: time it against fp16"
         )
     if not compared:
-        table.add_row("parity", "not checked: there is no GPU here; run vivim-check where there is one")
+        is_foreign = "vivim.network" in record.description and "vivim.format" not in record.description
+        told = "no session takes this network's input" if is_foreign else "there is no GPU here"
+        where = "compare it in a program of your own" if is_foreign else "run vivim-check where there is one"
+        table.add_row("parity", f"not checked: {told}; {where}")
     table.add_row("sidecar", f"{sidecar_path(output)}")
     return table
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from vivim_runtime.errors import SinkError, SourceError, UsageError, VivimError
 from vivim_runtime.files import sha256_file, writable_folder, write_text
@@ -168,13 +168,14 @@ def process(job: Job, session: Session) -> Outcome:
         made_of = _made_of(job)
         earlier = _earlier(job.folder)
         if earlier and earlier.get("made_of") == made_of:
-            return Outcome(job.name, "kept", *(int(earlier[key]) for key in ("frames", "with_mask", "lost")))
+            frames, with_mask, lost = (int(earlier[key]) for key in _COUNTS)
+            return Outcome(job.name, "kept", frames, with_mask, lost)
         return _made(job, session, made_of)
     except (VivimError, OSError) as error:
         return Outcome(job.name, "failed", error=" ".join(str(error).split()))
 
 
-def _earlier(folder: Path) -> dict[str, object] | None:
+def _earlier(folder: Path) -> dict[str, Any] | None:
     try:
         said = parse_json((folder / _DONE).read_text(encoding="utf-8"))
         return said if isinstance(said, dict) and all(isinstance(said[key], int) for key in _COUNTS) else None

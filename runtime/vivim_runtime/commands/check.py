@@ -18,9 +18,11 @@ from vivim_runtime.commands.options import (
     FramesOfCheckpoint,
     HtmlFile,
     JsonFile,
+    RegionOption,
     SizeOfCheckpoint,
     Threads,
     check_outputs,
+    region_or_none,
     size_or_none,
     spread_names,
 )
@@ -87,6 +89,7 @@ def check_command(opened: Callable[..., Session]) -> Callable[..., None]:
         imgsz: SizeOfCheckpoint = None,
         frames: FramesOfCheckpoint = None,
         allow_trained: AllowTrained = False,
+        region: RegionOption = None,
         device: Device = "auto",
         threads: Threads = 0,
         json_file: JsonFile = None,
@@ -94,7 +97,7 @@ def check_command(opened: Callable[..., Session]) -> Callable[..., None]:
     ) -> None:
         """Compare two models on the same clips, on logits and on masks; exit code 3 where B does not stand for A."""
         check_outputs((json_file, html_file), (a, b, *(clips or ())))
-        size = size_or_none(imgsz)
+        size, rule = size_or_none(imgsz), region_or_none(region)
         with ExitStack() as stack:
             sides: dict[str, Session] = {}
             # A checkpoint takes size and T of the other side: of a model file, which opens first, else of A.
@@ -105,10 +108,10 @@ def check_command(opened: Callable[..., Session]) -> Callable[..., None]:
                 size, frames = size or info.size, frames or info.frames
             with _progress.status("comparing") as status:
                 comparison = compare(
-                    sides[a], sides[b], clips, lambda n: status.update(f"comparing, clip {n}"), allow_trained
+                    sides[a], sides[b], clips, lambda n: status.update(f"comparing, clip {n}"), allow_trained, rule
                 )
             for info in (side.info for side in sides.values()):
-                for departure in info.departures:
+                for departure in (*info.departures, *info.departure_of(rule)):
                     _progress.print(f"note: {info.path.name}: {departure}", soft_wrap=True)
         publish(comparison, json_file, html_file)
         if not comparison.passed:

@@ -63,6 +63,7 @@ SUMMARIES: dict[str, tuple[str, dict[str, str]]] = {
         {
             "fit": "Train a network, by default as in the paper",
             "check-data": "Count a data set, list all that is wrong with it, and show it",
+            "calibrate-confidence": "Learn on validation data how sure a network is (temperature scaling)",
             "boundary": "Teach the affine regressor of Eq. 8, and report its error on held-out masks.",
             "ablate": "Train the rows of Table III side by side",
             "evaluate": "The same as vivim-eval.",

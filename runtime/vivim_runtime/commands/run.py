@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from vivim_runtime.commands.options import (
     RegionOption,
     Show,
     ShownFrame,
+    Smooth,
     Threads,
     Threshold,
     region_or_none,
@@ -35,14 +36,16 @@ from vivim_runtime.commands.outputs import OutputOptions
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import UsageError
 from vivim_runtime.files import check_names, writable_file
+from vivim_runtime.gating import GATES, MEANING, parse_gates
 from vivim_runtime.live.run import LiveOptions
 from vivim_runtime.live.screens import ScreenOptions, is_screen
 from vivim_runtime.live.status import HudLevel
+from vivim_runtime.live.sync import Sync
 from vivim_runtime.locating import regions_of, scales_of
 from vivim_runtime.measuring import Scales, parse_mm_per_pixel
 from vivim_runtime.offline import RunOptions, RunReport, run
 from vivim_runtime.overlay import parse_layers
-from vivim_runtime.regions import AUTO, WHOLE, RegionRule
+from vivim_runtime.regions import AUTO, WHOLE
 from vivim_runtime.sessions import is_model_file, model_file, open_session
 from vivim_runtime.sessions.base import ModelInfo, Session
 from vivim_runtime.sessions.sidecar import sidecar_path
@@ -116,6 +119,12 @@ def run_command(
     ] = False,
     timeout: Annotated[float | None, typer.Option(help="Live: give up after so many seconds without a frame.")] = None,
     max_mask_age: Annotated[float, typer.Option(help="Live: hide masks older than so many seconds.")] = 1.0,
+    sync: Annotated[
+        Sync,
+        typer.Option(
+            help="Live: on shows every picture with its own mask, late by one inference; off the newest; auto."
+        ),
+    ] = "auto",
     clip_rate: Annotated[
         float | None, typer.Option(help="Live: frames a second of a clip; the source's rate if not given.")
     ] = None,
@@ -133,7 +142,11 @@ def run_command(
     show: ShownFrame = Show.newest,
     threshold: Threshold = 0.5,
     region: RegionOption = None,
+    smooth: Smooth = 1,
     mm_per_pixel: MmPerPixel = None,
+    gates: Annotated[
+        str, typer.Option(help="When to be silent: auto, none, or some of " + ",".join(GATES) + ".")
+    ] = "auto",
     blank_outside: Annotated[
         bool, typer.Option("--blank-outside", help="Write and show nothing of the pictures outside the region.")
     ] = False,
@@ -182,11 +195,8 @@ def run_command(
         if isinstance(opened, LiveSource) and not threads:
             threads = max(1, (os.cpu_count() or 2) - 1)  # one core for the picture
         session = stack.enter_context(open_session(_exported(model, quiet), device, threads))
-        if said and not quiet:
-            _console.print(said, soft_wrap=True)
-        if not quiet:
-            for departure in (*session.info.departures, *_of_region(session.info, rule)):
-                _console.print(f"note: {session.info.path.name}: {departure}", soft_wrap=True)
+        if smooth > 1 and isinstance(opened, LiveSource):
+            raise UsageError("--smooth is for recordings; live, a mask would be later still: leave it out")
         seen = rule or session.info.takes.rule
         if seen.kind != AUTO and min(opened.size) > 0:  # what is wrong with it shows before anything is written
             regions_of(seen, opened, opened.size, opened.name, tuple)
@@ -202,9 +212,16 @@ def run_command(
             alpha=alpha,
             max_frames=max_frames,
             region=rule,
+            smooth=smooth,
             scales=scales_of(opened, opened.name, given),
+            gates=parse_gates(gates, sure.domain if (sure := session.info.confidence) else None),
             blank_outside=blank_outside,
         )
+        if said and not quiet:
+            _console.print(said, soft_wrap=True)
+        if not quiet:
+            for departure in (*session.info.departures, *session.info.departure_of(rule)):
+                _console.print(f"note: {session.info.path.name}: {departure}", soft_wrap=True)
         written = OutputOptions(
             names=tuple(names),
             settings=_settings(opened.name, session.info, session.device, options),
@@ -218,17 +235,13 @@ def run_command(
             if _run_offline(opened, session, options, written):
                 sys.exit(130)
             return
-        live_options = LiveOptions(run=options, clip_fps=clip_rate, max_mask_age_s=max_mask_age, timeout_s=timeout)
+        live_options = LiveOptions(
+            run=options, clip_fps=clip_rate, max_mask_age_s=max_mask_age, timeout_s=timeout, sync=sync
+        )
         screens = ScreenOptions(fullscreen=fullscreen, token=token, notice=notice)
         code = live_command(opened, session, live_options, screens, written, hud)
     if code:
         sys.exit(code)
-
-
-def _of_region(model: ModelInfo, rule: RegionRule | None) -> Iterator[str]:
-    """In what the region that is asked for differs from that of the training."""
-    if rule is not None and rule != model.takes.rule:
-        yield f"trained on {model.takes.rule.describe()}, used on {rule.describe()}"
 
 
 def _source_and_outputs(source: str | None, camera: str | None, outputs: list[str]) -> tuple[str, list[str]]:
@@ -329,6 +342,8 @@ def _print_summary(report: RunReport, written: list[str], scales: Scales) -> Non
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("frames", f"{report.frames} in {report.seconds:.1f} s, {report.fps:.1f} fps")
     table.add_row("with a mask", f"{report.with_mask} of {report.frames}")
+    for state, count in report.states.items():
+        table.add_row(MEANING[state], counted_frames(count))
     if report.regions:
         table.add_row("region", ", ".join(report.regions))
     for lesion in report.lesions[:_SHOWN_LESIONS]:
@@ -341,6 +356,8 @@ def _print_summary(report: RunReport, written: list[str], scales: Scales) -> Non
     table.add_row("ms a frame", ", ".join(f"{part} {value:.1f}" for part, value in report.stages_ms.items()))
     if report.lost:
         table.add_row("lost", _lost_line(report))
+    if report.resets:
+        table.add_row("forgot", ", ".join(f"{count} x {reason}" for reason, count in report.resets.items()))
     if report.padded_clips:
         table.add_row("padded", "the source is shorter than a clip; its last frame was repeated")
     for path in written:

@@ -1,4 +1,4 @@
-"""What runs a model, chosen by its name: ONNX Runtime, an engine of TensorRT, or what another package registers."""
+"""What runs a model, chosen by its name: ONNX Runtime, OpenVINO, an engine of TensorRT, or what others register."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import cast
 from vivim_runtime.errors import MissingExtraError, ModelError
 from vivim_runtime.sessions.base import ClassInfo, Clips, Logits, ModelInfo, Session
 from vivim_runtime.sessions.onnx import OnnxSession
+from vivim_runtime.sessions.openvino import DEVICE as OPENVINO
+from vivim_runtime.sessions.openvino import OpenVinoSession
 from vivim_runtime.sessions.tensorrt import TensorRTSession
 
 __all__ = [
@@ -36,7 +38,8 @@ def open_session(path: str | Path, device: str = "auto", threads: int = 0) -> Se
 
     Args:
         path: a .onnx or .engine file of vivim-export.
-        device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:<index>". An engine runs on a GPU only.
+        device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:<index>", or, for ONNX files of
+            `--form lowered`, "openvino" (float32) or "openvino:bf16". An engine runs on a GPU only.
         threads: CPU threads; 0 leaves the number to the library.
 
     Raises:
@@ -51,6 +54,8 @@ def open_session(path: str | Path, device: str = "auto", threads: int = 0) -> Se
         return TensorRTSession(path, device)
     if path.suffix != ".onnx":
         raise ModelError(f"{path} is no model that can be run; expected a .onnx or .engine file of vivim-export")
+    if device.partition(":")[0] == OPENVINO:
+        return OpenVinoSession(path, device, threads)
     return OnnxSession(path, device, threads)
 
 
