@@ -86,9 +86,11 @@ class ClipOptions:
 
     @property
     def screen(self) -> dict[str, str]:
-        """Of phantoms, what their name says of the scanner's screen around them; UsageError where it says more."""
-        asked = PhantomName.parse(self.data, ("screen", "view"), "phantom:screen=mixed; options say frames and sizes")
-        return {"screen": asked.screen, "view": asked.view}
+        """Of phantoms, what their name says of the scanner's screen around them, and of what hides lesions; UsageError
+        where it says more."""
+        keys = ("screen", "view", "trouble")
+        asked = PhantomName.parse(self.data, keys, "phantom:screen=mixed; options say frames and sizes")
+        return {"screen": asked.screen, "view": asked.view, "trouble": asked.trouble}
 
     def dataset(self, split: str) -> Dataset:
         """The annotated videos of a split; of data without a validation split, a tenth of those to train on is one."""

@@ -94,7 +94,7 @@ class PhantomClips:
         count: clips an epoch.
         frames, size: T and (H, W).
         fresh: whether epoch e shows the clips e * count to (e + 1) * count - 1 of the split, so that none comes twice.
-        screen, view: of `PhantomSpec`.
+        screen, view, trouble: of `PhantomSpec`.
         framing: how what is drawn becomes pictures of another colour; its region is that of `view`.
     """
 
@@ -106,6 +106,7 @@ class PhantomClips:
     screen: str = "none"
     view: str = "whole"
     framing: Framing | None = None
+    trouble: str = ""
 
     def __post_init__(self) -> None:
         _check_phantoms(self.split, self.count)
@@ -116,7 +117,7 @@ class PhantomClips:
     def clip(self, index: int, epoch: int) -> Clip:
         number = index + (epoch * self.count if self.fresh else 0)
         spec = _spec(self.split, number % _MOST_CLIPS, self.frames, self.size)
-        clip = phantom_clip(replace(spec, screen=self.screen, view=self.view))
+        clip = phantom_clip(replace(spec, screen=self.screen, view=self.view, trouble=self.trouble))
         if self.framing is None:
             return clip
         return replace(clip, pixels=np.stack([self.framing.picture(image) for image in clip.pixels]))
@@ -257,8 +258,8 @@ def _check_phantoms(split: str, count: int) -> None:
         raise DataError(f"{count} clips asked for; expected 1 to {_MOST_CLIPS}")
 
 
-def _spec(split: str, number: int, frames: int, size: tuple[int, int]) -> PhantomSpec:
-    return PhantomSpec(seed=PHANTOM_SPLITS[split] + number, frames=frames, size=size)
+def _spec(split: str, number: int, frames: int, size: tuple[int, int], trouble: str = "") -> PhantomSpec:
+    return PhantomSpec(seed=PHANTOM_SPLITS[split] + number, frames=frames, size=size, trouble=trouble)
 
 
 def phantom_clips(split: str, count: int, frames: int, size: tuple[int, int], workers: int = 1) -> list[Clip]:

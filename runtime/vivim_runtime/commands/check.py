@@ -46,10 +46,11 @@ class ClipsCommand(typer.core.TyperCommand):
     """Options that take several values: `--imgsz 256 320` and `--clips a.mp4 b.dcm`, as in other exporters."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, _spread(args))
+        words = sum(not parameter.opts[0].startswith("-") for parameter in self.params)
+        return super().parse_args(ctx, _spread(args, words))
 
 
-def _spread(args: list[str]) -> list[str]:
+def _spread(args: list[str], words: int) -> list[str]:
     """Two numbers behind --imgsz become `HxW`; more names behind --clips, each its own --clips."""
     result: list[str] = []
     option = ""
@@ -59,7 +60,7 @@ def _spread(args: list[str]) -> list[str]:
         else:
             result.append(arg)
         option = arg if arg.startswith("-") else option
-    return spread_names(result, ("--clips",), words=2)
+    return spread_names(result, ("--clips",), words)
 
 
 def publish(comparison: Comparison, json_file: Path | None, html_file: Path | None) -> None:

@@ -50,7 +50,7 @@ __all__ = [
 
 # --- where a model runs ---------------------------------------------------------------------------------------------
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<index>.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:<index>, openvino or openvino:bf16.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 is automatic.")]
 
 # --- what a clip is -------------------------------------------------------------------------------------------------

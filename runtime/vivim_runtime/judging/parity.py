@@ -32,12 +32,15 @@ from vivim_runtime.judging.agreement import (
 )
 from vivim_runtime.provenance import joined
 from vivim_runtime.regions import RegionRule
-from vivim_runtime.sessions.base import ClassInfo, Logits, ModelInfo, Session
+from vivim_runtime.sessions.base import ClassInfo, Logits, ModelInfo, Session, film_runner
 from vivim_runtime.sources.base import Image
 
 __all__ = ["Comparison", "Side", "WorstFrame", "compare", "default_sources"]
 
 _SHOWN_WORST = 4
+
+# Frames of each of the two films that a streaming model is compared on by default.
+_STREAMED_FRAMES = 40
 
 
 @dataclass(frozen=True)
@@ -137,10 +140,12 @@ def compare(
     _check_comparable(a.info, b.info)
     budget = budget_of(a.info.precision, b.info.precision)
     length, size = a.info.frames, a.info.size
+    # Of a streaming model a clip is one frame; what it remembers must have had time to go wrong.
+    default = default_sources(_STREAMED_FRAMES // 2 if a.info.streaming else length, size)
     meter, worst = AgreementMeter(), _WorstFrames()
     counts: dict[str, int] = {}
     done = 0
-    names = list(sources or default_sources(length, size))
+    names = list(sources or default)
     trained = joined(a.info.training_data, b.info.training_data)
     sides = " or ".join(dict.fromkeys((a.info.path.name, b.info.path.name)))
     seen: list[str] = []
@@ -148,9 +153,10 @@ def compare(
         seen += refuse_trained(dataset, trained, sides, allow_trained)
     for name, opened in videos_of(names, "test", trained).items():
         before = done
+        runs = film_runner(a), film_runner(b)
         with opened() as source:
             for clip in cut_clips(source, length, a.info.framing(region)):
-                worst.add(clip, meter, logits_of(a, clip.pixels), logits_of(b, clip.pixels))
+                worst.add(clip, meter, *(logits_of(s, clip.pixels, r) for s, r in zip((a, b), runs, strict=True)))
                 counts[clip.source] = counts.get(clip.source, 0) + length
                 done += 1
                 if on_clip:
@@ -184,9 +190,10 @@ def default_sources(frames: int, size: tuple[int, int]) -> list[str]:
 def _check_comparable(a: ModelInfo, b: ModelInfo) -> None:
     def text(info: ModelInfo) -> str:
         names = ", ".join(c.name for c in info.classes)
-        return f"{info.path.name} has T = {info.frames}, {info.size[0]}x{info.size[1]}, classes {names}"
+        kind = "streams" if info.streaming else f"has T = {info.frames}"
+        return f"{info.path.name} {kind}, {info.size[0]}x{info.size[1]}, classes {names}"
 
-    same = [c.name for c in a.classes] == [c.name for c in b.classes]
+    same = [c.name for c in a.classes] == [c.name for c in b.classes] and a.streaming == b.streaming
     if a.frames != b.frames or a.size != b.size or not same:
         raise UsageError(f"{text(a)}; {text(b)}: the two can only be compared when these are the same")
 

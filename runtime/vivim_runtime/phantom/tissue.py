@@ -194,12 +194,15 @@ class Scene:
         y = self.beams.y + np.float32(swing[0]) + self.bulge[0] * beat
         return y, self.beams.x + np.float32(swing[1]) + self.bulge[1] * beat
 
-    def echoes(self, time: float, rng: np.random.Generator, gain_db: float = 0.0) -> tuple[Field, Field | None]:
+    def echoes(
+        self, time: float, rng: np.random.Generator, gain_db: float = 0.0, visibility: float = 1.0
+    ) -> tuple[Field, Field | None]:
         """What the beams bring back at a time in seconds.
 
         Args:
             rng: the frame's own noise.
             gain_db: what the user has turned the gain up by.
+            visibility: of the lesion, 1 as drawn and 0 like the tissue around it.
 
         Returns:
             grey: (rows, columns), of 0..1 but not clipped; depth below the lesion's outline, in units, positive inside,
@@ -214,6 +217,8 @@ class Scene:
         if self.lesion is not None:
             depth = self.lesion.inside(y, x, time)
             body = 0.5 + 0.5 * np.tanh(depth / (2 * self.lesion.edge))  # the logistic function, without overflow
+            if visibility < 1.0:
+                body = body * np.float32(visibility)
             inner = np.float32(-11.0 + self.lesion.contrast) + 1.3 * texture
             echo += body * (np.minimum(echo + self.lesion.contrast * 0.8, inner) - echo)
             # Sound that crossed the lesion was weakened less (enhancement) or more (shadow) than its surroundings.

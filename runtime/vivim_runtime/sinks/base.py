@@ -43,6 +43,7 @@ class MaskedFrame:
         logits: float32 (K, H, W) at the frame's resolution.
         masks: bool (K, H, W).
         latency_ms: from the clip being complete to its masks, shared by all frames of the clip.
+        reset: why a streaming model forgot before this frame (vivim_runtime.continuity.REASONS); "" where it did not.
         regions: what the model saw of the frame; () where that was all of it.
         lesions: the connected parts of the masks, measured; () where nobody asked.
         state: the gate that closed for the clip (vivim_runtime.gating); its masks are empty where that hides them.
@@ -57,6 +58,7 @@ class MaskedFrame:
     logits: Logits
     masks: npt.NDArray[np.bool_]
     latency_ms: float
+    reset: str = field(default="", kw_only=True)
     regions: tuple[Region, ...] = field(default=(), kw_only=True)
     lesions: tuple[Lesion, ...] = field(default=(), kw_only=True)
     state: str = field(default="", kw_only=True)
@@ -74,6 +76,7 @@ class MaskedFrame:
         position: int,
         latency_ms: float,
         padded: bool = False,
+        reset: str = "",
         views: Views | None = None,
     ) -> MaskedFrame:
         """What the model's logits mark in a frame: where the probability is above a threshold.
@@ -90,7 +93,7 @@ class MaskedFrame:
         at_size = logits_at(np.asarray(logits), size) if views is None else views.logits(list(logits), size)
         masks = at_size > threshold_logit(threshold)
         regions = views.regions if views else ()
-        return cls(frame, clip, position, padded, at_size, masks, latency_ms, regions=regions)
+        return cls(frame, clip, position, padded, at_size, masks, latency_ms, regions=regions, reset=reset)
 
     @classmethod
     def none(cls, frame: Frame, classes: int) -> MaskedFrame:
@@ -156,6 +159,7 @@ class Segmented(MaskedFrame):
             at_edge=m.at_edge,
             confidence=m.confidence,
             picture=picture,
+            reset=m.reset,
         )
 
 
