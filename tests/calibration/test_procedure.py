@@ -335,9 +335,9 @@ def test_int8_is_judged_on_videos_that_trained_nothing(tmp_path: Path) -> None:
     phantoms = f"phantom:clips=5,frames={FRAMES},size={SIZE[0]}x{SIZE[1]}"
     with open_session(path, "cpu") as session:
         info = session.info
-    learnt_from, judged_on, notes = procedure._clips(info, [phantoms], [], OPTIONS)
+    learnt_from, _, judged_on, notes = procedure._clips(info, [phantoms], [], OPTIONS)
     assert learnt_from is not None and notes == []
     assert all("train-" in source for source in learnt_from.sources)
     assert judged_on.sources == tuple(f"{phantoms}, test-000{i}" for i in range(5))
     apart = procedure._clips(info, [phantoms], [], replace(OPTIONS, allow_trained=True))
-    assert all("train-" in source for source in apart[1].sources) and "--allow-trained" in apart[2][0]
+    assert all("train-" in source for source in apart[2].sources) and "--allow-trained" in apart[3][0]
