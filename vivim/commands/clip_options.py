@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from vivim.training.batches import ClipSource, DatasetClips, JudgedVideos, PhantomClips
+from vivim.training.cache import CacheOptions
 from vivim.training.recipe import FitConfig
 from vivim_runtime.datasets import Dataset, held_out, open_dataset, training_data
 from vivim_runtime.errors import DataError
@@ -43,6 +44,9 @@ class ClipOptions:
     size: tuple[int, int] = (256, 256)
     stride: Annotated[int, "Frames from one frame of a clip to the next."] = 1
     hop: Annotated[int, "Frames from the start of one clip to learn from to that of the next."] = 1
+    cache: Annotated[int, "Megabytes of frames at the network's size that are kept in memory."] = 2000
+    cache_folder: Annotated[Path | None, "Folder to keep them in, for all processes and later runs."] = None
+    cache_disk: Annotated[int, "Megabytes that may be added to --cache-folder."] = 20000
     validation: str = "validation"
     trained: tuple[TrainingData, ...] = ()
 
@@ -85,21 +89,26 @@ class ClipOptions:
             return False
         return True
 
-    def clips(self, split: str, phantoms: int, fresh: bool = False) -> ClipSource:
+    def clips(self, split: str, phantoms: int, fresh: bool = False, makers: int = 1) -> ClipSource:
         """The clips of a split.
 
         Args:
             phantoms: how many, where they are synthetic.
             fresh: whether every epoch gets other phantoms.
+            makers: processes that make clips, which share what may be kept of frames.
 
         Raises:
             DataError, UsageError: exit code 2.
         """
+        if min(self.cache, self.cache_disk) < 0:
+            raise DataError(f"--cache is {self.cache} and --cache-disk {self.cache_disk}; expected 0 or more megabytes")
         if min(self.size) < 1 or self.frames < 1:
             raise DataError(f"clips of {self.frames} frames of {self.size[0]}x{self.size[1]}; expected at least 1")
         if self.is_phantom:
             return PhantomClips(split, phantoms, self.frames, self.size, fresh, **self.screen)
-        return DatasetClips(self.dataset(split), self.frames, self.size, self.stride, self.hop)
+        each = max(1, makers)
+        kept = CacheOptions(self.cache * 10**6 // each, self.cache_folder, self.cache_disk * 10**6 // each)
+        return DatasetClips(self.dataset(split), self.frames, self.size, self.stride, self.hop, kept)
 
     def judged(self, split: str, phantoms: int) -> ClipSource:
         """The clips that judge a network on a split, every frame once; arguments and errors as of `clips`."""
