@@ -12,6 +12,7 @@ from vivim.commands.ablate import ablate_command
 from vivim.commands.boundary import boundary_command
 from vivim.commands.check_data import check_command
 from vivim.commands.fit import fit_command
+from vivim.commands.folds import folds_command
 from vivim.training.curve import curve_svg, read_log
 from vivim_runtime.commands.application import Application
 from vivim_runtime.commands.evaluate import eval_command
@@ -27,6 +28,7 @@ app.command("fit")(fit_command)
 app.command("check-data")(check_command)
 app.command("boundary")(boundary_command)
 app.command("ablate")(ablate_command)
+app.command("folds")(folds_command)
 app.command("evaluate", help="The same as vivim-eval.")(eval_command)
 
 
