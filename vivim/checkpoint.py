@@ -18,6 +18,7 @@ from torch import Tensor
 from vivim.config import PRESETS, VivimConfig
 from vivim.model import Vivim
 from vivim.pickled import network_entries, read_foreign
+from vivim_runtime.confidence import CONFIDENCE_KEY, Confidence
 from vivim_runtime.contract import CONTRACT_KEY, InputContract
 from vivim_runtime.errors import CheckpointError, ConfigError
 from vivim_runtime.files import atomic_path
@@ -44,10 +45,11 @@ _NEVER_USED = re.compile(r"encoder\.downsample_layers\.layer_norm\.\d\.|decoder\
 
 @dataclass(frozen=True)
 class Training:
-    """What weights say of how they were trained: pictures and clips, and on which videos."""
+    """What weights say of how they were trained: pictures and clips, on which videos, and how sure they are since."""
 
     contract: InputContract
     data: tuple[TrainingData, ...] = ()
+    confidence: Confidence | None = None
 
     def with_dice(self, dice: float) -> Training:
         """The same with the Dice that the weights have on the videos that validate."""
@@ -59,6 +61,7 @@ class Training:
         return {
             prefix + CONTRACT_KEY: self.contract.to_json(),
             **({prefix + DATA_KEY: data_to_json(self.data)} if self.data else {}),
+            **({prefix + CONFIDENCE_KEY: self.confidence.to_json()} if self.confidence else {}),
         }
 
 
@@ -146,7 +149,12 @@ def read_training(path: str | Path) -> Training:
     else:
         frames = VivimConfig.from_json(metadata["config"]).frames if "config" in metadata else 5
         contract = InputContract.assumed(frames)
-    return Training(contract, data_from_json(metadata.get(DATA_KEY, "[]"), name))
+    confidence = metadata.get(CONFIDENCE_KEY)
+    return Training(
+        contract,
+        data_from_json(metadata.get(DATA_KEY, "[]"), name),
+        None if confidence is None else Confidence.from_json(confidence, name),
+    )
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

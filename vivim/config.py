@@ -12,12 +12,24 @@ from vivim_runtime.contract import IMAGENET_MEAN, IMAGENET_STD
 from vivim_runtime.errors import ConfigError
 from vivim_runtime.text import parse_json
 
-__all__ = ["ABLATIONS", "MEAN", "PRESETS", "STD", "Direction", "EdgeHead", "SpatioTemporalModule", "VivimConfig"]
+__all__ = [
+    "ABLATIONS",
+    "MEAN",
+    "PRESETS",
+    "STD",
+    "STREAMING_DIRECTIONS",
+    "Direction",
+    "EdgeHead",
+    "SpatioTemporalModule",
+    "VivimConfig",
+]
 
 # What networks are trained with; one of other weights is in their input contract.
 MEAN, STD = IMAGENET_MEAN, IMAGENET_STD
 
 Direction = Literal["forward", "backward", "spatial", "frame_forward", "frame_backward", "frame_columns"]
+# Of a streaming network where nobody asks for others: as near to a clip network as two scans come (docs/streaming.md).
+STREAMING_DIRECTIONS: tuple[Direction, ...] = ("forward", "frame_backward")
 EdgeHead = Literal["none", "conv1x1", "conv3"]
 SpatioTemporalModule = Literal["st_mamba", "self_attention", "window_attention", "factorized_attention", "identity"]
 

@@ -6,7 +6,8 @@
 
 It is exact: the convolution adds the same products, and GELU, which works on each number by itself, moves before the
 Reshape. libvivim_ort.so has the two operators (docs/onnxruntime.md); anything else runs the bodies, which are the nodes
-that were replaced. Engines and precisions are made from the standard nodes, which `inlined` brings back.
+that were replaced. Engines and precisions are made from the standard nodes, which
+`vivim_export.cpu_graph.standard_nodes` brings back.
 """
 
 from __future__ import annotations
@@ -16,12 +17,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.inliner
 from onnx import helper, numpy_helper
 
 from vivim_export.functions import DOMAIN, DOMAIN_VERSION
 
-__all__ = ["fuse_depthwise", "inlined"]
+__all__ = ["fuse_depthwise"]
 
 # Operator by the number of spatial dimensions.
 _NAMES = {2: "DepthwiseConvGelu2d", 3: "DepthwiseConvGelu3d"}
@@ -54,12 +54,6 @@ def fuse_depthwise(model: onnx.ModelProto) -> int:
     if dimensions and DOMAIN not in {entry.domain for entry in model.opset_import}:
         model.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
     return len(rule.chains)
-
-
-def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A model without the operators of this rule: their bodies stand in their places."""
-    ours = [(function.domain, function.name) for function in model.functions if function.name in _NAMES.values()]
-    return onnx.inliner.inline_selected_functions(model, ours) if ours else model
 
 
 class _Rule:

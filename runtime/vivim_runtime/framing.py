@@ -26,8 +26,9 @@ Logits = npt.NDArray[np.float32]
 
 # A mask is white on black, 0 and 255; what compression or interpolation left between goes to the nearer one.
 WHITE_FROM = 128
-# What is said of pixels that no network has seen: below every threshold, and finite, so that it can be averaged.
-OUTSIDE_LOGIT = np.float32(-1e4)
+# What is said of pixels that no network has seen: below every threshold, and such that exp() of its size is finite in
+# float32, so that probabilities can be computed as of all others.
+OUTSIDE_LOGIT = np.float32(-80.0)
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,10 @@ class Framing:
     def stretched(cls, size: tuple[int, int]) -> Framing:
         """Whole frames, stretched to (H, W)."""
         return cls(replace(InputContract.assumed(), size=size))
+
+    def at(self, regions: Sequence[Region]) -> Framing:
+        """The same of the largest of some regions; of all of a frame where there are none."""
+        return replace(self, region=max(regions, key=lambda r: r.width * r.height, default=None))
 
     def picture(self, image: Image) -> Image:
         """A frame uint8 RGB (h, w, 3) -> (H, W, 3)."""
@@ -142,6 +147,18 @@ class Views:
     def inside(self, size: tuple[int, int]) -> Masks | None:
         """Which pixels of a frame (h, w) are seen; None where all are."""
         return _inside(self.regions, size) if self.regions else None
+
+    def blanked(self, image: Image) -> Image:
+        """A frame uint8 (h, w, 3) with all that is not seen black, in a new array.
+
+        All of it where that is not known: there is no region, it is all of the frame, or it is of other frames.
+        """
+        size = (image.shape[0], image.shape[1])
+        whole = Region.of(size)
+        inside = None
+        if all(region.fits(size) and region != whole for region in self.regions):
+            inside = self.inside(size)
+        return np.zeros_like(image) if inside is None else cv2.bitwise_and(image, image, mask=inside.view(np.uint8))
 
     def grain(self, size: tuple[int, int]) -> float:
         """The larger side of a pixel of the network in pixels of a frame (h, w), at least 1."""

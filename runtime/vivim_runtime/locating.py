@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 from vivim_runtime.errors import UsageError
+from vivim_runtime.finding import find_region
 from vivim_runtime.measuring.scale import Scales, spacing_scale, ultrasound_scales
 from vivim_runtime.regions import AUTO, DICOM, Region, RegionRule, tissue_regions
 from vivim_runtime.sources.base import Frame, Image, Source, counted_frames
@@ -25,12 +26,8 @@ _MOST_BYTES = 256 << 20
 def _dicom_of(source: object) -> DicomFile | None:
     if isinstance(source, Paced):
         source = source.recorded
-    return source if isinstance(source, DicomFile) else None
-
-
-def find_region(images: Sequence[Image]) -> Region | None:
-    """What `auto` finds."""
-    raise UsageError("--region auto is not built in yet; give --region X,Y,W,H, dicom or whole")
+    found = source if isinstance(source, DicomFile) else getattr(source, "dicom", None)
+    return found if isinstance(found, DicomFile) else None
 
 
 def regions_of(
@@ -44,7 +41,7 @@ def regions_of(
     """The regions of a source that a network sees; () where that is all of the picture.
 
     Args:
-        source: may be a DICOM file, played at its own speed or not.
+        source: may be a DICOM file, played at its own speed or not, or what has one as `dicom`.
         size: (H, W) of its pictures.
         name: of it, for messages.
         images: gives its pictures, for `auto`.

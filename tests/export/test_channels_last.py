@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.plugins.native_library import library
 from vivim.checkpoint import load_checkpoint, resolve_weights
-from vivim_export.channels_last import fuse_depthwise, inlined
+from vivim_export.channels_last import fuse_depthwise
+from vivim_export.cpu_graph import standard_nodes
 from vivim_export.engine_graph import engine_graph
 from vivim_export.onnx_export import OnnxOptions, onnx_from_model, save_onnx
 from vivim_runtime.errors import UsageError
@@ -86,7 +87,7 @@ def test_engines_get_the_standard_nodes_back(spatial: int) -> None:
     proto = model(spatial)
     expected = run(proto, native=False)
     fuse_depthwise(proto)
-    back = inlined(proto)
+    back = standard_nodes(proto)
     assert not back.functions and sorted(set(kinds(back))) == [
         "Constant",
         "Conv",
@@ -124,9 +125,11 @@ def test_a_file_for_the_cpu_has_no_gelu_left_and_becomes_the_usual_engine_graph(
     save_onnx(onnx_from_model(network, OnnxOptions((64, 64), cpu=True)), output)
     exported = onnx.load(output)
     assert kinds(exported).count("DepthwiseConvGelu2d") == 5 and kinds(exported).count("DepthwiseConvGelu3d") == 4
-    assert "Gelu" not in kinds(exported)
+    assert kinds(exported).count("AddLayerNorm") == 10 and kinds(exported).count("MergeScales") == 1
+    assert not {"Gelu", "Relu"} & set(kinds(exported)) and kinds(exported).count("Resize") == 1
     clips = np.random.default_rng(2).integers(0, 256, (1, 2, 64, 64, 3), np.uint8)
     bodies = OnnxSession(output, "cpu", 1, bodies=True)(clips)
     assert np.linalg.norm(OnnxSession(output, "cpu", 1)(clips) - bodies) <= 1e-5 * np.linalg.norm(bodies)
     graph = engine_graph(output, "fp16", BACKENDS["tensorrt"]).parsed
-    assert kinds(graph).count("Gelu") == 9 and not any("Depthwise" in kind for kind in kinds(graph))
+    assert kinds(graph).count("Gelu") == 9 and kinds(graph).count("Resize") == 4
+    assert {node.op_type for node in graph.graph.node if node.domain} == {"CausalConv1d", "SelectiveScan"}

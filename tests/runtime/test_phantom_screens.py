@@ -76,7 +76,7 @@ def test_beams_and_places_are_inverse_to_one_another() -> None:
 
 def test_outermost_beams_end_at_the_rectangle() -> None:
     for probe in (Probe("convex", radius=0.5, half_angle=0.5), Probe("trapezoid", width=0.7, half_angle=0.25)):
-        y, x = probe.place(np.float32([[1.0]]), np.float32([[-1.0, 0.0, 1.0]]))
+        y, x = probe.place(np.array([[1.0]], np.float32), np.array([[-1.0, 0.0, 1.0]], np.float32))
         height, width = probe.extent
         assert np.allclose(x[0, [0, 2]], [0, width], atol=1e-5) and np.isclose(y[0, 1], height, atol=1e-5)
 
@@ -137,8 +137,7 @@ def test_millimetres_follow_the_frames_size() -> None:
 
 def test_a_frozen_picture_stands_still_and_says_so() -> None:
     frozen = next(s for s in range(60) if np.isfinite(screen("any", s)._drawn.frozen_from))
-    made = screen("any", frozen, frames=6)
-    made = phantom_screen(replace(made.spec, fps=1.0))
+    made = phantom_screen(replace(screen("any", frozen, frames=6).spec, fps=1.0))
     assert made is not None
     clip = list(made.frames())
     still = made.shown & (np.abs(clip[5][0].astype(int) - clip[4][0]).max(axis=-1) == 0)

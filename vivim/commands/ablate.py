@@ -49,7 +49,9 @@ def ablate_command(
     ] = ",".join(VARIANTS),
     seeds: Annotated[int, typer.Option(help="Runs of every row, with the seeds from --seed on.")] = 1,
     imgsz: FrameSize = "256",
-    clips: Annotated[int, typer.Option(help="Phantoms an epoch, new ones in every epoch.")] = 200,
+    clips: Annotated[
+        int, typer.Option("--phantoms", "--clips", help="Phantoms an epoch, new ones in every epoch.")
+    ] = 200,
     validation_clips: Annotated[int, typer.Option(help="Phantoms to validate on.")] = 24,
     test_clips: Annotated[int, typer.Option(help="Phantoms that the table is about.")] = 120,
     device: Device = "auto",

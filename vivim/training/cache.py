@@ -8,6 +8,7 @@ worker processes and later runs share. A file there is named by what made it: th
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,10 +42,10 @@ class CacheOptions:
 
 
 class FrameCache:
-    """Frames and true masks of videos, as a framing makes them."""
+    """Frames and true masks of videos, as the framing of each video makes them."""
 
-    def __init__(self, framing: Framing, options: CacheOptions) -> None:
-        self._framing, self.options = framing, options
+    def __init__(self, options: CacheOptions) -> None:
+        self.options = options
         self._kept: OrderedDict[tuple[str, int], tuple[Image, npt.NDArray[np.uint8]]] = OrderedDict()
         self._bytes = self._written = 0
         self._names: dict[str, str] = {}
@@ -52,20 +53,24 @@ class FrameCache:
 
     def __getstate__(self) -> dict[str, object]:
         """For another process, which begins with nothing."""
-        return {"framing": self._framing, "options": self.options}
+        return {"options": self.options}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def read(self, video: AnnotatedVideo, index: int) -> tuple[Image, Masks]:
-        """A frame (H, W, 3) and its true mask (H, W) at the network's size; DataError as of `video.read`."""
+    def read(self, video: AnnotatedVideo, index: int, framing: Framing) -> tuple[Image, Masks]:
+        """A frame (H, W, 3) and its true mask (H, W) as `framing`, that of the video, makes them.
+
+        Raises:
+            DataError: as of `video.read`.
+        """
         key = video.name, index
         found = self._kept.get(key)
         if found is None:
-            path = self._path(video, index)
+            path = self._path(video, index, framing)
             found = _load(path) if path is not None else None
             if found is None:
-                found = self._decoded(video, index)
+                found = self._decoded(video, index, framing)
                 if path is not None:
                     self._save(path, *found)
             self._keep(key, found)
@@ -75,10 +80,10 @@ class FrameCache:
         mask = np.unpackbits(packed, count=picture.shape[0] * picture.shape[1]).astype(np.bool_)
         return picture, mask.reshape(picture.shape[:2])
 
-    def _decoded(self, video: AnnotatedVideo, index: int) -> tuple[Image, npt.NDArray[np.uint8]]:
+    def _decoded(self, video: AnnotatedVideo, index: int, framing: Framing) -> tuple[Image, npt.NDArray[np.uint8]]:
         image, mask = video.read(index)
         self.decoded += 1
-        return self._framing.picture(image), np.packbits(self._framing.truth(mask))
+        return framing.picture(image), np.packbits(framing.truth(mask))
 
     def _keep(self, key: tuple[str, int], found: tuple[Image, npt.NDArray[np.uint8]]) -> None:
         size = found[0].nbytes + found[1].nbytes
@@ -90,12 +95,12 @@ class FrameCache:
             _, (picture, packed) = self._kept.popitem(last=False)
             self._bytes -= picture.nbytes + packed.nbytes
 
-    def _path(self, video: AnnotatedVideo, index: int) -> Path | None:
+    def _path(self, video: AnnotatedVideo, index: int, framing: Framing) -> Path | None:
         if self.options.folder is None:
             return None
         if video.name not in self._names:
-            made_by = f"{video_print(video)!r} {self._framing!r}"
-            self._names[video.name] = hashlib.sha256(made_by.encode()).hexdigest()[:24]
+            made_by = pickle.dumps((video_print(video), framing))  # with all of a region's outline
+            self._names[video.name] = hashlib.sha256(made_by).hexdigest()[:24]
         return self.options.folder / self._names[video.name] / f"{index}.npz"
 
     def _save(self, path: Path, picture: Image, packed: npt.NDArray[np.uint8]) -> None:

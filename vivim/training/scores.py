@@ -70,7 +70,7 @@ def evaluate(
             raise DataError(f"the network has {logits.shape[1]} classes; the clips know one, lesion")
         for plane, truth in zip(logits[clip.used], clip.truths, strict=True):
             figures = metrics.table_1(clip.framing.logits(plane, truth.shape)[0] > 0, truth)  # sigmoid > 0.5
-            rows.append([*figures.values(), truth.any()])
+            rows.append([*map(float, figures.values()), float(truth.any())])
         if output.edge is not None:
             outlines = output.edge[0].float().cpu().numpy()  # (T, 1, H, W)
             for plane, truth in zip(outlines[clip.used], clip.truths, strict=True):

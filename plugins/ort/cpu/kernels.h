@@ -18,6 +18,7 @@ constexpr int kMaxRank = 1024;
 constexpr int64_t kConvTokens = 256;    // of a task of the convolution: its rows stay in the L2 cache
 constexpr int64_t kScanChannels = 16;   // of a task of the scan: one cache line of float32
 constexpr int64_t kCombineTokens = 256; // of a task that adds up directions
+constexpr int64_t kNormRows = 64;       // of a task of the sum and its norm
 
 struct Order
 {
@@ -36,6 +37,7 @@ struct Conv
     int64_t batch, width, xWidth;
     int taps;
     vivim_dtype type; // of x and xc
+    void const* tail; // (B, taps - 1, D), what the first direction met before its first step; null: zeros
 };
 
 struct Scan
@@ -57,6 +59,8 @@ struct Scan
     // (K, B, L, D).
     float* sums;
     bool split;
+    float const* initial; // (B, N, D), state of the first direction before its first step; null: zeros
+    float* final;         // (B, N, D), and after its last; null: nobody asks. May be the memory of `initial`
 };
 
 // Depthwise convolution of channels-last images over (frames, rows, columns), zeros outside, then GELU (with erf).
@@ -70,6 +74,34 @@ struct Depthwise
     int kernelFrames; // 1 or 3
 };
 
+// A residual sum and its LayerNorm over rows.
+struct AddNorm
+{
+    float const *x, *y;        // (rows, width)
+    float const *gamma, *beta; // (width)
+    float *sum, *normed;       // (rows, width)
+    int64_t rows, width;
+    float epsilon;
+};
+
+// The end of the decoder: scales in channels last, the smaller ones upsampled to the first (bilinear, half-pixel centres,
+// edges held), their sum and the bias, ReLU, and one weighted sum a class.
+struct MergeScales
+{
+    static constexpr int kScales = 4;
+    struct Scale
+    {
+        float const* x; // (F, height, width, E)
+        int64_t height, width;
+    };
+    Scale scales[kScales];
+    float const* bias;      // (E)
+    float const* weight;    // (K, E)
+    float const* classBias; // (K)
+    float* logits;          // (F, K, height, width) of the first scale
+    int64_t frames, channels, classes;
+};
+
 struct S6; // s6.h
 
 // One instruction set's implementation. `combine` follows a scan that is split.
@@ -81,6 +113,8 @@ struct Kernels
     void (*combine)(Scan const& scan, int64_t task);
     void (*depthwise)(Depthwise const& depthwise, int64_t task);
     void (*s6)(S6 const& s6, int64_t task);
+    void (*addNorm)(AddNorm const& norm, int64_t task);
+    void (*mergeScales)(MergeScales const& merge, int64_t task);
 };
 
 namespace baseline
@@ -120,4 +154,6 @@ int64_t processors();
 void convolve(Conv const& conv, Workers& workers);
 void scan(Scan scan, Workers& workers);
 void convolveDepthwise(Depthwise const& depthwise, Workers& workers);
+void addNorm(AddNorm const& norm, Workers& workers);
+void mergeScales(MergeScales const& merge, Workers& workers);
 } // namespace vivim::cpu

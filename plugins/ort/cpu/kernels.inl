@@ -6,6 +6,8 @@
 //          in registers, kSteps steps are made at a time: time steps (projection, softplus), recurrence, output
 //   scanS6 in s6.inl, the plain scan of other people's networks
 //   depthwise   gelu(bias + sum of 3 x 3 (x 3) neighbours), channels last: one row of pixels is a task
+//   addNorm   x + y and its LayerNorm: kNormRows rows are a task
+//   mergeScales   the classes of relu(bias + scales, upsampled): one row of pixels is a task
 //
 // Numerics. All arithmetic is float32. 2^x has a relative error of 1e-7 and is exactly 1 at 0, so that a state that does
 // not decay stays what it is however many steps there are. The sum over the directions is taken in their order, skip
@@ -333,6 +335,7 @@ template <class T, int Taps> void convTokens(Conv const& a, int64_t task)
     int64_t const b = task / parts % a.batch, k = task / parts / a.batch;
     T const* const x = static_cast<T const*>(a.x) + b * length * a.xWidth;
     T* const xc = static_cast<T*>(a.xc) + ((k * a.batch + b) * length + first) * a.width;
+    T const* const tail = a.tail ? static_cast<T const*>(a.tail) + b * (taps - 1) * a.width : nullptr;
 
     // The rows that each token's taps meet; the first taps meet none at the start of a scan.
     T const* sources[kConvTokens][Taps ? Taps : kMaxTaps];
@@ -344,6 +347,9 @@ template <class T, int Taps> void convTokens(Conv const& a, int64_t task)
         int tap = taps;
         for (; tap > 0 && walk.isInside(); walk.previous())
             sources[i][--tap] = x + walk.token() * a.xWidth;
+        if (tail && k == 0) // the newest first: `tap` taps of token i, i < taps - 1, lie before the start
+            for (int64_t back = taps - 2; tap > 0; --back)
+                sources[i][--tap] = tail + back * a.width;
         firstTap[i] = int8_t(tap);
     }
 
@@ -428,6 +434,8 @@ void scanDirection(Scan const& a, int k, int64_t b, int64_t d, Channels<Whole> c
     T* const y = static_cast<T*>(a.y) + b * length * a.width + d;
     float* const sums = a.sums ? a.sums + ((a.split ? k * a.batch : 0) + b) * length * a.width + d : nullptr;
     Output<T> const output = outputOf<T>(a, b, d);
+    int64_t const state = b * states * a.width + d;
+    float const* const initial = a.initial && k == 0 ? a.initial + state : nullptr;
     bool const isFirst = a.split || k == 0, isLast = !a.split && k == a.order.directionCount - 1;
 
     Vector fixedA[States ? States : 1][kVectors], fixedH[States ? States : 1][kVectors];
@@ -442,7 +450,7 @@ void scanDirection(Scan const& a, int k, int64_t b, int64_t d, Channels<Whole> c
         for (int n = 0; n < states; ++n)
         {
             A[n][v] = channels.gather(a.A_log2e + parameters * states, states, n, v);
-            h[n][v] = Vector{};
+            h[n][v] = initial ? channels.load(initial + n * a.width, v) : Vector{};
         }
         for (int r = 0; r < a.rank; ++r)
             weight[r][v] = channels.gather(a.dtWeight + parameters * a.rank, a.rank, r, v);
@@ -516,6 +524,10 @@ void scanDirection(Scan const& a, int k, int64_t b, int64_t d, Channels<Whole> c
             }
         }
     }
+    if (a.final && k == 0)
+        for (int n = 0; n < states; ++n)
+            for (int v = 0; v < kVectors; ++v)
+                channels.store(a.final + state + n * a.width, v, h[n][v]);
 }
 
 template <class T, bool Whole> void scanChannels(Scan const& a, int first, int last, int64_t b, int64_t d, int count)
@@ -677,10 +689,154 @@ void depthwise(Depthwise const& a, int64_t task)
         depthwiseChannels<false>(a, rows, y, c, int(a.channels - c));
 }
 
+// ---- residual sum and norm ----
+
+inline float sumOf(Vector value)
+{
+    float total = 0.f;
+    for (int i = 0; i < kLanes; ++i)
+        total += value[i];
+    return total;
+}
+
+// Two passes over a row that is in the L1 cache by then: no difference of large numbers.
+void addNorm(AddNorm const& a, int64_t task)
+{
+    int64_t const first = task * kNormRows, last = first + kNormRows < a.rows ? first + kNormRows : a.rows;
+    int64_t const whole = a.width / kLanes * kLanes, rest = a.width - whole;
+    for (int64_t row = first; row < last; ++row)
+    {
+        float const *const x = a.x + row * a.width, *const y = a.y + row * a.width;
+        float *const sum = a.sum + row * a.width, *const normed = a.normed + row * a.width;
+        Vector total{};
+        for (int64_t c = 0; c < whole; c += kLanes)
+        {
+            Vector const value = load(x + c) + load(y + c);
+            store(sum + c, value);
+            total += value;
+        }
+        if (rest)
+        {
+            Vector const value = loadSome(x + whole, rest) + loadSome(y + whole, rest);
+            storeSome(sum + whole, rest, value);
+            total += value;
+        }
+        float const mean = sumOf(total) / float(a.width);
+        Vector squares{};
+        for (int64_t c = 0; c < whole; c += kLanes)
+        {
+            Vector const value = load(sum + c) - mean;
+            squares += value * value;
+        }
+        float variance = sumOf(squares);
+        for (int64_t c = whole; c < a.width; ++c)
+            variance += (sum[c] - mean) * (sum[c] - mean);
+        float const scale = 1.f / __builtin_sqrtf(variance / float(a.width) + a.epsilon);
+        for (int64_t c = 0; c < whole; c += kLanes)
+            store(normed + c, (load(sum + c) - mean) * scale * load(a.gamma + c) + load(a.beta + c));
+        for (int64_t c = whole; c < a.width; ++c)
+            normed[c] = (sum[c] - mean) * scale * a.gamma[c] + a.beta[c];
+    }
+}
+
+// ---- the decoder's scales ----
+
+// The two neighbours of a point of the larger grid in the smaller one, and how much of the second.
+struct Between
+{
+    int64_t first, second;
+    float share;
+
+    Between(int64_t point, int64_t larger, int64_t smaller)
+    {
+        // In double: of a wide image the place itself takes most of a float's digits.
+        double at = (double(point) + 0.5) * double(smaller) / double(larger) - 0.5;
+        at = at > 0.0 ? at : 0.0;
+        first = int64_t(at);
+        first = first < smaller - 1 ? first : smaller - 1;
+        second = first + 1 < smaller ? first + 1 : first;
+        share = float(at - double(first));
+    }
+};
+
+// First down, between the rows of the smaller scales, into `blended`; then along it, pixel by pixel.
+void mergeScales(MergeScales const& a, int64_t task)
+{
+    constexpr int kScales = MergeScales::kScales;
+    // Channels at a time: what is blended of them stays in the L1 cache, and on the stack, for any width.
+    constexpr int64_t kMost = 8 * kScanChannels, kBlended = 32768 / 4;
+    int64_t const height = a.scales[0].height, width = a.scales[0].width;
+    int64_t const f = task / height, h = task % height;
+    int64_t columns = 0;
+    for (int s = 1; s < kScales; ++s)
+        columns += a.scales[s].width;
+    int64_t const fitting = kBlended / columns / kScanChannels * kScanChannels;
+    int64_t const chunk = fitting < kScanChannels ? kScanChannels : fitting < kMost ? fitting : kMost;
+    float* const blended = static_cast<float*>(__builtin_alloca_with_align(size_t(columns * chunk) * 4, 512));
+    float* const logits = a.logits + (f * a.classes * height + h) * width; // of the first class
+    alignas(64) float value[kMost];
+    for (int64_t panel = 0; panel < a.channels; panel += chunk)
+    {
+        int64_t const count = a.channels - panel < chunk ? a.channels - panel : chunk;
+        int64_t const whole = count / kLanes * kLanes, rest = count - whole;
+        float* row = blended;
+        float const* rows[kScales] = {};
+        for (int s = 1; s < kScales; ++s)
+        {
+            MergeScales::Scale const& scale = a.scales[s];
+            Between const between(h, height, scale.height);
+            float const* const x = scale.x + f * scale.height * scale.width * a.channels + panel;
+            rows[s] = row;
+            for (int64_t w = 0; w < scale.width; ++w, row += chunk)
+            {
+                float const* const upper = x + (between.first * scale.width + w) * a.channels;
+                float const* const lower = x + (between.second * scale.width + w) * a.channels;
+                for (int64_t c = 0; c < whole; c += kLanes)
+                    store(row + c, (1.f - between.share) * load(upper + c) + between.share * load(lower + c));
+                if (rest)
+                    store(row + whole,
+                        (1.f - between.share) * loadSome(upper + whole, rest)
+                            + between.share * loadSome(lower + whole, rest));
+            }
+        }
+        for (int64_t w = 0; w < width; ++w)
+        {
+            Between const b1(w, width, a.scales[1].width), b2(w, width, a.scales[2].width);
+            Between const b3(w, width, a.scales[3].width);
+            float const *const left1 = rows[1] + b1.first * chunk, *const right1 = rows[1] + b1.second * chunk;
+            float const *const left2 = rows[2] + b2.first * chunk, *const right2 = rows[2] + b2.second * chunk;
+            float const *const left3 = rows[3] + b3.first * chunk, *const right3 = rows[3] + b3.second * chunk;
+            float const* const x = a.scales[0].x + (task * width + w) * a.channels + panel;
+            auto const merged = [&](int64_t c, Vector total) {
+                total += (1.f - b1.share) * load(left1 + c) + b1.share * load(right1 + c);
+                total += (1.f - b2.share) * load(left2 + c) + b2.share * load(right2 + c);
+                total += (1.f - b3.share) * load(left3 + c) + b3.share * load(right3 + c);
+                store(value + c, larger(Vector{}, total)); // what is no number stays none
+            };
+            for (int64_t c = 0; c < whole; c += kLanes)
+                merged(c, load(a.bias + panel + c) + load(x + c));
+            if (rest)
+                merged(whole, loadSome(a.bias + panel + whole, rest) + loadSome(x + whole, rest));
+            for (int64_t k = 0; k < a.classes; ++k)
+            {
+                float const* const weight = a.weight + k * a.channels + panel;
+                Vector total{};
+                for (int64_t c = 0; c < whole; c += kLanes)
+                    total += load(value + c) * load(weight + c);
+                if (rest)
+                    total += load(value + whole) * loadSome(weight + whole, rest);
+                float& logit = logits[k * height * width + w];
+                logit = (panel ? logit : a.classBias[k]) + sumOf(total);
+            }
+        }
+    }
+}
+
 #include "s6.inl"
 } // namespace
 
 #define VIVIM_TEXT_(name) #name
 #define VIVIM_TEXT(name) VIVIM_TEXT_(name)
-extern Kernels const kKernels = {VIVIM_TEXT(VIVIM_ISA), conv, scan, combine, depthwise, scanS6};
+extern Kernels const kKernels = {
+    VIVIM_TEXT(VIVIM_ISA), conv, scan, combine, depthwise, scanS6, addNorm, mergeScales};
 } // namespace vivim::cpu::VIVIM_ISA

@@ -164,4 +164,33 @@ void convolveDepthwise(Depthwise const& depthwise, Workers& workers)
         },
         &depthwise);
 }
+
+void addNorm(AddNorm const& norm, Workers& workers)
+{
+    expect(norm.width >= 1, "the width", norm.width, "1 or more");
+    expectPointers({norm.x, norm.y, norm.gamma, norm.beta, norm.sum, norm.normed});
+    workers.run(
+        quotient(norm.rows, kNormRows),
+        [](void const* operation, int64_t task) { kernels().addNorm(*static_cast<AddNorm const*>(operation), task); },
+        &norm);
+}
+
+void mergeScales(MergeScales const& merge, Workers& workers)
+{
+    expect(merge.channels >= 1, "the number of channels", merge.channels, "1 or more");
+    expect(merge.classes >= 1, "the number of classes", merge.classes, "1 or more");
+    for (MergeScales::Scale const& scale : merge.scales)
+    {
+        expect(scale.height >= 1, "the height of a scale", scale.height, "1 or more");
+        expect(scale.width >= 1, "the width of a scale", scale.width, "1 or more");
+        expectPointers({scale.x});
+    }
+    expectPointers({merge.bias, merge.weight, merge.classBias, merge.logits});
+    workers.run(
+        merge.frames * merge.scales[0].height,
+        [](void const* operation, int64_t task) {
+            kernels().mergeScales(*static_cast<MergeScales const*>(operation), task);
+        },
+        &merge);
+}
 } // namespace vivim::cpu

@@ -105,6 +105,7 @@ inline constexpr Entry<62, OrtStatus*(OrtTensorTypeAndShapeInfo const*, int64_t*
 inline constexpr Entry<63, OrtStatus*(OrtTensorTypeAndShapeInfo const*, char const** names, size_t)>
     getSymbolicDimensions;
 inline constexpr Entry<65, OrtStatus*(OrtValue const*, OrtTensorTypeAndShapeInfo** out)> getTensorTypeAndShape;
+inline constexpr Entry<85, OrtStatus*(OrtKernelInfo const*, char const*, float* out)> kernelInfoFloat;
 inline constexpr Entry<86, OrtStatus*(OrtKernelInfo const*, char const*, int64_t* out)> kernelInfoInt;
 inline constexpr Entry<90, OrtStatus*(OrtKernelContext const*, size_t, OrtValue const** out)> kernelContextInput;
 inline constexpr Entry<91, OrtStatus*(OrtKernelContext*, size_t, int64_t const* dims, size_t, OrtValue** out)>

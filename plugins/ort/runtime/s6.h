@@ -16,7 +16,7 @@ public:
     static constexpr bool kIsParameter[kInputs] = {false, false, false, false, true, true, true};
     static constexpr size_t kOptional = kInputs;
     static constexpr Axis kOutput[] = {{kU, 0}, {kU, 1}, {kU, 2}};
-    static constexpr size_t kOutputRank = 3;
+    static constexpr size_t kOutputRank = 3, kOutputs = 1;
 
     S6Scan(OrtApi const* api, OrtKernelInfo const* info)
     {

@@ -337,6 +337,88 @@ void testDepthwise(int64_t batch, int64_t frames, int64_t height, int64_t width,
     report(error <= 2e-7, kernelFrames == 3 ? "3x3x3" : "3x3", name, error);
 }
 
+void testAddNorm(int64_t rows, int64_t width, float shift)
+{
+    size_t const count = size_t(rows * width);
+    Numbers const x = randoms(count, 2.f, shift), y = randoms(count, 1.f);
+    Numbers const gamma = randoms(size_t(width), 1.f, 1.f), beta = randoms(size_t(width), 0.5f);
+    constexpr float kEpsilon = 1e-5f;
+    std::vector<double> sum(count), normed(count);
+    for (size_t i = 0; i < count; ++i)
+        sum[i] = double(x[i] + y[i]); // rounded as residual sums are
+    for (size_t row = 0; row < count; row += size_t(width))
+    {
+        double mean = 0, variance = 0;
+        for (size_t c = 0; c < size_t(width); ++c)
+            mean += sum[row + c] / double(width);
+        for (size_t c = 0; c < size_t(width); ++c)
+            variance += (sum[row + c] - mean) * (sum[row + c] - mean) / double(width);
+        for (size_t c = 0; c < size_t(width); ++c)
+            normed[row + c] = (sum[row + c] - mean) / std::sqrt(variance + kEpsilon) * gamma[c] + beta[c];
+    }
+    Numbers sumFound(count, NAN), normedFound(count, NAN);
+    Backwards workers(1);
+    addNorm({x.data(), y.data(), gamma.data(), beta.data(), sumFound.data(), normedFound.data(), rows, width, kEpsilon},
+        workers);
+    std::string const name = std::to_string(rows) + " x " + std::to_string(width);
+    double const error = relativeL2(normedFound, normed);
+    report(relativeL2(sumFound, sum) == 0, "sum", name, relativeL2(sumFound, sum));
+    // The mean is known to half an ulp, 6e-8 of itself, of numbers that differ from it by 1.3.
+    report(error <= 2e-7 + 6e-8 * std::fabs(double(shift)), "norm", name, error);
+}
+
+// Bilinear as PyTorch and ONNX define it (half-pixel centres), by way of the distance to every pixel.
+double upsampled(Numbers const& x, int64_t height, int64_t width, int64_t channels, int64_t frame, int64_t c, int64_t h,
+    int64_t w, int64_t fullHeight, int64_t fullWidth)
+{
+    auto const weight = [](int64_t point, int64_t pixel, int64_t larger, int64_t smaller) {
+        double at = (double(point) + 0.5) * double(smaller) / double(larger) - 0.5;
+        at = std::min(std::max(at, 0.0), double(smaller - 1));
+        return std::max(0.0, 1.0 - std::fabs(at - double(pixel)));
+    };
+    double total = 0;
+    for (int64_t i = 0; i < height; ++i)
+        for (int64_t j = 0; j < width; ++j)
+            total += weight(h, i, fullHeight, height) * weight(w, j, fullWidth, width)
+                * x[size_t(((frame * height + i) * width + j) * channels + c)];
+    return total;
+}
+
+void testMergeScales(int64_t frames, int64_t channels, int64_t classes, std::vector<int64_t> const& sizes)
+{
+    int64_t const height = sizes[0], width = sizes[1];
+    std::vector<Numbers> scales;
+    for (size_t s = 0; s < 4; ++s)
+        scales.push_back(randoms(size_t(frames * sizes[2 * s] * sizes[2 * s + 1] * channels), 1.f));
+    Numbers const bias = randoms(size_t(channels), 0.5f), weight = randoms(size_t(classes * channels), 1.f);
+    Numbers const classBias = randoms(size_t(classes), 1.f);
+    std::vector<double> expected(size_t(frames * classes * height * width));
+    for (int64_t f = 0; f < frames; ++f)
+        for (int64_t h = 0; h < height; ++h)
+            for (int64_t w = 0; w < width; ++w)
+                for (int64_t c = 0; c < channels; ++c)
+                {
+                    double total = bias[size_t(c)];
+                    for (size_t s = 0; s < 4; ++s)
+                        total += upsampled(scales[s], sizes[2 * s], sizes[2 * s + 1], channels, f, c, h, w, height, width);
+                    for (int64_t k = 0; k < classes; ++k)
+                        expected[size_t(((f * classes + k) * height + h) * width + w)] += (c ? 0 : classBias[size_t(k)])
+                            + std::max(total, 0.0) * double(weight[size_t(k * channels + c)]);
+                }
+    vivim::cpu::MergeScales merge{};
+    for (size_t s = 0; s < 4; ++s)
+        merge.scales[s] = {scales[s].data(), sizes[2 * s], sizes[2 * s + 1]};
+    Numbers found(expected.size(), NAN);
+    merge.bias = bias.data(), merge.weight = weight.data(), merge.classBias = classBias.data();
+    merge.logits = found.data(), merge.frames = frames, merge.channels = channels, merge.classes = classes;
+    Backwards workers(1);
+    mergeScales(merge, workers);
+    double const error = relativeL2(found, expected);
+    std::string const name = std::to_string(height) + " x " + std::to_string(width) + " x " + std::to_string(channels);
+    // 16 products of random signs each, of weights that were rounded, then a sum of `channels` more.
+    report(error <= 5e-7, "merge", name, error);
+}
+
 // A state that does not decay (A = 0) and takes in nothing must stay what it is: 2^0 is exactly 1.
 void testMemory()
 {
@@ -357,6 +439,47 @@ void testMemory()
         &desc, xc.data(), dbc.data(), nullptr, A.data(), w.data(), bias.data(), skip.data(), y.data(), 1);
     bool const same = std::all_of(y.begin(), y.end(), [&](float value) { return value == y[0] && value > 0.5f; });
     report(same, "memory", "a state without decay stays", y.back() - y[0]);
+}
+
+// Frame after frame, the first direction gives what one sequence gives, to the bit: the same steps in the same order.
+void testPieces(int32_t width, int32_t states, vivim_dtype type)
+{
+    size_t const B = 2, frame = 70, frames = 3, L = frame * frames, D = size_t(width), R = 3, N = size_t(states);
+    size_t const columns = R + 2 * N, bytes = type == VIVIM_FLOAT32 ? 4 : 2;
+    Numbers x = randoms(B * L * D, 1.7f), dbc = randoms(B * L * columns, 1.7f);
+    Numbers const A = randoms(D * N, 0.4f, -0.6f), w = randoms(D * R, 0.6f), bias = randoms(D, 2.f, -3.f);
+    Numbers const skip = randoms(D, 1.f, 1.f), weight = randoms(D * 4, 0.5f);
+    auto const xStored = stored(x, type), dbcStored = stored(dbc, type);
+    auto const piece = [&](std::vector<uint8_t> const& of, size_t row, size_t first, size_t count) {
+        std::vector<uint8_t> result;
+        for (size_t b = 0; b < B; ++b)
+            result.insert(result.end(), of.begin() + (b * L + first) * row * bytes,
+                of.begin() + (b * L + first + count) * row * bytes);
+        return result;
+    };
+    vivim_scan_desc scan{int32_t(B), int32_t(L), width, 1, int32_t(R), states, 1, {0}, 0, 0, 0, type};
+    vivim_conv_desc conv{int32_t(B), int32_t(L), width, 1, width, 1, {0}, type};
+    std::vector<uint8_t> xc(B * L * D * bytes), y(xc.size()), part, partY;
+    vivim_cpu_causal_conv1d(&conv, 4, xStored.data(), weight.data(), bias.data(), xc.data(), 1);
+    vivim_cpu_selective_scan(
+        &scan, xc.data(), dbcStored.data(), nullptr, A.data(), w.data(), bias.data(), skip.data(), y.data(), 1);
+    Numbers h(B * N * D), last(h.size());
+    std::vector<uint8_t> tail(B * 3 * D * bytes);
+    bool same = true;
+    scan.length = conv.length = int32_t(frame);
+    for (size_t t = 0; t < frames; ++t)
+    {
+        auto const in = piece(xStored, D, t * frame, frame), low = piece(dbcStored, columns, t * frame, frame);
+        part.assign(in.size(), 0xff), partY.assign(in.size(), 0xff);
+        vivim_cpu_streaming_conv1d(&conv, 4, in.data(), tail.data(), weight.data(), bias.data(), part.data(), 2);
+        vivim_cpu_streaming_scan(&scan, part.data(), low.data(), nullptr, A.data(), w.data(), bias.data(), skip.data(),
+            h.data(), partY.data(), last.data(), 2);
+        same = same && part == piece(xc, D, t * frame, frame) && partY == piece(y, D, t * frame, frame);
+        h = last;
+        tail = piece(xStored, D, (t + 1) * frame - 3, 3);
+    }
+    bool const moved = std::any_of(h.begin(), h.end(), [](float value) { return value != 0.f; });
+    report(same && moved, "pieces", std::to_string(width) + " channels" + nameOf(type), 0);
 }
 
 // What the kernels cannot take is refused with a message that names it; nothing is written.
@@ -431,7 +554,21 @@ int main(int count, char** words)
             testDepthwise(3, frames, 2, 5, 3, kernelFrames);
             testDepthwise(1, 2, 3, 6, 17, kernelFrames);
         }
+        testAddNorm(130, 64, 0.f);
+        testAddNorm(5, 37, 1.f);
+        testAddNorm(64, 3, -2.f);
+        testAddNorm(3, 1, 0.f);
+        testAddNorm(70, 320, 100.f);
+        testMergeScales(2, 64, 1, {16, 16, 8, 8, 4, 4, 2, 2});
+        testMergeScales(1, 200, 3, {7, 11, 4, 6, 2, 3, 1, 2});
+        testMergeScales(1, 40, 1, {3, 400, 3, 230, 2, 100, 1, 9}); // too wide for 48 channels at a time
+        testMergeScales(1, 5, 2, {1, 1, 1, 1, 1, 1, 1, 1});
         testMemory();
+        for (vivim_dtype const type : {VIVIM_FLOAT32, VIVIM_FLOAT16, VIVIM_BFLOAT16})
+        {
+            testPieces(48, 16, type);
+            testPieces(37, 5, type);
+        }
         testRefusals();
     }
     catch (std::exception const& error)

@@ -303,9 +303,9 @@ class Painter:
             for share in np.linspace(0, 1, 24)[1:-1]:
                 px, py = ends[0] + share * (ends[1] - ends[0])
                 self._panel((px, py, px, py), colour)
-            value = f"+ Dist  {rng.uniform(0.4, 9):.2f} cm"
+            measured = f"+ Dist  {rng.uniform(0.4, 9):.2f} cm"
             corner = (0.02 * w, 0.9 * h) if rng.random() < 0.5 else (x + 0.62 * columns, y + 0.97 * rows)
-            self._write(value, corner, colour)
+            self._write(measured, corner, colour)
         if rng.random() < 0.3:
             left, top = x + 0.02 * columns, y + rows - 0.09 * h
             for canvas, value in ((self._ink, layout.ink), (self._cover, 255)):

@@ -7,13 +7,14 @@ upper left corner of the rectangle around it. Along a beam counts `depth`, 0 to 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 __all__ = ["Beams", "Probe"]
 
-Field = npt.NDArray[np.float32]
+Field = npt.NDArray[np.floating[Any]]
 Mask = npt.NDArray[np.bool_]
 
 

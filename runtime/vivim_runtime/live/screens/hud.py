@@ -10,8 +10,10 @@ state last of all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 
@@ -21,7 +23,7 @@ from vivim_runtime.live.status import HudLevel, State, Status
 from vivim_runtime.sessions.base import ClassInfo
 from vivim_runtime.sources.base import Image
 
-__all__ = ["LEGIBLE_WIDTH", "NOTICE", "Hud", "legible", "marked", "status_lines"]
+__all__ = ["LEGIBLE_WIDTH", "NOTICE", "Hud", "legible", "lesion_lines", "marked", "status_lines"]
 
 NOTICE = "RESEARCH USE ONLY"
 
@@ -30,6 +32,8 @@ LEGIBLE_WIDTH, _LEGIBLE_HEIGHT = 640, 1280
 
 _WHITE = (255, 255, 255)
 _RED = (229, 57, 53)
+_BLUE = (77, 163, 255)
+_MOST_LESIONS = 3  # whose sizes are told
 # Letters are 1/45 of the picture's height, as on the screens of scanners; below 12 pixels they would not be readable.
 _LETTER_SHARE, _LETTER_LEAST = 1 / 45, 12
 # The figures are up to 19 letters' heights wide, and the legend has this share of the picture at most: where it is
@@ -42,6 +46,7 @@ _SEPARATOR = " | "
 _BAR_COLORS = {
     State.warming_up: (25, 84, 123),
     State.stale: (150, 90, 0),
+    State.silent: (150, 90, 0),
     State.no_signal: (160, 20, 20),
     State.stuck: (160, 20, 20),
     State.not_finite: (160, 20, 20),
@@ -68,11 +73,31 @@ def status_lines(status: Status, threshold: float | None = None, short: bool = F
         fps += f"{'/' if short else ' fps of '}{status.source_fps:.0f}"
     lines = [fps if " fps" in fps else f"{fps} fps"]
     lines.append("no mask" if age is None else f"mask {'' if short else 'age '}{age:.0f} ms")
+    if status.synchronised:
+        lines.append("in step" if short else "picture waits for its mask")
     if latency:
         p95 = f"p95 {latency['p95']:.0f} ms"
         lines.append(p95 if short else f"latency p50 {latency['p50']:.0f} ms, {p95}")
     if threshold is not None:
         lines.append(f"{'>' if short else 'threshold'} {threshold:.2f}")
+    return tuple(lines)
+
+
+def lesion_lines(lesions: Sequence[Mapping[str, Any]], short: bool = False) -> tuple[str, ...]:
+    """The sizes of the largest lesions, with their bounds: longest diameter by the one across it.
+
+    Args:
+        short: for pictures that are narrow.
+    """
+    lines = []
+    for lesion in lesions[:_MOST_LESIONS]:
+        if "longest_mm" in lesion:
+            (longest, wrong), (across, wrong_across) = lesion["longest_mm"], lesion["across_mm"]
+            size = f"{longest:.1f} x {across:.1f} mm"
+            size += "" if short else f" (+-{wrong:.1f}, +-{wrong_across:.1f})"
+        else:
+            size = f"{lesion['longest_px']:.0f} x {lesion['across_px']:.0f} px"
+        lines.append(f"{lesion['lesion']}: {size}")
     return tuple(lines)
 
 
@@ -160,6 +185,7 @@ class Hud:
             corner: where the figures stand: 0 top left, 1 top right, 2 bottom right, 3 bottom left.
         """
         canvas = picture.copy()
+        _frame(canvas, status)
         letter = max(_LETTER_LEAST, round(canvas.shape[0] * _LETTER_SHARE))
         full = level is HudLevel.full
         bottom = _runs(canvas, _parts(status if full else None, self._notice), letter)
@@ -167,8 +193,10 @@ class Hud:
             bottom = _bar(canvas, status, letter, bottom)
         size = (canvas.shape[0], canvas.shape[1])
         classes, free = self._legend(size, letter, status.recording, bottom, full)
-        lines = () if level is HudLevel.none else status_lines(status, threshold, short=size[1] < _NARROW * letter)
-        figures = _column(size, lines if full else lines[1:2], message, letter, free, bottom)
+        short = size[1] < _NARROW * letter
+        lines = () if level is HudLevel.none else status_lines(status, threshold, short)
+        lines = (*(lines if full else lines[1:2]), *(lesion_lines(status.lesions, short) if lines else ()))
+        figures = _column(size, lines, message, letter, free, bottom)
         for item in _moved([*classes, *figures], corner, size[1], letter // 2, bottom):
             item.put_on(canvas)
         if help_panel:
@@ -200,6 +228,20 @@ class Hud:
             placed.append(_Placed(begin, top, text.width, text.height, text))
             left, top = min(left, begin), top + round(text.height * 1.1)
         return placed, (left, top)
+
+
+def _frame(canvas: Image, status: Status) -> None:
+    """A thin line around what the model sees, just inside of it."""
+    if min(status.size) < 1:
+        return
+    height, width = status.size
+    panels = max(1, round(canvas.shape[1] * height / (canvas.shape[0] * width)))  # frames beside each other
+    fx, fy = canvas.shape[1] / (width * panels), canvas.shape[0] / height
+    for x, y, wide, high in status.regions:
+        for left in (x + panel * width for panel in range(panels)):
+            first = math.ceil(left * fx), math.ceil(y * fy)
+            last = math.floor((left + wide) * fx) - 1, math.floor((y + high) * fy) - 1
+            cv2.rectangle(canvas, first, last, _BLUE, 1)
 
 
 def _column(

@@ -232,9 +232,7 @@ class DicomFile:
     def _numbered(self, counting: bool = True) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         """Every frame that can be decoded, with its number; what cannot is counted, unless it is all of them."""
         if self._coded is None:
-            from pydicom.pixels import iter_pixels
-
-            yield from enumerate(iter_pixels(self._dataset))
+            yield from enumerate(self._native())
             return
         failed: Exception | None = None
         lost = decoded = 0
@@ -258,6 +256,15 @@ class DicomFile:
             self.lost = lost
             note = f"lost: {counted_frames(lost)} of {self.name} cannot be decoded; the rest is used"
             self.notes = [*(n for n in self.notes if not n.startswith("lost:")), note]
+
+    def _native(self) -> Iterator[npt.NDArray[Any]]:
+        """Every frame of pixels that are not coded."""
+        from pydicom.pixels import iter_pixels, pixel_array
+
+        if self._photometric != "YBR_FULL_422" or self.frame_count == 1:
+            return iter_pixels(self._dataset)
+        # pydicom's iterator takes the second frame for RGB, of another length, once it has converted the first.
+        return (pixel_array(self._dataset, index=index) for index in range(self.frame_count or 0))
 
     def _of_pydicom(self, data: bytes) -> npt.NDArray[Any]:
         """One coded frame, decoded; YBR turned into RGB."""

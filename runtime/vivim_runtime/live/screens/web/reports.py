@@ -33,6 +33,7 @@ def as_json(
         "view": controls.view.value,
         "hud": controls.hud.value,
         "paused": controls.paused.is_set(),
+        "region_drawn": controls.region is not None,
         "recording_wanted": controls.recording.is_set(),
         "classes": [{"name": info.name, "color": list(info.color)} for info in classes],
     }

@@ -7,8 +7,9 @@ GET  /again         the last ten seconds that somebody watched, once more, as mu
 GET  /status        JSON
 GET  /metrics       Prometheus
 GET  /snapshot.png  the picture as shown, without the status
-POST /controls      {"action": NAME}, of vivim_runtime.live.screens.actions where `remote`, or
-                    {"set": NAME, "value": NUMBER}, of SETTINGS there
+POST /controls      {"action": NAME}, of vivim_runtime.live.screens.actions where `remote`; or
+                    {"set": NAME, "value": NUMBER}, of SETTINGS there; or, to draw what the model sees,
+                    {"action": "region", "region": [X, Y, WIDTH, HEIGHT]} in pixels of the frame
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from types import TracebackType
 from typing import IO, Any, ClassVar
 from urllib.parse import SplitResult, urlsplit
 
-from vivim_runtime.errors import SinkError
+from vivim_runtime.errors import SinkError, UsageError
 from vivim_runtime.live.screens.actions import ACTIONS, SETTINGS
 from vivim_runtime.live.screens.base import ScreenOptions
 from vivim_runtime.live.screens.hud import NOTICE, Hud
@@ -40,8 +41,9 @@ from vivim_runtime.live.screens.web.access import Access, Address
 from vivim_runtime.live.screens.web.pictures import Pictures
 from vivim_runtime.live.screens.web.reports import as_json, as_metrics
 from vivim_runtime.live.status import Controls, Shown, State, Status
+from vivim_runtime.regions import Region
 from vivim_runtime.sessions.base import ModelInfo
-from vivim_runtime.text import parse_json
+from vivim_runtime.text import parse_json, printable
 
 __all__ = ["WebViewer"]
 
@@ -317,11 +319,27 @@ class _Handler(BaseHTTPRequestHandler):
             self._set(asked["set"], asked.get("value"))
             return
         name = asked.get("action")
+        if name == "region":
+            self._see(asked.get("region"))
+            return
         action = _REMOTE.get(name) if isinstance(name, str) else None
         if action is None or action.apply is None:
-            self._refuse(HTTPStatus.BAD_REQUEST, f"expected an action of {', '.join(_REMOTE)}")
+            self._refuse(HTTPStatus.BAD_REQUEST, f"expected an action of {', '.join(_REMOTE)}, region")
             return
         action.apply(self.server.controls)
+        self._status()
+
+    def _see(self, numbers: Any) -> None:
+        """Let the model see the part of the picture that somebody has drawn."""
+        status, _ = self._newest()
+        try:
+            if not isinstance(numbers, list) or len(numbers) != 4:
+                raise UsageError("expected a region of [X, Y, WIDTH, HEIGHT]")
+            region = Region(*numbers).check(status.size, "the picture")
+        except UsageError as error:
+            self._refuse(HTTPStatus.BAD_REQUEST, printable(str(error), 300))
+            return
+        self.server.controls.see(region)
         self._status()
 
     def _set(self, name: Any, value: Any) -> None:
