@@ -210,7 +210,7 @@ def precision(drawn: Tensor, edges: Tensor) -> float:
 
 def test_shipped_regressor_beats_the_answer_that_nothing_moved_on_outlines_of_another_kind() -> None:
     scores = vivim.training.affine._scores(load_regressor(), rings(24, 128), seed=3, count=1024)
-    # Measured 0.31 against 0.38, and a correlation of 0.26, on lines as a head draws them, thick and faint ones too; the
+    # Measured 0.31 against 0.38, and a correlation of 0.26, on lines as a head draws them, thick and faint ones. The
     # shipped one has learnt from thin ones alone, on which it has 0.26 and 0.45.
     assert scores.error < 0.9 * scores.identity and scores.correlation > 0.2
     assert scores.pairs == 1024
