@@ -167,7 +167,9 @@ def _evaluation(source: ClipOptions, out: Path, split: str, clips: int) -> str:
 @contextmanager
 def _progress(group: Group) -> Iterator[Callable[[int, int, float], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_console, transient=True, disable=not group.leads) as progress:
+    with Progress(
+        *columns, console=_console, transient=True, disable=not group.leads or not _console.is_terminal
+    ) as progress:
         task = progress.add_task("training")
 
         def on_step(step: int, steps: int, loss: float) -> None:
