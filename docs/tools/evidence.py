@@ -170,7 +170,7 @@ def requirements(tests: Path) -> list[dict[str, str]]:
     rows = []
     for path in sorted(tests.rglob("test_*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        about = (ast.get_docstring(tree) or "").strip().split("\n\n")[0]
+        about = first_paragraph(tree) or about_module(path)
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 rows.append(
@@ -182,6 +182,20 @@ def requirements(tests: Path) -> list[dict[str, str]]:
                     }
                 )
     return rows
+
+
+def first_paragraph(tree: ast.Module) -> str:
+    return (ast.get_docstring(tree) or "").strip().split("\n\n")[0]
+
+
+def about_module(test: Path) -> str:
+    """What the module says of itself that a test without a word of its own is named after."""
+    name = test.stem.removeprefix("test_")
+    for package in ("calibration", "export", "runtime", "vivim"):
+        if package in test.parts:
+            for path in sorted((ROOT / package).rglob(f"{name}.py")):
+                return first_paragraph(ast.parse(path.read_text(encoding="utf-8")))
+    return f"{test.parent.name}: {name.replace('_', ' ')}"
 
 
 def marks(node: ast.FunctionDef) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -11,10 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.vivim.scan.test_s6 import SHAPES, s6_arguments
 from vivim.scan.s6 import s6_scan_reference
+from vivim_export.engine_graph import _has_plugin, default_precision, engine_graph
 from vivim_export.functions import DOMAIN
 from vivim_export.lowering import lower_operators
 from vivim_export.s6 import S6_INPUTS, LowerS6Scan, s6_scan_function
 from vivim_runtime.errors import UsageError
+from vivim_runtime.sessions.backends import BACKENDS
 
 OPSET = 20
 # The order of the operator's arguments in PyTorch, in that of the node's inputs.
@@ -117,3 +121,33 @@ def test_the_body_has_what_old_releases_of_onnx_runtime_ask_for() -> None:
     assert all(names) and len(set(names)) == len(names)
     constants = [a for node in function.node if node.op_type == "Constant" for a in node.attribute]
     assert {a.name for a in constants} == {"value"}
+
+
+def test_what_the_plugin_lacks_becomes_standard_layers_for_tensorrt_too() -> None:
+    """A plain scan, and a fused one without a gate; what has a plugin stays a node with its body."""
+    model = s6_model(s6_arguments((1, 2, 8, 4, 50)))
+    kept = lower_operators(model, others=[LowerS6Scan()], keep=lambda node: True)
+    assert [node.op_type for node in kept.graph.node] == ["S6Scan"]
+    assert [function.name for function in kept.functions] == ["S6Scan"]
+    assert DOMAIN in {entry.domain for entry in kept.opset_import}
+    scan = helper.make_node("SelectiveScan", ["xc", "dbc", "xz"], ["y"], domain=DOMAIN)
+    conv = helper.make_node("CausalConv1d", ["xz", "w", "b"], ["y"], domain=DOMAIN)
+    assert _has_plugin(scan) and _has_plugin(conv)
+    scan.input[2] = ""
+    assert not _has_plugin(scan) and not _has_plugin(model.graph.node[0])
+
+
+def test_a_file_of_others_is_built_as_it_was_proven(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    model = s6_model(s6_arguments((1, 2, 8, 4, 50)))
+    del model.graph.input[1:]  # one input is what engines have
+    model.graph.node[0].input[1] = "u"
+    for index, (name, kind) in enumerate((("B", 3), ("C", 4)), 2):
+        tensor = s6_arguments((1, 2, 8, 4, 50))[kind].numpy().astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(tensor, name))
+        assert model.graph.node[0].input[index] == name
+    helper.set_model_props(model, {"vivim.network": "scan", "vivim.precision": "fp32"})
+    onnx.save(model, path)
+    assert default_precision(path) == "fp32"
+    with pytest.raises(UsageError, match="is fp32 and --fp16 was asked for; export it so"):
+        engine_graph(path, "fp16", BACKENDS["rtx"])

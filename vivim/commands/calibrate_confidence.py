@@ -44,7 +44,9 @@ def calibrate_command(
     data: DataSet = "phantom",
     layout: Layout = "auto",
     split_file: SplitFile = None,
-    clips: Annotated[int, typer.Option(help="Phantoms to validate on, and as many of the training to know.")] = 60,
+    clips: Annotated[
+        int, typer.Option("--validation-clips", help="Phantoms to validate on, and as many of the training to know.")
+    ] = 60,
     report: Annotated[Path | None, typer.Option(help="JSON file of all figures.")] = None,
     seed: Seed = 0,
     threads: Threads = 0,
@@ -54,7 +56,7 @@ def calibrate_command(
     if out.suffix != ".safetensors":
         raise ConfigError(f"--out is {out}; expected a name ending in .safetensors")
     if clips < 8:
-        raise ConfigError(f"--clips is {clips}; expected at least 8")
+        raise ConfigError(f"--validation-clips is {clips}; expected at least 8")
     training = read_training(weights)
     contract = training.contract
     source = ClipOptions(

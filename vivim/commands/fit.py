@@ -110,10 +110,6 @@ def fit_command(
     with process_group(device) as group:
         run = RunOptions(resume, workers, save_every, group, stride=source.stride, contract=source.contract)
         training = source.clips(split, clips, fresh)
-        if chosen.init and group.leads:
-            meeting = source.contract.meets(read_training(chosen.init).contract, "this training", str(chosen.init))
-            if meeting:
-                _console.print(f"note: {meeting}", soft_wrap=True)
         check_run(chosen, out, run, len(training))
         judging = source.judged(validation_split, validation_clips)
         if group.leads and not source.is_phantom and not resume:
@@ -171,7 +167,9 @@ def _evaluation(source: ClipOptions, out: Path, split: str, clips: int) -> str:
 @contextmanager
 def _progress(group: Group) -> Iterator[Callable[[int, int, float], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_console, transient=True, disable=not group.leads) as progress:
+    with Progress(
+        *columns, console=_console, transient=True, disable=not group.leads or not _console.is_terminal
+    ) as progress:
         task = progress.add_task("training")
 
         def on_step(step: int, steps: int, loss: float) -> None:

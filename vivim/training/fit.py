@@ -367,6 +367,8 @@ def _training(config: FitConfig, clips: ClipSource | Sequence[Clip], options: Ru
     if config.init:
         start = read_training(config.init)
         before = start.data
+        if (meeting := contract.meets(start.contract, "this training", str(config.init))) and options.group.leads:
+            _log.warning("%s", meeting)
         if (start.contract.mean, start.contract.std) != (contract.mean, contract.std):
             raise ConfigError(
                 f"{config.init} takes frames normalised by {start.contract.mean} and {start.contract.std}; training "

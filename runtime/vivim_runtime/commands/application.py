@@ -11,6 +11,7 @@ import platform
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from typer.main import get_command
 
 from vivim_runtime.installation import NAME, install_words, installed_version
@@ -64,5 +65,5 @@ class Application(typer.Typer):
         command = get_command(self)
         command.params.extend(_common_options())
         if self._extra:
-            command.epilog = needs(self._extra)
+            command.epilog = escape(needs(self._extra))  # [export] is no markup
         return command(*args, **options)
