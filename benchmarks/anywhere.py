@@ -195,7 +195,8 @@ class Matrix:
             made = OnnxOptions(size=(256, 256), **options)  # type: ignore[arg-type]
             save_onnx(onnx_from_model(network, made, training=training), self.files[name])
         self.clip = self._read_clip()
-        self._expected = TorchSession(network, (256, 256), weights, sha256_file(weights), training)(self.clip.pixels[None])[0]
+        reference = TorchSession(network, (256, 256), weights, sha256_file(weights), training)
+        self._expected = reference(self.clip.pixels[None])[0]
         np.save(work / "clip.npy", self.clip.pixels[None])
         (work / "clip.bin").write_bytes(self.clip.pixels.tobytes())
 

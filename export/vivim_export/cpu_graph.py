@@ -314,7 +314,9 @@ def standard_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
 def _apply(graph: onnx.GraphProto, rule: Rule[Site, Fused]) -> tuple[int, list[Declined]]:
     """Put what a rule makes into its places; sites of one rule share no nodes."""
     surroundings = Surroundings.of(graph)
-    declined, placed, dropped = [], {}, set()
+    declined: list[Declined] = []
+    placed: dict[str, onnx.NodeProto] = {}
+    dropped: set[str] = set()
     for node in graph.node:
         site = Site(node, surroundings)
         if not rule.matches(site):
