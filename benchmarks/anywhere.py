@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import http.server
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -289,7 +290,8 @@ def _last(text: str) -> str:
     """What an error comes down to: of OpenVINO's and Python's many lines the one that names it."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("[notice]")]
     telling = [line for line in lines if "No conversion rule" in line or "ERROR" in line or "Error:" in line]
-    return ((telling or lines or ["no reason given"])[-1]).replace("|", "/")[:200]
+    line = (telling or lines or ["no reason given"])[-1].removeprefix("-- ").rpartition(" with error: ")[2]
+    return re.sub(r"/\S*/", "", line).replace("|", "/")[:200]  # of files their names: folders are of this machine
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def main() -> None:
     def clips(names: list[str], numbers: list[int]) -> ClipSet:
         """Clips of sources, by their numbers over all of these."""
         whole = whole_clips(names, frames, size)
-        return ClipSet(tuple(whole.chosen[number] for number in numbers), whole.videos, frames, size)
+        return ClipSet(tuple(whole.chosen[number] for number in numbers), whole.videos, frames, whole.framing)
 
     phantoms = [f"phantom:seed={seed},frames={frames},size={size[0]}x{size[1]}" for seed in range(1_000_000, 1_000_008)]
     cine = str(pydicom.examples.get_path("ybr_color"))

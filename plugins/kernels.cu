@@ -235,11 +235,11 @@ Workspace workspaceOf(vivim_scan_desc const& d, Tactic const& t)
 
 // ---- launches ----
 
-template <class T> int32_t launchConv(
-    vivim_conv_desc const& d, void const* x, float const* weight, float const* bias, void* xc, void* stream)
+template <class T> int32_t launchConv(vivim_conv_desc const& d, void const* x, void const* tail, float const* weight,
+    float const* bias, void* xc, void* stream)
 {
-    ConvArguments<T> const a{static_cast<T const*>(x), weight, bias, static_cast<T*>(xc), d.batch, d.length, d.width,
-        d.rows, d.length / d.rows, d.x_width, packDirections(d)};
+    ConvArguments<T> const a{static_cast<T const*>(x), weight, bias, static_cast<T*>(xc), static_cast<T const*>(tail),
+        d.batch, d.length, d.width, d.rows, d.length / d.rows, d.x_width, packDirections(d)};
     auto const run = [&](auto kernel, int channels) {
         dim3 const grid(divideUp(d.length, ConvTile::kSteps),
             divideUp(d.width, ConvTile::kLanes * channels) * d.direction_count, d.batch);
@@ -306,8 +306,8 @@ template <class T> int32_t launchCombine(CombineArguments<T> const& a, void* str
 
 template <class T>
 int32_t launchScan(vivim_scan_desc const& d, Tactic const& t, void const* xc, void const* dbc, void const* xz,
-    float const* A_log2e, float const* dtWeight, float const* dtBias, float const* dSkip, void* y, char* workspace,
-    void* stream)
+    float const* A_log2e, float const* dtWeight, float const* dtBias, float const* dSkip, float const* initial, void* y,
+    float* final, char* workspace, void* stream)
 {
     Workspace const at = workspaceOf(d, t);
     ScanArguments<T> a{};
@@ -317,6 +317,8 @@ int32_t launchScan(vivim_scan_desc const& d, Tactic const& t, void const* xc, vo
     a.dtWeight = dtWeight;
     a.dtBias = dtBias;
     a.dSkip = dSkip;
+    a.initial = initial;
+    a.final = final;
     a.yDirections = writesDirectly(d) ? static_cast<T*>(y) : reinterpret_cast<T*>(workspace + at.yDirections);
     a.chunkState = reinterpret_cast<float*>(workspace + at.chunkState);
     a.chunkTime = reinterpret_cast<float*>(workspace + at.chunkTime);
@@ -346,6 +348,74 @@ int32_t launchScan(vivim_scan_desc const& d, Tactic const& t, void const* xc, vo
     return launchCombine(c, stream);
 }
 
+// ---- calls ----
+
+int32_t convolve(vivim_conv_desc const* desc, void const* x, void const* tail, float const* weight, float const* bias,
+    void* xc, void* stream)
+{
+    if (int32_t const status = checkConv(desc))
+        return status;
+    if (int32_t const status = checkPointers({{"x", x}, {"weight", weight}, {"bias", bias}, {"xc", xc}}))
+        return status;
+    if (tail)
+        if (int32_t const status = checkPointers({{"tail", tail}}))
+            return status;
+    switch (desc->dtype)
+    {
+    case VIVIM_FLOAT32: return launchConv<float>(*desc, x, tail, weight, bias, xc, stream);
+    case VIVIM_FLOAT16: return launchConv<__half>(*desc, x, tail, weight, bias, xc, stream);
+    default: return launchConv<__nv_bfloat16>(*desc, x, tail, weight, bias, xc, stream);
+    }
+}
+
+int32_t scan(vivim_scan_desc const* desc, int32_t tactic, void const* xc, void const* dbc, void const* xz,
+    float const* A_log2e, float const* dt_weight, float const* dt_bias, float const* d_skip, float const* initial,
+    void* y, float* final, void* workspace, size_t workspace_bytes, void* stream)
+{
+    if (int32_t const status = checkScan(desc))
+        return status;
+    if (int32_t const status = checkTactic(tactic, 0))
+        return status;
+    if (int32_t const status = checkPointers({{"xc", xc}, {"dbc", dbc}, {"A_log2e", A_log2e}, {"dt_weight", dt_weight},
+            {"dt_bias", dt_bias}, {"d_skip", d_skip}, {"y", y}}))
+        return status;
+    if (desc->gate_width)
+    {
+        if (int32_t const status = checkPointers({{"xz", xz}}))
+            return status;
+    }
+    else if (xz)
+        return fail(VIVIM_BAD_ARGUMENT, "xz is given, but gate_width is 0 (no gate)");
+    if (initial)
+    {
+        if (int32_t const status = checkPointers({{"initial", initial}}))
+            return status;
+        uintptr_t const bytes = uintptr_t(desc->batch) * desc->states * desc->width * sizeof(float);
+        uintptr_t const in = reinterpret_cast<uintptr_t>(initial), out = reinterpret_cast<uintptr_t>(final);
+        if (in < out + bytes && out < in + bytes)
+            return fail(VIVIM_BAD_ARGUMENT, "final shares memory with initial, which other blocks still read");
+    }
+    Tactic const& t = kTactics[tactic];
+    size_t const needed = workspaceOf(*desc, t).bytes;
+    if (!workspace)
+        return fail(VIVIM_BAD_WORKSPACE, "workspace is null; %zu bytes are needed", needed);
+    if (reinterpret_cast<uintptr_t>(workspace) % 16)
+        return fail(VIVIM_BAD_WORKSPACE, "workspace is not aligned to 16 bytes");
+    if (workspace_bytes < needed)
+        return fail(VIVIM_BAD_WORKSPACE, "workspace_bytes is %zu; %zu bytes are needed", workspace_bytes, needed);
+    char* const w = static_cast<char*>(workspace);
+    auto const run = [&](auto element) {
+        return launchScan<decltype(element)>(
+            *desc, t, xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip, initial, y, final, w, stream);
+    };
+    switch (desc->dtype)
+    {
+    case VIVIM_FLOAT32: return run(float{});
+    case VIVIM_FLOAT16: return run(__half{});
+    default: return run(__nv_bfloat16{});
+    }
+}
+
 // No exception leaves the library: strings of messages may fail to allocate, threads of the emulator to start.
 template <class Body> int32_t guarded(Body const& body) noexcept
 {
@@ -366,23 +436,6 @@ template <class Body> int32_t guarded(Body const& body) noexcept
 } // namespace vivim
 
 using namespace vivim;
-
-int32_t vivim_causal_conv1d(
-    vivim_conv_desc const* desc, void const* x, float const* weight, float const* bias, void* xc, void* stream)
-{
-    return guarded([&]() -> int32_t {
-        if (int32_t const status = checkConv(desc))
-            return status;
-        if (int32_t const status = checkPointers({{"x", x}, {"weight", weight}, {"bias", bias}, {"xc", xc}}))
-            return status;
-        switch (desc->dtype)
-        {
-        case VIVIM_FLOAT32: return launchConv<float>(*desc, x, weight, bias, xc, stream);
-        case VIVIM_FLOAT16: return launchConv<__half>(*desc, x, weight, bias, xc, stream);
-        default: return launchConv<__nv_bfloat16>(*desc, x, weight, bias, xc, stream);
-        }
-    });
-}
 
 int32_t vivim_scan_tactic_count(void) { return kTacticCount; }
 
@@ -405,44 +458,37 @@ size_t vivim_scan_workspace(vivim_scan_desc const* desc, int32_t tactic)
     return most;
 }
 
+int32_t vivim_causal_conv1d(
+    vivim_conv_desc const* desc, void const* x, float const* weight, float const* bias, void* xc, void* stream)
+{
+    return guarded([&] { return convolve(desc, x, nullptr, weight, bias, xc, stream); });
+}
+
+int32_t vivim_streaming_conv1d(vivim_conv_desc const* desc, void const* x, void const* tail, float const* weight,
+    float const* bias, void* xc, void* stream)
+{
+    return guarded([&] { return convolve(desc, x, tail, weight, bias, xc, stream); });
+}
+
 int32_t vivim_selective_scan(vivim_scan_desc const* desc, int32_t tactic, void const* xc, void const* dbc,
     void const* xz, float const* A_log2e, float const* dt_weight, float const* dt_bias, float const* d_skip, void* y,
     void* workspace, size_t workspace_bytes, void* stream)
 {
+    return guarded([&] {
+        return scan(desc, tactic, xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip, nullptr, y, nullptr, workspace,
+            workspace_bytes, stream);
+    });
+}
+
+int32_t vivim_streaming_scan(vivim_scan_desc const* desc, int32_t tactic, void const* xc, void const* dbc,
+    void const* xz, float const* A_log2e, float const* dt_weight, float const* dt_bias, float const* d_skip,
+    float const* initial, void* y, float* final, void* workspace, size_t workspace_bytes, void* stream)
+{
     return guarded([&]() -> int32_t {
-        if (int32_t const status = checkScan(desc))
+        if (int32_t const status = checkPointers({{"final", final}}))
             return status;
-        if (int32_t const status = checkTactic(tactic, 0))
-            return status;
-        if (int32_t const status = checkPointers({{"xc", xc}, {"dbc", dbc}, {"A_log2e", A_log2e},
-                {"dt_weight", dt_weight}, {"dt_bias", dt_bias}, {"d_skip", d_skip}, {"y", y}}))
-            return status;
-        if (desc->gate_width)
-        {
-            if (int32_t const status = checkPointers({{"xz", xz}}))
-                return status;
-        }
-        else if (xz)
-            return fail(VIVIM_BAD_ARGUMENT, "xz is given, but gate_width is 0 (no gate)");
-        Tactic const& t = kTactics[tactic];
-        size_t const needed = workspaceOf(*desc, t).bytes;
-        if (!workspace)
-            return fail(VIVIM_BAD_WORKSPACE, "workspace is null; %zu bytes are needed", needed);
-        if (reinterpret_cast<uintptr_t>(workspace) % 16)
-            return fail(VIVIM_BAD_WORKSPACE, "workspace is not aligned to 16 bytes");
-        if (workspace_bytes < needed)
-            return fail(VIVIM_BAD_WORKSPACE, "workspace_bytes is %zu; %zu bytes are needed", workspace_bytes, needed);
-        char* const w = static_cast<char*>(workspace);
-        auto const run = [&](auto element) {
-            return launchScan<decltype(element)>(
-                *desc, t, xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip, y, w, stream);
-        };
-        switch (desc->dtype)
-        {
-        case VIVIM_FLOAT32: return run(float{});
-        case VIVIM_FLOAT16: return run(__half{});
-        default: return run(__nv_bfloat16{});
-        }
+        return scan(desc, tactic, xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip, initial, y, final, workspace,
+            workspace_bytes, stream);
     });
 }
 

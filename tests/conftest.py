@@ -16,10 +16,21 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
 LIVE = (Path("tests/runtime/live"), Path("tests/runtime/commands/test_live.py"))
 
 
+@pytest.fixture(autouse=True)
+def _as_of_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said about installing does not depend on where this copy came from."""
+    monkeypatch.setattr("vivim_runtime.installation._origin", dict)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--allowed-skips", type=Path, metavar="FILE", help="fail where a test skips for a reason that is not in FILE"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The marker is xdist's own; without xdist it would be an unknown one."""
+    config.addinivalue_line("markers", "xdist_group(name): tests that one worker of pytest-xdist runs")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

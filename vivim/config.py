@@ -12,18 +12,33 @@ from vivim_runtime.contract import IMAGENET_MEAN, IMAGENET_STD
 from vivim_runtime.errors import ConfigError
 from vivim_runtime.text import parse_json
 
-__all__ = ["ABLATIONS", "MEAN", "PRESETS", "STD", "Direction", "EdgeHead", "SpatioTemporalModule", "VivimConfig"]
+__all__ = [
+    "ABLATIONS",
+    "MEAN",
+    "PRESETS",
+    "STD",
+    "STREAMING_DIRECTIONS",
+    "Direction",
+    "EdgeHead",
+    "SpatioTemporalModule",
+    "VivimConfig",
+]
 
 # What networks are trained with; one of other weights is in their input contract.
 MEAN, STD = IMAGENET_MEAN, IMAGENET_STD
 
-Direction = Literal["forward", "backward", "spatial"]
+Direction = Literal["forward", "backward", "spatial", "frame_forward", "frame_backward", "frame_columns"]
+# Of a streaming network where nobody asks for others: as near to a clip network as two scans come (docs/streaming.md).
+STREAMING_DIRECTIONS: tuple[Direction, ...] = ("forward", "frame_backward")
 EdgeHead = Literal["none", "conv1x1", "conv3"]
-SpatioTemporalModule = Literal["st_mamba", "self_attention", "window_attention", "factorized_attention"]
+SpatioTemporalModule = Literal["st_mamba", "self_attention", "window_attention", "factorized_attention", "identity"]
 
 STAGES = 4
 # Scan orders over the grid of T rows and H*W columns, as `vivim.scan.operators` numbers them.
 _ORDER = {"forward": 0, "backward": 1, "spatial": 2}
+# And of a streaming network, over the grid of H rows and W columns of one frame. `forward` alone goes on from the frame
+# before; the others stay within theirs.
+_STREAMING_ORDER = {"forward": 0, "frame_forward": 0, "frame_backward": 1, "frame_columns": 2}
 # A configuration comes out of files of others; a network of these sizes is far beyond every published one, and beyond
 # them a file of a few bytes would take all memory.
 _MOST = {
@@ -55,17 +70,20 @@ class VivimConfig:
         state: N, states a channel of the scan.
         conv: taps of the causal convolution before the scan.
         expand: inner width D of the scan over C.
-        directions: scans to average, a non-empty subset in this order (`ABLATIONS` has those of Table III).
+        directions: scans to average, a non-empty subset in this order (`ABLATIONS` has those of Table III); of a
+            streaming network a subset of forward, frame_forward, frame_backward, frame_columns.
         st_module: what looks over the whole clip in a Temporal Mamba layer: ST-Mamba, or one of its rivals in Table IV
             (vivim.rivals), which have the heads of their stage and for which state, conv, expand and directions mean
-            nothing.
+            nothing; "identity" mixes nothing, so that only the norms and the 3x3x3 convolutions of the layers are left.
         decoder_width: channels of the decoder.
-        frames: T, frames of a clip for which the network is exported; `forward` takes any T >= 1.
+        frames: T, frames of a clip for which the network is exported; `forward` takes any T >= 1. 1 of a streaming
+            network.
         classes: names of the K output classes, each an independent sigmoid.
         edge_head: boundary head on the first stage ("conv1x1" is the authors', "conv3" the paper's).
         mlp_ratio: hidden width of the feed-forward parts over C.
         drop_path: largest stochastic depth of the SegFormer blocks, in training (grows linearly from 0).
         dropout: dropout of the decoder, in training.
+        streaming: it looks back only and takes a film frame by frame, with what it remembers (vivim.streaming).
     """
 
     widths: tuple[int, ...] = (64, 128, 320, 512)
@@ -85,6 +103,7 @@ class VivimConfig:
     mlp_ratio: int = 4
     drop_path: float = 0.1
     dropout: float = 0.1
+    streaming: bool = False
 
     def __post_init__(self) -> None:
         for name in ("widths", "depths", "heads", "reductions"):
@@ -106,13 +125,30 @@ class VivimConfig:
         )
         if weights > _MOST_WEIGHTS:
             raise ConfigError(f"widths {self.widths!r} and depths {self.depths!r} are {weights:.1e} weights; too many")
-        if not self.directions or tuple(d for d in _ORDER if d in self.directions) != self.directions:
-            raise ConfigError(f"directions are {self.directions!r}; expected a non-empty subset of {tuple(_ORDER)}")
+        if self.streaming not in (True, False):
+            raise ConfigError(f"streaming is {self.streaming!r}; expected true or false")
+        order = self._order
+        if not self.directions or tuple(d for d in order if d in self.directions) != self.directions:
+            raise ConfigError(f"directions are {self.directions!r}; expected a non-empty subset of {tuple(order)}")
         if not self.classes or len(set(self.classes)) != len(self.classes):
             raise ConfigError(f"classes are {self.classes!r}; expected at least one name, each once")
         for name, choices in (("edge_head", get_args(EdgeHead)), ("st_module", get_args(SpatioTemporalModule))):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(map(repr, choices))}")
+        if self.streaming and (self.st_module != "st_mamba" or self.frames != 1):
+            raise ConfigError(
+                f"a streaming network has st_module {self.st_module!r} and {self.frames} frames; expected 'st_mamba', "
+                "which alone goes on from frame to frame, and 1"
+            )
+
+    @property
+    def _order(self) -> dict[str, int]:
+        return _STREAMING_ORDER if self.streaming else _ORDER
+
+    @property
+    def carries(self) -> bool:
+        """Whether a scan goes on from frame to frame; a streaming network without one remembers two frames in DSF."""
+        return self.streaming and "forward" in self.directions
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> VivimConfig:
@@ -133,6 +169,7 @@ class VivimConfig:
                 directions=self.directions,
                 drop_path=self.drop_path,
                 dropout=self.dropout,
+                streaming=self.streaming,
             )
             if same == self:
                 return name
@@ -141,7 +178,7 @@ class VivimConfig:
     @property
     def direction_codes(self) -> tuple[int, ...]:
         """The directions as `vivim.scan.operators` numbers them (DESIGN section 4)."""
-        return tuple(_ORDER[d] for d in self.directions)
+        return tuple(self._order[d] for d in self.directions)
 
     def dt_rank(self, stage: int) -> int:
         """R, rank of the time-step projection: ceil(C / 16), as in Mamba."""
@@ -149,7 +186,10 @@ class VivimConfig:
 
     def to_json(self) -> str:
         """One line of JSON that `from_json` takes."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        values = dataclasses.asdict(self)
+        if not self.streaming:  # as files of before had it, to the byte
+            del values["streaming"]
+        return json.dumps(values, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> VivimConfig:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vivim.config import VivimConfig
-from vivim.rivals import RIVALS
+from vivim.rivals import RIVALS, Identity
 from vivim.scan.operators import causal_conv1d, selective_scan
 
 __all__ = ["DetailSpecificFeedForward", "SpatioTemporalMamba", "TemporalMambaLayer"]
@@ -108,10 +108,11 @@ class TemporalMambaLayer(nn.Module):
         super().__init__()
         width = config.widths[stage]
         self.norm1 = nn.LayerNorm(width)
+        others = {**RIVALS, "identity": Identity}
         self.mixer: nn.Module = (
             SpatioTemporalMamba(config, stage)
             if config.st_module == "st_mamba"
-            else RIVALS[config.st_module](width, config.heads[stage], index)
+            else others[config.st_module](width, config.heads[stage], index)
         )
         self.norm2 = nn.LayerNorm(width)
         self.mlp = DetailSpecificFeedForward(width, width * config.mlp_ratio)
@@ -120,3 +121,17 @@ class TemporalMambaLayer(nn.Module):
         """(B, L, C) -> (B, L, C)."""
         x = x + self.mixer(self.norm1(x), frames, height, width)
         return x + self.mlp(self.norm2(x), frames, height, width)
+
+    @torch.no_grad()
+    def initialise_as_authors(self) -> None:
+        """N(0, 0.02), cut off at two, for all projections, and biases of 0, dt's too, as `MambaLayer` of their code."""
+        mixer, mlp = self.mixer, self.mlp
+        weights = [mlp.fc1.weight, mlp.fc2.weight]
+        biases = [mlp.fc1.bias, mlp.fc2.bias]
+        if isinstance(mixer, SpatioTemporalMamba):
+            weights += [mixer.in_proj.weight, mixer.x_proj, mixer.dt_weight, mixer.out_proj.weight]
+            biases += [mixer.dt_bias]
+        for weight in weights:
+            nn.init.trunc_normal_(weight, std=0.02)
+        for bias in biases:
+            bias.zero_()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,6 +13,7 @@ from torch.nn import functional
 from vivim.config import STAGES, VivimConfig
 from vivim.mamba import TemporalMambaLayer
 from vivim.segformer import PatchEmbedding, SegformerBlock, drop_path_rates, grid_from_tokens
+from vivim.streaming import LayerState, StreamingLayer
 from vivim_runtime.errors import InputError
 
 __all__ = ["Vivim", "VivimOutput", "stage_sizes"]
@@ -20,7 +23,10 @@ _PATCH = ((7, 4), (3, 2), (3, 2), (3, 2))
 
 
 class VivimOutput(NamedTuple):
-    """logits (B, T, K, H, W), one independent sigmoid a class; edge (B, T, 1, H, W) or None without an edge head."""
+    """logits (B, T, K, H, W), one independent sigmoid a class; edge (B, T, 1, H, W) or None without an edge head.
+
+    Of `Vivim.step` both are without T.
+    """
 
     logits: Tensor
     edge: Tensor | None
@@ -60,17 +66,31 @@ class Stage(nn.Module):
             SegformerBlock(width, config.heads[index], config.reductions[index], config.mlp_ratio, rate)
             for rate in rates
         )
-        self.mamba = nn.ModuleList(TemporalMambaLayer(config, index, layer) for layer in range(config.mamba_layers))
+        self.mamba = nn.ModuleList(
+            StreamingLayer(config, index) if config.streaming else TemporalMambaLayer(config, index, layer)
+            for layer in range(config.mamba_layers)
+        )
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:
-        """(B*T, C_in, H_in, W_in) -> (B*T, C, H, W)."""
+    def forward(self, x: Tensor, frames: int, states: Sequence[LayerState] | None = None) -> Tensor:
+        """(B*T, C_in, H_in, W_in) -> (B*T, C, H, W); of a clip by itself, or of a streaming network."""
+        return self.run(x, frames, states)[0]
+
+    def run(
+        self, x: Tensor, frames: int, states: Sequence[LayerState] | None = None
+    ) -> tuple[Tensor, list[LayerState]]:
+        """(B*T, C_in, H_in, W_in) -> (B*T, C, H, W), and what the layers of a streaming network remember."""
+        after: list[LayerState] = []
         tokens, height, width = self.patch_embed(x)  # (B*T, H*W, C)
         for block in self.blocks:
             tokens = block(tokens, height, width)
         clip = tokens.unflatten(0, (-1, frames)).flatten(1, 2)  # (B, T*H*W, C)
-        for layer in self.mamba:
-            clip = layer(clip, frames, height, width)
-        return grid_from_tokens(clip.unflatten(1, (frames, -1)).flatten(0, 1), height, width)
+        for index, layer in enumerate(self.mamba):
+            if isinstance(layer, StreamingLayer):
+                clip, state = layer(clip, frames, height, width, states[index] if states else None)
+                after.append(state)
+            else:
+                clip = layer(clip, frames, height, width)
+        return grid_from_tokens(clip.unflatten(1, (frames, -1)).flatten(0, 1), height, width), after
 
 
 class Decoder(nn.Module):
@@ -96,17 +116,24 @@ class Decoder(nn.Module):
         return self.classifier(self.dropout(fused))
 
 
+# Outlines are about that share of the pixels. An edge head that starts there need not learn it first, in which its
+# hidden units would die (RetinaNet, arXiv 1708.02002, section 4.1).
+_EDGE_SHARE = 0.01
+
+
 def _edge_head(kind: str, width: int) -> nn.Module | None:
     if kind == "none":
         return None
+    last = nn.Conv2d(width, 1, 1)
+    nn.init.constant_(last.bias, math.log(_EDGE_SHARE / (1 - _EDGE_SHARE)))  # type: ignore[arg-type]
     if kind == "conv1x1":
-        return nn.Conv2d(width, 1, 1)
+        return last
     return nn.Sequential(
         nn.Conv2d(width, width, 3, padding=1),
         nn.ReLU(),
         nn.Conv2d(width, width, 3, padding=1),
         nn.ReLU(),
-        nn.Conv2d(width, 1, 1),
+        last,
     )
 
 
@@ -122,7 +149,7 @@ class Vivim(nn.Module):
         self.edge_head = _edge_head(config.edge_head, config.widths[0])
 
     def forward(self, clip: Tensor) -> VivimOutput:
-        """Segment a clip.
+        """Segment a clip; a streaming network begins with its first frame.
 
         Args:
             clip: float (B, T, 3, H, W), RGB normalised with `vivim.config.MEAN` and `STD`.
@@ -130,19 +157,50 @@ class Vivim(nn.Module):
         Raises:
             InputError: when the clip has another shape or is too small.
         """
+        return self.run(clip)[0]
+
+    def step(self, frame: Tensor, states: Sequence[LayerState] | None = None) -> tuple[VivimOutput, list[LayerState]]:
+        """Segment the next frame of a film, with a streaming network.
+
+        Args:
+            frame: float (B, 3, H, W), normalised as of `forward`.
+            states: what the call before gave; None with the first frame.
+
+        Returns:
+            logits (B, K, H, W) and edge (B, 1, H, W) or None; and the states to give with the next frame.
+
+        Raises:
+            InputError: it is no streaming network, or the frame has another shape or is too small.
+        """
+        if not self.config.streaming:
+            raise InputError("this network takes whole clips; vivim.conversion.streaming_from makes one that steps")
+        if frame.ndim != 4:
+            raise InputError(f"the frame has shape {tuple(frame.shape)}; expected (B, 3, H, W)")
+        (logits, edge), after = self.run(frame[:, None], states)
+        return VivimOutput(logits[:, 0], None if edge is None else edge[:, 0]), after
+
+    def run(self, clip: Tensor, states: Sequence[LayerState] | None = None) -> tuple[VivimOutput, list[LayerState]]:
+        """`forward` that goes on from the states of a streaming network, and gives those after the clip.
+
+        Gradients stop at the states (truncated backpropagation through time).
+        """
         if clip.ndim != 5 or clip.shape[2] != 3 or 0 in clip.shape:
             raise InputError(f"the clip has shape {tuple(clip.shape)}; expected (B, T, 3, H, W)")
         batch, frames, _, height, width = clip.shape
         stage_sizes(self.config, height, width)
         features: list[Tensor] = []
+        after: list[LayerState] = []
         x = clip.flatten(0, 1)
         for stage in self.stages:
-            x = stage(x, frames)
+            assert isinstance(stage, Stage)
+            before = None if states is None else states[len(after) : len(after) + len(stage.mamba)]
+            x, kept = stage.run(x, frames, before)
+            after += kept
             features.append(x)
         edge = None
         if self.edge_head is not None:
             edge = self._at_full_size(self.edge_head(features[0]), batch, height, width)
-        return VivimOutput(self._at_full_size(self.decoder(features), batch, height, width), edge)
+        return VivimOutput(self._at_full_size(self.decoder(features), batch, height, width), edge), after
 
     @staticmethod
     def _at_full_size(x: Tensor, batch: int, height: int, width: int) -> Tensor:

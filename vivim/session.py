@@ -23,11 +23,22 @@ from vivim.model import Vivim, stage_sizes
 from vivim.preprocessing import normalised
 from vivim_runtime.errors import UsageError
 from vivim_runtime.files import sha256_file
-from vivim_runtime.sessions.base import ClassInfo, Clips, Logits, ModelInfo, Session
+from vivim_runtime.sessions.base import (
+    ClassInfo,
+    Clips,
+    Logits,
+    ModelInfo,
+    Session,
+    StateInfo,
+    Stream,
+    no_stream,
+    states_to_json,
+)
 
 __all__ = ["TorchSession", "describe", "open_runner", "weights_digest"]
 
 _FORMAT = "1"
+_STREAMING_FORMAT = "2"  # which versions before cannot run, and say so
 # Distinct and visible on grey-scale images; repeated when there are more classes.
 _COLORS = ((0, 230, 118), (255, 193, 7), (3, 169, 244), (233, 30, 99), (156, 39, 176), (255, 87, 34))
 _NO_TOOLS: Mapping[str, str] = MappingProxyType({})
@@ -45,6 +56,7 @@ def describe(
     precision: str = "fp32",
     tools: Mapping[str, str] = _NO_TOOLS,
     codes: Mapping[str, Mapping[str, Sequence[str]]] = _NO_CODES,
+    states: Sequence[StateInfo] = (),
 ) -> dict[str, str]:
     """What a network that takes frames of `size` (H, W) says about itself; ModelInfo.from_metadata reads it.
 
@@ -54,6 +66,7 @@ def describe(
         raw_input: float32, normalised outside, instead of pixels.
         tools: versions of what made the file, besides PyTorch.
         codes: of classes by name, `category` and `type` in DICOM's words (vivim_runtime.sessions.base.ClassInfo).
+        states: of a streaming network's file, which output feeds which input.
 
     Raises:
         UsageError: codes of a class that there is not, or that are none.
@@ -70,8 +83,9 @@ def describe(
         "python": platform.python_version(),
         **tools,
     }
+    streaming = {"vivim.streaming": "1", "vivim.states": states_to_json(states)} if config.streaming else {}
     return {
-        "vivim.format": _FORMAT,
+        "vivim.format": _STREAMING_FORMAT if config.streaming else _FORMAT,
         "vivim.config": config.to_json(),
         "vivim.preset": config.preset_name,
         "vivim.frames": str(config.frames),
@@ -86,6 +100,7 @@ def describe(
         "vivim.weights_sha256": weights_sha256,
         "vivim.versions": json.dumps(versions, sort_keys=True),
         **training.metadata("vivim."),
+        **streaming,
     }
 
 
@@ -153,13 +168,24 @@ class TorchSession:
     ) -> None:
         stage_sizes(model.config, *size)  # raises for a size that the network cannot take
         self._model = model.eval()
-        self.info = ModelInfo.from_metadata(path, describe(model, size, weights_sha256, training))
+        batch = 1 if model.config.streaming else None
+        self.info = ModelInfo.from_metadata(path, describe(model, size, weights_sha256, training, batch=batch))
 
     def __call__(self, clips: Clips) -> Logits:
         """uint8 RGB (B, T, H, W, 3) -> float32 logits (B, T, K, H, W)."""
+        if self.info.streaming:
+            return Stream(self)(clips)
         with torch.inference_mode():
             logits: Logits = self._model(normalised(clips, self.info.mean, self.info.std)).logits.numpy()
         return logits
+
+    def step(self, frames: Clips, states: Any) -> tuple[Logits, Any]:
+        """One more frame of a streaming network; see vivim_runtime.sessions.base.Session."""
+        if not self.info.streaming:
+            raise no_stream(self.info)
+        with torch.inference_mode():
+            (logits, _), after = self._model.run(normalised(frames, self.info.mean, self.info.std), states)
+        return logits.numpy(), after
 
     def warm_up(self) -> None:
         """Run once on black pixels."""

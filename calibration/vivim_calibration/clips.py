@@ -16,6 +16,7 @@ import numpy as np
 from vivim_runtime.clips import Clip, cut_clips
 from vivim_runtime.datasets.as_source import Opener, VideoSource, videos_of
 from vivim_runtime.errors import DataError, UsageError
+from vivim_runtime.framing import Framing
 from vivim_runtime.provenance import TrainingData
 
 __all__ = ["ClipSet", "DrawOptions", "check_disjoint", "drawn_clips", "whole_clips"]
@@ -53,14 +54,15 @@ class ClipSet:
     Attributes:
         chosen: (source, number of the clip), grouped by source.
         videos: of every source by name, how it is opened.
-        frames, size: T and (H, W) of the clips.
+        frames: T of the clips.
+        framing: how frames become pictures.
         notes: what a user should know about the sources.
     """
 
     chosen: tuple[tuple[str, int], ...]
     videos: Mapping[str, Opener] = field(repr=False)
     frames: int
-    size: tuple[int, int]
+    framing: Framing
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -97,7 +99,7 @@ class ClipSet:
         for name in self.sources:
             wanted, found = {number for source, number in self.chosen if source == name}, 0
             with self.videos[name]() as source:
-                for clip in cut_clips(source, self.frames, self.size, wanted):
+                for clip in cut_clips(source, self.frames, self.framing, wanted):
                     yield clip
                     found += 1
             if found < len(wanted):
@@ -107,13 +109,14 @@ class ClipSet:
 def whole_clips(
     names: Sequence[str],
     frames: int,
-    size: tuple[int, int],
+    framing: Framing | tuple[int, int],
     most: int | None = None,
     trained: Sequence[TrainingData] = (),
 ) -> ClipSet:
     """The clips of sources, in order; of at most `most`, evenly over the sources.
 
     Args:
+        framing: how frames become pictures; or (H, W), to which whole ones are stretched.
         trained: what the weights were trained on: of a data set that they know, the test videos of the training.
 
     Raises:
@@ -123,13 +126,13 @@ def whole_clips(
     videos = videos_of(names, "test", trained)
     counts, notes = _counted(videos, frames)
     numbers = {name: list(range(count)) for name, count in counts.items()}
-    return ClipSet(_evenly(numbers, most or sum(counts.values())), videos, frames, size, notes)
+    return ClipSet(_evenly(numbers, most or sum(counts.values())), videos, frames, _framing(framing), notes)
 
 
 def drawn_clips(
     names: Sequence[str],
     frames: int,
-    size: tuple[int, int],
+    framing: Framing | tuple[int, int],
     options: DrawOptions,
     held_out: int = 0,
     trained: Sequence[TrainingData] = (),
@@ -138,7 +141,8 @@ def drawn_clips(
 
     Args:
         names: see vivim_runtime.datasets.as_source.videos_of.
-        frames, size: T and (H, W) of a clip.
+        frames: T of a clip.
+        framing: as of `whole_clips`.
         trained: what the weights were trained on: of a data set that they know, the videos that trained.
 
     Raises:
@@ -160,8 +164,12 @@ def drawn_clips(
         if count:
             order = generator.permutation(count)[: max(1, math.ceil(options.fraction * count))]
             drawn[name] = [int(number) for number in order]
-    calibration = ClipSet(_evenly(drawn, options.max_clips), videos, frames, size, notes)
-    return calibration, ClipSet(_evenly(apart, held_out) if held_out else (), videos, frames, size)
+    calibration = ClipSet(_evenly(drawn, options.max_clips), videos, frames, _framing(framing), notes)
+    return calibration, ClipSet(_evenly(apart, held_out) if held_out else (), videos, frames, _framing(framing))
+
+
+def _framing(framing: Framing | tuple[int, int]) -> Framing:
+    return framing if isinstance(framing, Framing) else Framing.stretched(framing)
 
 
 def check_disjoint(digests: Sequence[str], judged: ClipSet) -> None:

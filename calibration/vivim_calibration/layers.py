@@ -31,6 +31,7 @@ class Layer:
         activation, weight: names of the tensors that get Q/DQ.
         axis: of the weight's output channels.
         parameters: numbers in the weight.
+        is_depthwise: a convolution of every channel by itself.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Layer:
     weight: str
     axis: int
     parameters: int
+    is_depthwise: bool = False
 
 
 def quantisable_layers(model: onnx.ModelProto) -> list[Layer]:
@@ -59,8 +61,13 @@ def quantisable_layers(model: onnx.ModelProto) -> list[Layer]:
         size = 1
         for dim in weight.dims:
             size *= dim
-        layers.append(Layer(names.of(node), node.name, node.op_type, node.input[0], weight.name, axis, size))
+        depthwise = node.op_type == "Conv" and 1 < _groups(node) == weight.dims[0]
+        layers.append(Layer(names.of(node), node.name, node.op_type, node.input[0], weight.name, axis, size, depthwise))
     return layers
+
+
+def _groups(convolution: onnx.NodeProto) -> int:
+    return next((attribute.i for attribute in convolution.attribute if attribute.name == "group"), 1)
 
 
 def _output_axis(node: onnx.NodeProto, weight: onnx.TensorProto) -> int:

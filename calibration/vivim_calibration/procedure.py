@@ -37,6 +37,7 @@ from vivim_runtime.errors import DataError, ModelError, UsageError, VerdictError
 from vivim_runtime.files import atomic_path, json_value, writable_file
 from vivim_runtime.judging.agreement import BUDGETS, Agreement, budget_failures
 from vivim_runtime.provenance import TrainingData
+from vivim_runtime.regions import RegionRule
 from vivim_runtime.sessions import open_session
 from vivim_runtime.sessions.base import ModelInfo, Session
 from vivim_runtime.sessions.onnx import OnnxSession
@@ -61,11 +62,13 @@ class Options:
             held out for it, with a margin (vivim_calibration.choosing). None quantises all.
         choose_clips: held out for that, at most.
         left_in_float: names of layers that stay float32 in any case.
+        depthwise: quantise depthwise convolutions, too, with whose Q/DQ TensorRT is known to fail.
         fp16: the float16 file of the same model, a rival that int8 has to beat.
         target: the device that the file is for; "" is this one, where int8 must then be faster.
         device, threads: as for vivim_runtime.open_session; sensitivity and ranges are worked out on the CPU.
         runs: calls that latency is the median of.
         allow_trained: judge on videos of data sets that the weights were trained on, too.
+        region: which part of the frames the model sees; None is that of its contract.
     """
 
     method: str | None = None
@@ -77,12 +80,14 @@ class Options:
     budget: float | None = None
     choose_clips: int = 12
     left_in_float: tuple[str, ...] = ()
+    depthwise: bool = False
     fp16: Path | None = None
     target: str = ""
     device: str = "auto"
     threads: int = 0
     runs: int = 10
     allow_trained: bool = False
+    region: RegionRule | None = None
 
     def __post_init__(self) -> None:
         if self.method is not None:
@@ -214,6 +219,7 @@ def calibrate(
         failures=tuple(_failures(sides, device, options, share)),
         notes=(
             *info.departures,
+            *info.departure_of(options.region),
             *seen,
             *unused,
             *_notes(sides, learnt_from, judged_on, device, options, choice, share),
@@ -246,7 +252,7 @@ def _clips(
     """Clips to calibrate with (None where a cache stands for them), to choose layers on (None where none are chosen),
     to judge on, and what to know of these.
     """
-    trained = info.training_data
+    trained, framing = info.training_data, info.framing(options.region)
     if not evaluation_data and not options.allow_trained and _trained(calibration_data, "train", trained):
         evaluation_data = calibration_data
     seen: list[str] = []
@@ -261,13 +267,14 @@ def _clips(
             raise UsageError("nothing to judge the result on; give --eval-data, or the clips again with --calib-data")
         if options.analyse or options.budget is not None:
             raise UsageError("--analyse and --budget look at calibration clips; give them with --calib-data")
-        return None, None, whole_clips(evaluation_data, info.frames, info.size, options.eval_clips, trained), seen
+        judged_on = whole_clips(evaluation_data, info.frames, framing, options.eval_clips, trained)
+        return None, None, judged_on, seen
     choosing = options.choose_clips if options.budget is not None else 0
     held_out = choosing + (0 if evaluation_data else options.eval_clips)
-    learnt_from, apart = drawn_clips(calibration_data, info.frames, info.size, options.draw, held_out, trained)
+    learnt_from, apart = drawn_clips(calibration_data, info.frames, framing, options.draw, held_out, trained)
     chosen_on = judged_on = apart
     if evaluation_data:
-        judged_on = whole_clips(evaluation_data, info.frames, info.size, options.eval_clips, trained)
+        judged_on = whole_clips(evaluation_data, info.frames, framing, options.eval_clips, trained)
     elif choosing:
         chosen_on, judged_on = apart.halves()
     return learnt_from, chosen_on if choosing else None, judged_on, seen
@@ -333,7 +340,8 @@ def _left_in_float(
     on_stage: Callable[[str], None],
 ) -> tuple[list[str], Analysis | None, Choice | None]:
     """Layers that stay in float, the ranking where one was asked for or needed, and how they were chosen."""
-    always = list(options.left_in_float)
+    depthwise = [layer.name for layer in quantisable_layers(model.proto) if layer.is_depthwise]
+    always = list(dict.fromkeys([*options.left_in_float, *([] if options.depthwise else depthwise)]))
     analyses: list[Analysis] = []
 
     def told(done: int, count: int) -> None:
@@ -440,6 +448,8 @@ def _sides(
 def _check_rival(reference: ModelInfo, path: Path, options: Options) -> None:
     with open_session(path, options.device, options.threads) as session:
         rival = session.info
+    if meeting := reference.takes.meets(rival.takes, reference.path.name, rival.path.name):
+        raise ModelError(f"{meeting}; export both from the same weights")
     same = ("frames", "size", "batch", "classes", "weights_sha256")
     if rival.precision != "fp16" or any(getattr(reference, name) != getattr(rival, name) for name in same):
         raise ModelError(

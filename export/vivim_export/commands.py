@@ -5,10 +5,15 @@ Each command imports what it needs when it is called: `trt` builds engines where
 
 from __future__ import annotations
 
+import json
+import math
 import shlex
 import sys
+import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,20 +22,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from vivim_export.precision_check import PRODUCTS
+from vivim_runtime.commands.application import Application
 from vivim_runtime.commands.check import ClipsCommand, check_command, publish
 from vivim_runtime.commands.options import HtmlFile, JsonFile, check_outputs, size_or_none
 from vivim_runtime.commands.terminal import terminal
-from vivim_runtime.errors import ParityError, UsageError
+from vivim_runtime.errors import ModelError, ParityError, UsageError
+from vivim_runtime.files import atomic_path
+from vivim_runtime.sessions import is_model_file, model_file
 from vivim_runtime.sessions.base import Session
 from vivim_runtime.sessions.sidecar import EngineRecord, sidecar_path
 from vivim_runtime.text import parse_json
 
 if TYPE_CHECKING:
     from vivim_export.engine import EnginePlan
+    from vivim_export.foreign.exporting import ForeignOptions, ForeignReport
+    from vivim_export.foreign.fusing import FusedSite
 
 __all__ = ["app"]
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Export Vivim, and prove what was exported.")
+app = Application(no_args_is_help=True, extra="export", help="Export Vivim, and prove what was exported.")
 # File names are printed as they are: no markup.
 _console = terminal()
 _progress = terminal(stderr=True)
@@ -42,10 +52,53 @@ ComparedOn = Annotated[
 ]
 
 
+ModelOption = Annotated[
+    str | None, typer.Option(metavar="PKG.MODULE:BUILDER", help="A Mamba network of others, from its own code.")
+]
+PathOption = Annotated[
+    list[str] | None, typer.Option("--path", metavar="FOLDER", help="Of its code; may be given several times.")
+]
+BuildArguments = Annotated[
+    str | None, typer.Option("--build-args", metavar="JSON", help="Arguments of the builder, by name.")
+]
+OnCpu = Annotated[
+    bool, typer.Option("--on-cpu", help="What its code sends to a GPU while it is imported stays on the CPU.")
+]
+InputOption = Annotated[str | None, typer.Option("--input", metavar="1x3xHxW", help="Sizes of its input, batch first.")]
+
+
 @app.command("onnx", cls=ClipsCommand)
 def onnx_command(
-    weights: Annotated[str, typer.Option(help="Checkpoint, or tiny for the shipped weights.")],
+    weights: Annotated[
+        str | None, typer.Argument(metavar="WEIGHTS", help="Checkpoint, or tiny for the shipped weights.")
+    ] = None,
+    weights_option: Annotated[
+        str | None, typer.Option("--weights", metavar="WEIGHTS", help="The same as WEIGHTS.", hidden=True)
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")] = Path("model.onnx"),
+    model: ModelOption = None,
+    path: PathOption = None,
+    build_args: BuildArguments = None,
+    on_cpu: OnCpu = False,
+    input_size: InputOption = None,
+    input_name: Annotated[str | None, typer.Option(help="With --model: the input's name; default input.")] = None,
+    output_names: Annotated[
+        str | None, typer.Option(metavar="A,B", help="With --model: names of the outputs; default output, output_1.")
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="With --model: names of the classes of a segmentation; for vivim-run."),
+    ] = None,
+    outputs: Annotated[
+        str | None, typer.Option(help="With --classes, what the network gives: logits, softmax or probabilities.")
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="With --classes: of the normalisation, in 0..1; ImageNet's.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(metavar="R,G,B", help="The same of the standard deviation.")] = None,
+    no_fuse: Annotated[
+        bool, typer.Option("--no-fuse", help="With --model: leave every module on the plain scan.")
+    ] = False,
     imgsz: Annotated[
         str | None, typer.Option(metavar="N | H W", help="Size of the frames, pixels; default that of the training.")
     ] = None,
@@ -74,7 +127,57 @@ def onnx_command(
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
 ) -> None:
-    """Export to one ONNX file, and compare it with PyTorch: over budget nothing is written (exit code 3)."""
+    """Export to one ONNX file, and compare it with PyTorch: over budget nothing is written (exit code 3).
+
+    With --model it is the network of somebody else, from its own code: docs/any-mamba.md.
+    """
+    if weights is not None or weights_option is not None:
+        weights = _one_of(weights, weights_option)
+    if model is not None:
+        ours = {
+            "--imgsz": imgsz,
+            "--frames": frames,
+            "--batch": batch,
+            "--raw-input": raw_input,
+            "--bf16": bf16,
+            "--no-fold": no_fold,
+            "--cpu": cpu,
+            "--segment-codes": segment_codes,
+            "--clips": clips,
+            "--html": html_file,
+        }
+        _refuse(ours, "is of Vivim's own network, not of --model")
+        check_outputs((output, json_file), () if weights is None else (weights,))
+        foreign = _foreign_options(model, path, input_size, opset)
+        foreign = replace(
+            foreign,
+            dynamic_batch=dynamic_batch,
+            fuse=not no_fuse,
+            precision="fp16" if fp16 else "fp32",
+            input_name=input_name or "",
+            output_names=tuple(_words(output_names)),
+            classes=tuple(_words(classes)),
+            outputs=outputs or "",
+            mean=_three("--mean", mean) if mean else foreign.mean,
+            std=_three("--std", std) if std else foreign.std,
+        )
+        _export_foreign(model, foreign, weights, build_args, on_cpu, output, json_file)
+        return
+    theirs = {
+        "--path": path,
+        "--build-args": build_args,
+        "--on-cpu": on_cpu,
+        "--input": input_size,
+        "--input-name": input_name,
+        "--output-names": output_names,
+        "--classes": classes,
+        "--outputs": outputs,
+        "--mean": mean,
+        "--std": std,
+        "--no-fuse": no_fuse,
+    }
+    _refuse(theirs, "is of networks of others: name one with --model package.module:builder")
+    weights = _one_of(weights, None)
     from vivim_export.onnx_export import OnnxOptions, contract_of, export_onnx
 
     check_outputs((output, json_file, html_file), (weights,))
@@ -112,6 +215,166 @@ def onnx_command(
     _console.print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
 
 
+def _one_of(argument: str | None, option: str | None) -> str:
+    if (argument is None) is (option is None):
+        given = "no weights" if argument is None else f"the weights {argument} and {option}"
+        raise UsageError(
+            f"there are {given}; expected one name, such as vivim-export onnx tiny (or --model package.module:builder)"
+        )
+    return str(argument or option)
+
+
+def _refuse(given: Mapping[str, object], why: str) -> None:
+    """UsageError for the first option that is given and has nothing to say."""
+    for name, value in given.items():
+        if value not in (None, False, []):
+            raise UsageError(f"{name} {why}")
+
+
+def _words(text: str | None) -> list[str]:
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+def _three(name: str, text: str) -> tuple[float, float, float]:
+    try:
+        red, green, blue = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{name} is {text}; expected three numbers, such as 0.485,0.456,0.406") from None
+    if name == "--std" and min(red, green, blue) <= 0:
+        raise UsageError(f"{name} is {text}; expected three numbers above 0")
+    return red, green, blue
+
+
+def _foreign_options(model: str, path: list[str] | None, size: str | None, opset: int | None) -> ForeignOptions:
+    from vivim_export.foreign.exporting import ForeignOptions
+    from vivim_export.foreign.loading import input_shape
+
+    if size is None:
+        raise UsageError("--model needs --input, the sizes of the network's input, such as --input 1x3x224x224")
+    folders = tuple(Path(folder).resolve() for folder in path or ())
+    options = ForeignOptions(input_shape(size), title=model.partition(":")[2] or model, folders=folders)
+    return options if opset is None else replace(options, opset=opset)
+
+
+def _export_foreign(
+    model: str,
+    options: ForeignOptions,
+    weights: str | None,
+    build_args: str | None,
+    on_cpu: bool,
+    output: Path,
+    json_file: Path | None,
+) -> None:
+    from vivim_export.foreign.exporting import export_network
+    from vivim_export.foreign.loading import build_arguments, load_network
+    from vivim_export.foreign.stand_ins import stand_ins
+
+    arguments = build_arguments(build_args)
+    with _progress.status("importing the network") as status, stand_ins(options.folders), _their_words():
+        network = load_network(model, options.folders, arguments, weights, on_cpu)
+        try:
+            report = export_network(network, output, options, lambda text: status.update(text))
+        except ParityError as error:
+            if error.comparison is not None:
+                _publish_foreign(error.comparison, json_file)
+            raise
+    if weights is None:
+        _progress.print("note: without --weights the numbers in the file are those of a network that never learned")
+    _publish_foreign(report, json_file)
+    _console.print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+
+
+@contextmanager
+def _their_words() -> Iterator[None]:
+    """What somebody else's code prints and warns of goes to stderr, once, and not into what a command puts out."""
+    with redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _publish_foreign(report: ForeignReport, json_file: Path | None) -> None:
+    agreement = report.agreement
+    table = Table(show_header=False, box=None, pad_edge=False)
+    _add_sites(table, report.sites)
+    table.add_row("graph", f"{sum(report.nodes.values())} nodes; {_scan_nodes(report.nodes)}")
+    table.add_row("against float32 PyTorch", f"{agreement.against_single:.1e} (relative L2)")
+    if report.no_double:
+        table.add_row("against float64", f"not compared: {report.no_double}")
+    else:
+        table.add_row("against float64", f"{agreement.against_double:.1e}, budget {agreement.budget:.1e}")
+        table.add_row("float32 PyTorch itself", f"{agreement.single_against_double:.1e} from float64")
+    _console.print(table)
+    if json_file is not None:
+        record = {
+            "sites": [asdict(site) for site in report.sites],
+            "nodes": report.nodes,
+            "parity": agreement.record(),
+            "no_double": report.no_double,
+            "reference_seconds": report.reference_seconds,
+        }
+        with atomic_path(json_file) as temporary:
+            temporary.write_text(json.dumps(_finite(record), indent=2), encoding="utf-8")
+
+
+def _finite(value: object) -> object:
+    """JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _scan_nodes(nodes: Mapping[str, int]) -> str:
+    ours = {name: nodes[name] for name in ("CausalConv1d", "SelectiveScan", "S6Scan") if name in nodes}
+    return _counted(ours) if ours else "no scan"
+
+
+def _add_sites(table: Table, sites: Sequence[FusedSite]) -> None:
+    fused = Counter(site.kind for site in sites if site.variant)
+    if fused:
+        worst = max(site.error for site in sites if site.variant)
+        table.add_row("fused", f"{_counted(fused)}; each within {worst:.1e} of itself")
+    for site in sites:
+        if site.variant is None:
+            table.add_row("not fused", f"{site.name} ({site.kind}): {site.reason}")
+
+
+@app.command("inspect")
+def inspect_command(
+    model: Annotated[str, typer.Option(metavar="PKG.MODULE:BUILDER", help="A Mamba network, from its own code.")],
+    input_size: Annotated[str, typer.Option("--input", metavar="1x3xHxW", help="Sizes of its input, batch first.")],
+    path: PathOption = None,
+    weights: Annotated[str | None, typer.Option(help="Its weights; default none, as it is built.")] = None,
+    build_args: BuildArguments = None,
+    on_cpu: OnCpu = False,
+) -> None:
+    """Say which scans a network has, what is fused, and what blocks its export, with the line of its code."""
+    from vivim_export.foreign.exporting import inspect_network
+    from vivim_export.foreign.loading import build_arguments, line_of, load_network
+    from vivim_export.foreign.stand_ins import stand_ins
+
+    options = _foreign_options(model, path, input_size, None)
+    arguments = build_arguments(build_args)
+    with _progress.status("importing and tracing the network"), stand_ins(options.folders), _their_words():
+        network = load_network(model, options.folders, arguments, weights, on_cpu)
+        found = inspect_network(network, options)
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for call, count in Counter(found.calls).items():
+        sizes = f"L {call.length}, {call.width} channels in {call.groups} groups, N {call.states}"
+        table.add_row("scan", f"{count} x {sizes}, at {line_of(call.file, call.line, options.folders)}")
+    if not found.calls:
+        table.add_row("scan", "none")
+    _add_sites(table, found.sites)
+    table.add_row("outputs", ", ".join("x".join(map(str, shape)) for shape in found.outputs))
+    table.add_row("export", found.blocked or "possible")
+    if not found.blocked:
+        table.add_row("--dynamic-batch", found.batch_blocked or "possible")
+    _console.print(table)
+    if found.blocked:
+        raise ModelError(found.blocked)
+
+
 def _codes(path: Path) -> dict[str, dict[str, list[str]]]:
     """What `--segment-codes` names: an object of objects."""
     try:
@@ -127,7 +390,9 @@ def _codes(path: Path) -> dict[str, dict[str, list[str]]]:
 
 @app.command("trt")
 def trt_command(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="File of vivim-export onnx.")],
+    given: Annotated[
+        str, typer.Argument(metavar="MODEL", help="File of vivim-export onnx; or a checkpoint, or tiny.")
+    ] = "model.onnx",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: MODEL.engine.")] = None,
     fp32: Annotated[bool, typer.Option("--fp32", help="Products and activations in float32.")] = False,
     fp16: Annotated[
@@ -166,7 +431,11 @@ def trt_command(
     from vivim_export.engine import EngineOptions, build_engine, emit_graph, plan_engine
     from vivim_export.engine_graph import default_precision
 
-    check_outputs((output, emit_onnx, json_file, html_file), (model,))
+    stem = Path(given).with_suffix("") if is_model_file(given) else Path(Path(given).stem)
+    engine = output or stem.with_name(f"{stem.name}.engine")
+    built = (engine, sidecar_path(engine)) if output or not (emit_onnx or dry_run) else ()
+    check_outputs((*built, emit_onnx, json_file, html_file, timing_cache_file), (given,))
+    model = _onnx_of(given)
     asked = [name for name, given in (("fp32", fp32), ("fp16", fp16), ("bf16", bf16), ("int8", int8)) if given]
     if len(asked) > 1:
         raise UsageError(f"--{' and --'.join(asked)} contradict each other; give one of them")
@@ -195,9 +464,9 @@ def trt_command(
     if dry_run:
         _console.print(_plan_table(plan_engine(model, options)))
         return
-    output = output or model.with_suffix(".engine")
+    output = engine
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=_progress, transient=True) as progress:
+    with Progress(*columns, console=_progress, transient=True, disable=not _progress.is_terminal) as progress:
         task = progress.add_task("reading the model", total=None)
 
         def show(phase: str, done: int, steps: int) -> None:
@@ -212,6 +481,17 @@ def trt_command(
     if comparison:
         publish(comparison, json_file, html_file)
     _console.print(_engine_table(record, output, comparison is not None))
+
+
+def _onnx_of(given: str) -> Path:
+    """The ONNX file that an engine is built from, which is made where a checkpoint is given."""
+    if is_model_file(given):
+        return Path(given)
+    with _progress.status(f"exporting {given}, once") as status:
+        model = model_file(given, lambda text: status.update(f"exporting {given}, once: {text}"))
+    if model.suffix == ".onnx":
+        _progress.print(f"note: the ONNX file of {given} is {model}", soft_wrap=True)
+    return model
 
 
 def _plan_table(plan: EnginePlan) -> Table:
@@ -248,13 +528,41 @@ def _engine_table(record: EngineRecord, output: Path, compared: bool) -> Table:
             "note", "TensorRT for RTX has int8 kernels for the weights of products only: time it against fp16"
         )
     if not compared:
-        table.add_row("parity", "not checked: there is no GPU here; run vivim-check where there is one")
+        is_foreign = "vivim.network" in record.description and "vivim.format" not in record.description
+        told = "no session takes this network's input" if is_foreign else "there is no GPU here"
+        where = "compare it in a program of your own" if is_foreign else "run vivim-check where there is one"
+        table.add_row("parity", f"not checked: {told}; {where}")
     table.add_row("sidecar", f"{sidecar_path(output)}")
     return table
 
 
 def _counted(counts: Mapping[str, str | int]) -> str:
     return ", ".join(f"{name} {value}" for name, value in counts.items())
+
+
+@app.command("triton")
+def triton_command(
+    given: Annotated[str, typer.Argument(metavar="MODEL", help="A .onnx or .engine file; or a checkpoint, or tiny.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="REPOSITORY", help="Folder of Triton's models, to write into.")
+    ] = Path("repository"),
+    name: Annotated[str, typer.Option(help="What Triton calls the model; default: the name of the file.")] = "",
+    placement: Annotated[str, typer.Option(help="Where Triton runs it: auto, cpu or gpu.")] = "auto",
+    instances: Annotated[int, typer.Option(help="Copies of it on each device.")] = 1,
+    max_batch: Annotated[
+        int | None, typer.Option(help="Most clips a call, of a file with --dynamic-batch (8).", show_default=False)
+    ] = None,
+    operators: Annotated[
+        bool, typer.Option("--operators", help="Place the compiled operators of this machine, too (make native).")
+    ] = False,
+    mount: Annotated[str, typer.Option(help="Where the server sees REPOSITORY.")] = "/models",
+) -> None:
+    """Write a model repository for NVIDIA's Triton inference server: the model and its config.pbtxt."""
+    from vivim_export.triton import TritonOptions, write_repository
+
+    options = TritonOptions(name or Path(given).stem, placement, instances, max_batch, operators, mount)
+    config = write_repository(_onnx_of(given), output, options)
+    _console.print(f"{config}: tritonserver --model-repository {mount}", soft_wrap=True)
 
 
 def _opened(name: str, size: tuple[int, int] | None, frames: int | None, device: str, threads: int) -> Session:

@@ -24,6 +24,7 @@ from torch.nn import functional
 from vivim.mamba import SpatioTemporalMamba
 from vivim.model import Decoder, Vivim
 from vivim.segformer import Attention
+from vivim.streaming import StreamingMamba
 from vivim_export.rules import Declined, Rule
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "FoldedAttention",
     "FoldedDecoder",
     "FrozenMamba",
+    "FrozenStreamingMamba",
     "fold_for_export",
     "rewrite_modules",
 ]
@@ -100,18 +102,38 @@ class FrozenMamba(SpatioTemporalMamba):
     A_log2e: Tensor
 
     def __init__(self, mamba: SpatioTemporalMamba) -> None:
-        nn.Module.__init__(self)  # the parameters are those of `mamba`
-        self.directions = mamba.directions
-        for name, layer in mamba.named_children():
-            self.add_module(name, layer)
-        for name, value in mamba.named_parameters(recurse=False):
-            if name != "A_log":
-                self.register_parameter(name, value)
-        self.register_buffer("A_log2e", mamba.decay_rates().detach())
+        nn.Module.__init__(self)
+        _freeze(self, mamba)
 
     def decay_rates(self) -> Tensor:
         """(K, D, N)."""
         return self.A_log2e
+
+
+class FrozenStreamingMamba(StreamingMamba):
+    """`vivim.streaming.StreamingMamba` with its decay rates computed once."""
+
+    A_log2e: Tensor
+
+    def __init__(self, mamba: StreamingMamba) -> None:
+        nn.Module.__init__(self)
+        _freeze(self, mamba)
+        self.carries = mamba.carries
+
+    def decay_rates(self) -> Tensor:
+        """(K, D, N)."""
+        return self.A_log2e
+
+
+def _freeze(frozen: FrozenMamba | FrozenStreamingMamba, mamba: SpatioTemporalMamba) -> None:
+    """Give an empty module the parameters of `mamba`, and its decay rates instead of A_log."""
+    frozen.directions = mamba.directions
+    for name, layer in mamba.named_children():
+        frozen.add_module(name, layer)
+    for name, value in mamba.named_parameters(recurse=False):
+        if name != "A_log":
+            frozen.register_parameter(name, value)
+    frozen.register_buffer("A_log2e", mamba.decay_rates().detach())
 
 
 class FoldDecoder:
@@ -158,7 +180,7 @@ class FoldAttentionScale:
 
 
 class ComputeDecayRates:
-    """vivim.mamba.SpatioTemporalMamba -> FrozenMamba."""
+    """vivim.mamba.SpatioTemporalMamba -> FrozenMamba; vivim.streaming.StreamingMamba -> FrozenStreamingMamba."""
 
     name = "decay rates"
 
@@ -166,15 +188,15 @@ class ComputeDecayRates:
         return isinstance(site, SpatioTemporalMamba)
 
     def reason_to_decline(self, site: nn.Module) -> str:
-        if isinstance(site, FrozenMamba):
+        if isinstance(site, FrozenMamba | FrozenStreamingMamba):
             return "they are computed already"
-        if type(site) is not SpatioTemporalMamba:
+        if type(site) not in (SpatioTemporalMamba, StreamingMamba):
             return f"{type(site).__name__} may have rates that change"
         return ""
 
     def rewrite(self, site: nn.Module) -> nn.Module:
         assert isinstance(site, SpatioTemporalMamba)
-        return FrozenMamba(site)
+        return FrozenStreamingMamba(site) if isinstance(site, StreamingMamba) else FrozenMamba(site)
 
 
 def rewrite_modules(network: nn.Module, rules: Sequence[Rule[nn.Module, nn.Module]]) -> list[Declined]:

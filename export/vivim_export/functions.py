@@ -1,5 +1,7 @@
 """Bodies in standard ONNX operators for `vivim::CausalConv1d` and `vivim::SelectiveScan`: one file runs anywhere.
 
+So have `vivim::StreamingConv1d` and `vivim::StreamingScan`, which go on from a state (vivim.scan.streaming).
+
 A runtime that knows the operators (the TensorRT plugin) never looks at the bodies; any other (ONNX Runtime) inlines
 them. They compute what `vivim.scan.operators` computes, the scan in the same chunked way: G = K*B sequences are cut
 into M chunks of c steps each, and three loops replace the one over L:
@@ -27,9 +29,12 @@ __all__ = [
     "DOMAIN_VERSION",
     "Nodes",
     "causal_conv1d_function",
+    "chain_body",
+    "chunk_counts",
     "selective_scan_function",
     "silu",
     "softplus",
+    "step_body",
 ]
 
 DOMAIN = "vivim"
@@ -164,13 +169,13 @@ def softplus(n: Nodes, x: str) -> str:
 
 
 def _function(
-    name: str, inputs: list[str], output: str, attributes: list[str], n: Nodes, opset: int
+    name: str, inputs: list[str], outputs: list[str], attributes: list[str], n: Nodes, opset: int
 ) -> onnx.FunctionProto:
     return helper.make_function(
         DOMAIN,
         name,
         inputs,
-        [output],
+        outputs,
         n.nodes,
         [helper.make_opsetid("", opset)],
         attributes=attributes,
@@ -178,18 +183,25 @@ def _function(
     )
 
 
-def causal_conv1d_function(directions: tuple[int, ...], taps: int, opset: int) -> onnx.FunctionProto:
+def causal_conv1d_function(
+    directions: tuple[int, ...], taps: int, opset: int, streaming: bool = False
+) -> onnx.FunctionProto:
     """The body of `CausalConv1d(xz (B, L, >= D), weight (K, D, taps), bias (K, D)) -> (K, B, L, D)`.
 
     For every tap, the rows that many steps back are gathered straight to the tokens they contribute to; a row of zeros
-    behind each sequence stands for what lies before its start.
+    behind each sequence stands for what lies before its start. Of `StreamingConv1d(xz, tail (B, taps-1, D), weight,
+    bias)` the tail's rows stand behind it too, and the first direction gathers those.
     """
     n = Nodes()
     width, batch, length = n.dim("weight", 1), n.dim("xz", 0), n.dim("xz", 1)
     grid = _Grid.of(n, length)
     x = n.as_float(n.Slice("xz", n.ints(0), width, n.ints(2)))  # (B, L, D)
-    padded = n.Reshape(n.Pad(x, n.ints(0, 0, 0, 0, 1, 0)), n.shape(-1, width))  # (B*(L+1), D)
-    sequence = n.Mul(n.range(batch), n.Add(length, n.ints(1)))  # (B,) first row of each sequence
+    padded = n.Pad(x, n.ints(0, 0, 0, 0, 1, 0))
+    if streaming:
+        padded = n.Concat(padded, n.as_float("tail"), axis=1)  # token L is zero, L+1 the oldest of the tail
+    padded = n.Reshape(padded, n.shape(-1, width))  # (B*(L+1), D)
+    behind = taps if streaming else 1  # rows behind each sequence
+    sequence = n.Mul(n.range(batch), n.Add(length, n.ints(behind)))  # (B,) first row of each sequence
     sequence = n.Unsqueeze(sequence, n.ints(1))  # (B, 1)
     tokens = n.range(length)
     steps = [grid.step_of_token(n, tokens, direction) for direction in directions]
@@ -202,20 +214,30 @@ def causal_conv1d_function(directions: tuple[int, ...], taps: int, opset: int) -
             source = n.Unsqueeze(x, n.ints(0))  # (1, B, L, D)
         else:
             rows = []
-            for step, direction in zip(steps, directions, strict=True):
+            for k, (step, direction) in enumerate(zip(steps, directions, strict=True)):
                 before = n.Sub(step, n.ints(back))
                 token = grid.token_of_step(n, n.Max(before, n.ints(0)), direction)
-                rows.append(n.Where(n.Less(before, n.ints(0)), length, token))
+                # Step -1 is the last of the tail, token L + taps - 1.
+                outside = n.Add(before, n.Add(length, n.ints(taps))) if streaming and k == 0 else length
+                rows.append(n.Where(n.Less(before, n.ints(0)), outside, token))
             source = n.Gather(padded, n.Add(_stack(n, rows), sequence), axis=0)  # (K, B, L, D)
         total = n.Add(total, n.Mul(source, row))
     output = n.CastLike(silu(n, total), "xz")
-    return _function("CausalConv1d", ["xz", "weight", "bias"], output, ["rows", "directions"], n, opset)
+    if streaming:
+        names = ["xz", "tail", "weight", "bias"]
+        return _function("StreamingConv1d", names, [output], ["rows", "directions"], n, opset)
+    return _function("CausalConv1d", ["xz", "weight", "bias"], [output], ["rows", "directions"], n, opset)
 
 
-def selective_scan_function(directions: tuple[int, ...], mean: bool, opset: int) -> onnx.FunctionProto:
+def selective_scan_function(
+    directions: tuple[int, ...], mean: bool, opset: int, gate: bool = True, streaming: bool = False
+) -> onnx.FunctionProto:
     """The body of `SelectiveScan(xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip) -> (B, L, D)`.
 
-    Shapes as in `vivim.scan.operators.selective_scan`; the gate is always present.
+    Shapes as in `vivim.scan.operators.selective_scan`. A body cannot ask whether an input is there: without `gate` it
+    never looks at xz, which its nodes then leave out. Of `StreamingScan(.., d_skip, initial) -> (B, L, D), (B, N, D)`
+    (`vivim.scan.streaming`) the chain starts from the state, and steps past L leave it as it is: without that, what the
+    last chunk ends with would not be the state after L steps.
     """
     n = Nodes()
     directions_count, batch, length = n.dim("dbc", 0), n.dim("dbc", 1), n.dim("dbc", 2)
@@ -225,10 +247,7 @@ def selective_scan_function(directions: tuple[int, ...], mean: bool, opset: int)
     one = n.ints(1)
 
     # Chunks: M of them, c steps each.
-    per_chunk = n.Mul(n.Mul(sequences, states), width)
-    chunks = n.Min(n.Div(n.ints(_STEP_ELEMENTS), per_chunk), n.Div(length, n.ints(_SHORTEST_CHUNK)))
-    chunks = n.Max(chunks, one)
-    steps = n.Div(n.Sub(n.Add(length, chunks), one), chunks)
+    chunks, steps = chunk_counts(n, length, n.Mul(n.Mul(sequences, states), width), one)
     lanes = n.Mul(sequences, chunks)  # G*M
 
     # dt = softplus(w_dt low + b_dt), du = dt u; at token positions.
@@ -256,6 +275,11 @@ def selective_scan_function(directions: tuple[int, ...], mean: bool, opset: int)
     b = ordered(n.Slice(dbc, rank, after_b, n.ints(3)), states, 3)  # (c, G*M, N, 1)
     c = ordered(n.Slice(dbc, after_b, n.Add(after_b, states), n.ints(3)), states, 2)  # (c, G*M, 1, N)
     dt, du = ordered(dt, width, 2), ordered(du, width, 2)  # (c, G*M, 1, D)
+    if streaming:
+        inside = n.as_float(n.Less(n.range(n.Mul(steps, chunks)), length))  # (M*c)
+        inside = n.Expand(n.Reshape(inside, n.shape(1, chunks, steps)), n.shape(sequences, 1, 1))  # (G, M, c)
+        inside = n.Reshape(n.Transpose(inside, perm=[2, 0, 1]), n.shape(steps, lanes, 1, 1))
+        dt, du = n.Mul(dt, inside), n.Mul(du, inside)
 
     A = n.Mul(n.Transpose(n.as_float("A_log2e"), perm=[0, 2, 1]), n.number(_LN2))  # (K, N, D)
     A = n.Expand(n.Unsqueeze(A, one), n.shape(1, n.Mul(batch, chunks), 1, 1))
@@ -263,11 +287,15 @@ def selective_scan_function(directions: tuple[int, ...], mean: bool, opset: int)
 
     # 1. What each chunk hands on, from a zero state.
     zeros = n.Expand(n.number(0.0), n.shape(lanes, states, width))
-    last = n.append("Scan", (zeros, dt, du, b), 1, num_scan_inputs=3, body=_step_body(A, with_output=False))[0]
+    last = n.append("Scan", (zeros, dt, du, b), 1, num_scan_inputs=3, body=step_body(A, with_output=False))[0]
     total = n.Exp(n.Mul(n.ReduceSum(dt, n.ints(0), keepdims=0), A))  # (G*M, N, D)
     # 2. Chained: each chunk's initial state.
     by_chunk = n.shape(sequences, chunks, states, width)
-    start = n.Expand(n.number(0.0), n.shape(sequences, states, width))
+    if streaming:
+        others = n.Expand(n.number(0.0), n.shape(n.Sub(sequences, batch), states, width))
+        start = n.Concat(n.as_float("initial"), others, axis=0)  # sequences 0 to B-1 are the first direction's
+    else:
+        start = n.Expand(n.number(0.0), n.shape(sequences, states, width))
     initial = n.append(
         "Scan",
         (start, n.Reshape(last, by_chunk), n.Reshape(total, by_chunk)),
@@ -275,11 +303,11 @@ def selective_scan_function(directions: tuple[int, ...], mean: bool, opset: int)
         num_scan_inputs=2,
         scan_input_axes=[1, 1],
         scan_output_axes=[1],
-        body=_chain_body(),
+        body=chain_body(),
     )[1]
     # 3. The scan, from the true initial states.
     initial = n.Reshape(initial, n.shape(lanes, states, width))
-    y = n.append("Scan", (initial, dt, du, b, c), 2, num_scan_inputs=4, body=_step_body(A, with_output=True))[1]
+    ends, y = n.append("Scan", (initial, dt, du, b, c), 2, num_scan_inputs=4, body=step_body(A, with_output=True))
 
     # Back to token positions: token t of sequence g is row (step % c, g, step // c) of y.
     back = _stack(n, [grid.step_of_token(n, n.range(length), direction) for direction in directions])  # (K, 1, L)
@@ -289,17 +317,38 @@ def selective_scan_function(directions: tuple[int, ...], mean: bool, opset: int)
 
     y = n.Add(y, n.Mul(xc, n.Unsqueeze(n.as_float("d_skip"), n.ints(1, 2))))
     reduce = n.ReduceMean if mean else n.ReduceSum
-    z = n.as_float(n.Slice("xz", n.Neg(width), n.ints(2**63 - 1), n.ints(2)))
-    output = n.CastLike(n.Mul(reduce(y, n.ints(0), keepdims=0), silu(n, z)), "xc")
+    if gate:
+        z = n.as_float(n.Slice("xz", n.Neg(width), n.ints(2**63 - 1), n.ints(2)))
+        output = n.CastLike(n.Mul(reduce(y, n.ints(0), keepdims=0), silu(n, z)), "xc")
+    else:
+        output = n.CastLike(reduce(y, n.ints(0), keepdims=0), "xc")
     names = ["xc", "dbc", "xz", "A_log2e", "dt_weight", "dt_bias", "d_skip"]
-    return _function("SelectiveScan", names, output, ["rows", "directions", "mean"], n, opset)
+    attributes = ["rows", "directions", "mean"]
+    if not streaming:
+        return _function("SelectiveScan", names, [output], attributes, n, opset)
+    ends = n.Gather(n.Reshape(ends, by_chunk), n.Squeeze(n.Sub(chunks, one), n.ints(0)), axis=1)  # (G, N, D)
+    final = n.Slice(ends, n.ints(0), batch, n.ints(0))
+    return _function("StreamingScan", [*names, "initial"], [output, final], attributes, n, opset)
+
+
+def chunk_counts(n: Nodes, length: str, per_chunk: str, one: str) -> tuple[str, str]:
+    """M and c: how many chunks a sequence is cut into, and the steps of each.
+
+    Args:
+        length: L.
+        per_chunk: numbers that one step of one chunk handles, of all sequences.
+        one: the constant 1.
+    """
+    chunks = n.Min(n.Div(n.ints(_STEP_ELEMENTS), per_chunk), n.Div(length, n.ints(_SHORTEST_CHUNK)))
+    chunks = n.Max(chunks, one)
+    return chunks, n.Div(n.Sub(n.Add(length, chunks), one), chunks)
 
 
 def _value(name: str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
 
 
-def _step_body(A: str, with_output: bool) -> onnx.GraphProto:
+def step_body(A: str, with_output: bool) -> onnx.GraphProto:
     """h <- exp(dt A) h + B du, and y = C h; (G*M, N, D) at a time. `A` comes from the enclosing graph."""
     n = Nodes("s")
     h = n.Add(n.Mul("h", n.Exp(n.Mul("dt", A))), n.Mul("b", "du"))
@@ -310,7 +359,7 @@ def _step_body(A: str, with_output: bool) -> onnx.GraphProto:
     return helper.make_graph(n.nodes, "step", [_value(i) for i in inputs], [_value(o) for o in outputs])
 
 
-def _chain_body() -> onnx.GraphProto:
+def chain_body() -> onnx.GraphProto:
     """The next chunk's initial state is last + total * initial; the current one is what the scan puts out."""
     n = Nodes("s")
     current = n.Identity("state")

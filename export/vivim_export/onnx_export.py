@@ -33,14 +33,27 @@ from vivim_export.folding import fold_for_export
 from vivim_export.functions import DOMAIN, DOMAIN_VERSION, causal_conv1d_function, selective_scan_function
 from vivim_export.lowering import lower_operators
 from vivim_export.precision import HALVES, half_from_float
+from vivim_export.streaming import Deployed, streaming_functions, streaming_translations, trace_step
 from vivim_runtime.contract import InputContract
 from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.files import atomic_path, sha256_file
 from vivim_runtime.judging.parity import Comparison, compare
+from vivim_runtime.sessions.base import StateInfo
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["FORMS", "OPSETS", "OnnxOptions", "contract_of", "export_onnx", "onnx_from_model", "save_onnx"]
+__all__ = [
+    "FORMS",
+    "OPSETS",
+    "OnnxOptions",
+    "contract_of",
+    "drop_debug_information",
+    "export_onnx",
+    "onnx_from_model",
+    "quiet",
+    "save_onnx",
+    "translations",
+]
 
 # GELU became an operator in 20, and convolution takes bfloat16 from 22 on; nothing else that the network uses changes.
 OPSETS = range(20, 24)
@@ -104,26 +117,6 @@ class OnnxOptions:
             raise UsageError(
                 f"--opset is {self.opset}; expected {self._lowest_opset} to {OPSETS.stop - 1} for {self.precision}"
             )
-
-
-class _Deployed(nn.Module):
-    """The network as it is deployed: pixels in, logits out."""
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, model: Vivim, raw_input: bool, contract: InputContract) -> None:
-        super().__init__()
-        self.model, self.raw_input = model, raw_input
-        self.register_buffer("mean", 255.0 * torch.tensor(contract.mean))
-        self.register_buffer("scale", 1.0 / (255.0 * torch.tensor(contract.std)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """uint8 (B, T, H, W, 3), or float32 (B, T, 3, H, W) when raw -> logits (B, T, K, H, W)."""
-        if not self.raw_input:
-            # Behind the transposition the numbers are one a plane; ONNX Runtime takes 15 times as long the other way.
-            x = (x.to(torch.float32).permute(0, 1, 4, 2, 3) - self.mean[:, None, None]) * self.scale[:, None, None]
-        return self.model(x).logits
 
 
 def contract_of(weights: str | Path) -> InputContract:
@@ -204,13 +197,25 @@ def onnx_from_model(
     training = training or Training(InputContract.assumed(config.frames))
     size = options.size or training.contract.size
     stage_sizes(config, *size)  # raises for a size that the network cannot take
-    deployed = _Deployed(fold_for_export(model, options.fold), options.raw_input, training.contract).eval()
-    proto = _trace(deployed, _example(config.frames, size, options), options)
+    deployed = Deployed(fold_for_export(model, options.fold), options.raw_input, training.contract).eval()
+    if config.streaming and options.batch is None:
+        raise UsageError(
+            "--batch is dynamic; a streaming file remembers a number of films that is fixed: give --batch 1"
+        )
+    states: list[StateInfo] = []
+    if config.streaming:
+        with quiet(), torch.no_grad():
+            proto, states = trace_step(deployed, _example(1, size, options), options.opset_version, translations())
+    else:
+        proto = _trace(deployed, _example(config.frames, size, options), options)
     if options.precision != "fp32":
         proto = half_from_float(proto, options.precision)
     if any(node.domain == DOMAIN for node in proto.graph.node):  # SegFormer alone has no node of ours, nor have rivals
-        proto.functions.append(causal_conv1d_function(config.direction_codes, config.conv, options.opset_version))
-        proto.functions.append(selective_scan_function(config.direction_codes, True, options.opset_version))
+        if config.carries:
+            proto.functions.extend(streaming_functions(config, options.opset_version))
+        else:
+            proto.functions.append(causal_conv1d_function(config.direction_codes, config.conv, options.opset_version))
+            proto.functions.append(selective_scan_function(config.direction_codes, True, options.opset_version))
         if DOMAIN not in {entry.domain for entry in proto.opset_import}:
             proto.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
     if options.form == "lowered":
@@ -218,7 +223,7 @@ def onnx_from_model(
     if options.cpu:
         for declined in for_cpu(proto):
             _log.warning("%s", declined)
-    _drop_debug_information(proto)
+    drop_debug_information(proto)
     description = describe(
         model,
         size,
@@ -229,6 +234,7 @@ def onnx_from_model(
         precision=options.precision,
         tools={"onnx": onnx.__version__, "onnxscript": onnxscript.__version__},
         codes=options.codes,
+        states=states,
     )
     helper.set_model_props(proto, description)
     proto.producer_name, proto.producer_version = "vivim-edge", importlib.metadata.version("vivim-edge")
@@ -258,7 +264,7 @@ def _schema(name: str, data: list[str], parameters: list[str], attributes: dict[
     )
 
 
-def _translations() -> dict[Any, Any]:
+def translations() -> dict[Any, Any]:
     """torch.ops.vivim -> bare ONNX nodes of the same names."""
     kinds = onnx.defs.OpSchema.AttrType
     opset = onnxscript.values.Opset(DOMAIN, DOMAIN_VERSION)
@@ -281,11 +287,12 @@ def _translations() -> dict[Any, Any]:
     return {
         torch.ops.vivim.causal_conv1d.default: causal_conv1d,
         torch.ops.vivim.selective_scan.default: selective_scan,
+        **streaming_translations(),
     }
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence what torch.onnx says about itself: packages we do not use, and its own deprecations."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -303,7 +310,7 @@ def _trace(deployed: nn.Module, example: Tensor, options: OnnxOptions) -> onnx.M
     shapes = None
     if options.batch is None:
         shapes = {"x": {0: torch.export.Dim("batch", min=1)}}
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.onnx.export(
             deployed,
             (example,),
@@ -312,7 +319,7 @@ def _trace(deployed: nn.Module, example: Tensor, options: OnnxOptions) -> onnx.M
             input_names=[name],
             output_names=["logits"],
             dynamic_shapes=shapes,
-            custom_translation_table=_translations(),
+            custom_translation_table=translations(),
             external_data=False,
             verbose=False,
         )
@@ -320,7 +327,7 @@ def _trace(deployed: nn.Module, example: Tensor, options: OnnxOptions) -> onnx.M
     return program.model_proto
 
 
-def _drop_debug_information(proto: onnx.ModelProto) -> None:
+def drop_debug_information(proto: onnx.ModelProto) -> None:
     """Remove the stack traces that torch.onnx leaves on every node: they name files of the exporting machine."""
     for node in proto.graph.node:
         del node.metadata_props[:]

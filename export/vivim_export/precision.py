@@ -34,7 +34,9 @@ _RANGES: dict[int, tuple[str, float]] = {
 }
 
 # Inputs of the operators that are data; the others are parameters.
-_DATA_INPUTS = {"CausalConv1d": 1, "SelectiveScan": 3}
+_DATA_INPUTS = {"CausalConv1d": 1, "SelectiveScan": 3, "S6Scan": 4, "StreamingConv1d": 2, "StreamingScan": 3}
+# Outputs that are float32 by the operator's definition: the state of the scan.
+_FLOAT_OUTPUTS = {"StreamingScan": (1,)}
 # Inputs that are float32 by the operator's definition, or no numbers that are computed with.
 _UNTYPED_INPUTS = {"Resize": range(1, 4)}
 # These only move numbers.
@@ -207,6 +209,7 @@ class _Conversion:
     def __init__(self, graph: onnx.GraphProto, half: int, nodes: set[int], inputs: set[tuple[int, int]]) -> None:
         self._graph, self._half = graph, half
         self._kept_nodes, self._kept_inputs = nodes, inputs
+        self._outputs = {value.name for value in graph.output}
         self._values = {value.name: value for value in (*graph.value_info, *graph.output)}
         self._types = {v.name: v.type.tensor_type.elem_type for v in (*self._values.values(), *graph.input)}
         self._weights = {tensor.name: tensor for tensor in graph.initializer}
@@ -241,10 +244,22 @@ class _Conversion:
         self._nodes.append(node)
         if node.op_type == "Constant" or wanted == TensorProto.FLOAT:  # whoever reads a constant casts it
             return
-        for name in node.output:
-            if self._types.get(name) == TensorProto.FLOAT:
-                self._types[name] = wanted
-                self._values[name].type.tensor_type.elem_type = wanted
+        for which, name in enumerate(node.output):
+            if self._types.get(name) != TensorProto.FLOAT or which in _FLOAT_OUTPUTS.get(node.op_type, ()):
+                continue
+            if name in self._outputs:  # states go out in float32, as they come in
+                narrow = f"{name}_half"
+                node.output[which] = narrow
+                self._nodes.append(
+                    helper.make_node("Cast", [narrow], [name], name=f"cast_{name}", to=TensorProto.FLOAT)
+                )
+                value = self._graph.value_info.add()
+                value.CopyFrom(self._values[name])
+                value.name, value.type.tensor_type.elem_type = narrow, wanted
+                self._values[narrow], self._types[narrow] = value, wanted
+                continue
+            self._types[name] = wanted
+            self._values[name].type.tensor_type.elem_type = wanted
 
     def _as(self, name: str, wanted: int, reader: onnx.NodeProto) -> str:
         """A tensor in the type wanted; integers and the like stay what they are."""

@@ -93,6 +93,23 @@ VIVIM_API int32_t vivim_selective_scan(vivim_scan_desc const* desc, int32_t tact
     void const* xz, float const* A_log2e, float const* dt_weight, float const* dt_bias, float const* d_skip, void* y,
     void* workspace, size_t workspace_bytes, void* stream);
 
+/* The same for a film that comes in pieces, frame by frame: the first direction goes on where the piece before ended, and
+ * the others stay within the piece. Over the pieces of a sequence in order, direction 0 gives what one call for all of it
+ * gives.
+ *
+ *   tail     (B, 3, D), dtype of x: what the first direction of the convolution met last; null for zeros
+ *   initial  float32 (B, N, D): h of the first direction before its first step; null for zeros
+ *   final    float32 (B, N, D): h of the first direction after its last step; never the memory of `initial`, which blocks
+ *            still read when another has written its part
+ *
+ * The tail to give next are the last 3 tokens of [tail | x] in the order of the first direction. */
+VIVIM_API int32_t vivim_streaming_conv1d(vivim_conv_desc const* desc, void const* x, void const* tail,
+    float const* weight, float const* bias, void* xc, void* stream);
+
+VIVIM_API int32_t vivim_streaming_scan(vivim_scan_desc const* desc, int32_t tactic, void const* xc, void const* dbc,
+    void const* xz, float const* A_log2e, float const* dt_weight, float const* dt_bias, float const* d_skip,
+    float const* initial, void* y, float* final, void* workspace, size_t workspace_bytes, void* stream);
+
 /* What the last failing call of this thread said; empty if none failed. Valid until the thread's next call. */
 VIVIM_API char const* vivim_kernels_error(void);
 /* A digest of the kernels' sources: part of timing-cache keys, as results and timings may differ where it does. */

@@ -1,9 +1,9 @@
 // Causal depthwise convolution of 4 taps, bias and SiLU, along each of K directions.
 //
 //   xc[k,b,i,d] = silu(bias[k,d] + sum_j weight[k,d,j] x[b, token 3 - j steps before i in direction k, d])
-//   with zeros before the first step.
+//   with zeros before the first step, or in direction k = 0 the tail, if there is one: the inputs of the 3 steps before.
 //
-// Layout. x (B, L, xWidth), of which the first D columns are read; weight (K, D, 4) and bias (K, D) float32;
+// Layout. x (B, L, xWidth), of which the first D columns are read; tail (B, 3, D); weight (K, D, 4) and bias (K, D) float32;
 // xc (K, B, L, D). Channels are adjacent, so a step is a coalesced row wherever its token lies.
 //
 // Who does what. A thread owns V adjacent channels and kRun consecutive steps of one direction; it walks them with the
@@ -33,6 +33,7 @@ template <class T> struct ConvArguments
     float const* weight;
     float const* bias;
     T* xc;
+    T const* tail; // (B, 3, D), or null
     int batch, length, width, rows, columns, xWidth;
     Directions directions;
 };
@@ -63,13 +64,17 @@ template <class T, int V> __global__ void __launch_bounds__(ConvTile::kThreads) 
     for (int j = 1; j < kTaps; ++j)
     {
         int const step = first - kTaps + j;
+        bool const carried = step < 0 && k == 0 && a.tail; // step is -3 to -1: a run is longer than the taps reach
         Vector in{};
         if (step >= 0)
             in = *reinterpret_cast<Vector const*>(
                 x + size_t(tokenOfStep(direction, step, a.length, a.rows, a.columns)) * a.xWidth);
+        else if (carried)
+            in = *reinterpret_cast<Vector const*>(
+                a.tail + (size_t(blockIdx.z) * (kTaps - 1) + kTaps - 1 + step) * a.width + channel);
 #pragma unroll
         for (int v = 0; v < V; ++v)
-            window[v][j] = step >= 0 ? toFloat(in.value[v]) : 0.f;
+            window[v][j] = step >= 0 || carried ? toFloat(in.value[v]) : 0.f;
     }
 
     // From step to step without a division: along the row, or down the column until it ends.

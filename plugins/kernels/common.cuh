@@ -45,6 +45,8 @@ template <class T> struct ScanArguments
     T* yDirections;        // (K, B, L, D)
     float* chunkState;     // length-split: (chunks - 1, K, B, D, 16), state at the end of a chunk that began at zero
     float* chunkTime;      // length-split: (chunks - 1, K, B, D), sum of dt over a chunk
+    float const* initial;  // (B, N, D), state of the first direction before its first step; null: zeros
+    float* final;          // (B, N, D), and after its last; null: nobody asks. Never the memory of `initial`
     int batch, length, width, rows, columns, rank, states;
     Directions directions;
     int sharedInput;

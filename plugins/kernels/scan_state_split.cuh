@@ -10,6 +10,9 @@
 // 0 .. m-1) folds (S, e) of the chunks before it, in order, into its carry-in and writes y. Nearly every exponential is
 // computed twice; the grid is m times larger. Without length-split there is one chunk and pass 2 alone.
 //
+// A state that comes in (of direction k = 0 alone) is what pass 2 begins to fold from; the one that goes out is h of the
+// last chunk of pass 2. Every block of pass 2 reads the first and one writes the second: they must not share memory.
+//
 // Layout. u = xc (K or 1, B, L, D), dbc (K, B, L, R + 2N) at token positions; y to yDirections (K, B, L, D).
 // Shared memory of a block, in this order:
 //   time    float2 [kTile][kChannels]       dt and dt u
@@ -130,6 +133,9 @@ template <class T, int G, int kThreads> struct StateSplit
             int const state = lane * kLaneStates + n;
             A[n] = state < a.states ? a.A_log2e[(size_t(k) * a.width + scanned) * a.states + state] : 0.f;
             h[n] = 0.f;
+            // Pass 1 starts from zero: what comes in is folded by pass 2, like the chunks before.
+            if (kOutput && a.initial && k == 0 && state < a.states)
+                h[n] = a.initial[(size_t(b) * a.states + state) * a.width + scanned];
         }
         if (kOutput)
         {
@@ -277,6 +283,16 @@ template <class T, int G, int kThreads> struct StateSplit
                 a.chunkState[to * kStates + lane * kLaneStates + n] = h[n];
             if (lane == 0)
                 a.chunkTime[to] = sum;
+        }
+        if (kOutput && a.final && k == 0 && chunk == a.chunks - 1 && firstChannel + scanChannel < a.width)
+        {
+#pragma unroll
+            for (int n = 0; n < kLaneStates; ++n)
+            {
+                int const state = lane * kLaneStates + n;
+                if (state < a.states)
+                    a.final[(size_t(b) * a.states + state) * a.width + scanned] = h[n];
+            }
         }
     }
 };

@@ -4,7 +4,8 @@
 //   The recurrence is that of scan_state_split.cuh. For each state, a lane computes h from zero over its steps and the
 //   decay P = exp(A sum dt) of all of them; pairs (P, h) compose as (P2, h2) after (P1, h1) = (P2 P1, P2 h1 + h2), so
 //   log2(S) shuffles give each lane what came before it, the carry of the last tile included (it enters through the
-//   first lane); a second sweep over the decays, kept in registers, gives the states and y.
+//   first lane); a second sweep over the decays, kept in registers, gives the states and y. A state that comes in is the
+//   first carry, and the one that goes out is the last.
 //
 // Layout. As in scan_state_split.cuh. Shared memory of a block, in this order; a row of a tile is kept as S runs of
 // kRun floats padded by 4, so that the 16-byte reads of S lanes fall into different banks:
@@ -122,8 +123,10 @@ template <class T, int S, int kRun, int kThreads> struct TimeSplit
         for (int i = thread; i < kChannels * kStates; i += kThreads)
         {
             int const c = i / kStates, n = i % kStates;
-            decay[i] = n < a.states && firstChannel + c < a.width ? a.A_log2e[(kd + c) * a.states + n] : 0.f;
-            carry[i] = 0.f;
+            bool const real = n < a.states && firstChannel + c < a.width;
+            decay[i] = real ? a.A_log2e[(kd + c) * a.states + n] : 0.f;
+            carry[i] =
+                real && a.initial && k == 0 ? a.initial[(size_t(b) * a.states + n) * a.width + firstChannel + c] : 0.f;
         }
         // Padding (rank to a multiple of 4, states to 16) is written by nobody else.
         if (padded > a.rank)
@@ -276,6 +279,11 @@ template <class T, int S, int kRun, int kThreads> struct TimeSplit
                 }
             }
         }
+
+        // The last tile's barrier is behind everyone: its carries are there.
+        if (a.final && k == 0 && firstChannel + scanChannel < a.width)
+            for (int n = lane; n < a.states; n += S)
+                a.final[(size_t(b) * a.states + n) * a.width + firstChannel + scanChannel] = before[n];
     }
 };
 

@@ -43,6 +43,7 @@ _KERNELS = {
 _OTHERS = (
     "functions.cpp",
     "cpu/run.cpp",
+    "cpu/s6.cpp",
     "cuda/library.cpp",
     "runtime/context.cpp",
     "runtime/library.cpp",
@@ -135,7 +136,7 @@ def build(output: Path, toolchain: Toolchain, options: Sequence[str] = (), extra
 
 def _inputs(extra: Sequence[Path]) -> list[Path]:
     own = [file for file in HERE.rglob("*") if file.suffix in (".cpp", ".h", ".inl", ".map", ".py", ".toml")]
-    return [*own, *extra, HERE.parent / "include" / "vivim_kernels.h"]
+    return [*own, *extra, *(HERE.parent / "include").glob("*.h")]
 
 
 def _call(command: list[str]) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from vivim.scan.kernels import KernelLibrary
-from vivim.scan.reference import causal_conv1d_reference, selective_scan_reference
+from vivim.scan.reference import causal_conv1d_reference, selective_scan_reference, streaming_scan_reference
 from vivim_runtime.errors import KernelError
 
 # rows, columns, width, rank, states, directions, gate, shared input
@@ -62,11 +62,24 @@ def check(kernels: KernelLibrary, device: str) -> list[str]:
                 far = distance(scan(*given, rows, order, True, tactic), expected)
                 if not far <= tolerance:
                     wrong.append(f"{name}, {dtype}, {rows} x {columns}: relative L2 {far:.1e}")
+            initial = normal(1, states, width)
+            expected_y, expected_state = streaming_scan_reference(*arguments, initial, rows, order, True)
+            for tactic, name in enumerate(kernels.tactics):
+                y, final = kernels.streaming_scan(*given, initial.to(device), rows, order, True, tactic)
+                far, off = distance(y, expected_y), distance(final, expected_state)
+                if not (far <= tolerance and off <= TOLERANCES[torch.float32]):
+                    wrong.append(f"{name} with a state, {dtype}, {rows} x {columns}: relative L2 {far:.1e}, {off:.1e}")
             weight, bias = normal(count, width, 4) * 0.5, normal(count, width) * 0.1
-            value = kernels.causal_conv1d(xz.to(device), weight.to(device), bias.to(device), rows, order)
+            moved = (weight.to(device), bias.to(device), rows, order)
+            value = kernels.causal_conv1d(xz.to(device), *moved)
             far = distance(value, causal_conv1d_reference(xz, weight, bias, rows, order))
             if not far <= tolerance:
                 wrong.append(f"causal_conv1d, {dtype}, {rows} x {columns}: relative L2 {far:.1e}")
+            tail = normal(1, 3, width).to(dtype)
+            value = kernels.streaming_conv1d(xz.to(device), tail.to(device), *moved)
+            far = distance(value, causal_conv1d_reference(xz, weight, bias, rows, order, tail))
+            if not far <= tolerance:
+                wrong.append(f"streaming_conv1d, {dtype}, {rows} x {columns}: relative L2 {far:.1e}")
     return wrong
 
 

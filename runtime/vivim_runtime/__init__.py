@@ -14,6 +14,7 @@ from vivim_runtime.errors import (
     VivimError,
     VivimRuntimeError,
 )
+from vivim_runtime.installation import installed_version
 from vivim_runtime.offline import RunOptions, RunReport, run
 from vivim_runtime.sessions import open_session
 from vivim_runtime.sessions.base import ClassInfo, ModelInfo, Session
@@ -43,3 +44,5 @@ __all__ = [
     "open_source",
     "run",
 ]
+
+__version__ = installed_version()

@@ -18,24 +18,21 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Generic, Literal, TypeVar
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from vivim_runtime.errors import DataError, UsageError
-from vivim_runtime.sessions.base import Logits
+from vivim_runtime.framing import Framing
+from vivim_runtime.locating import located
+from vivim_runtime.regions import WHOLE
 from vivim_runtime.sources.base import Frame, Image, Source
 
 __all__ = [
-    "WHITE_FROM",
     "Clip",
     "Masks",
     "Show",
     "Window",
     "cut_clips",
-    "logits_at",
-    "mask_at",
-    "resized",
     "threshold_logit",
     "windows",
 ]
@@ -43,9 +40,6 @@ __all__ = [
 Masks = npt.NDArray[np.bool_]
 Show = Literal["newest", "centre"]
 _Frame = TypeVar("_Frame")  # a frame, or its number
-
-# A mask is white on black, 0 and 255; what compression or interpolation left between goes to the nearer one.
-WHITE_FROM = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,32 +87,35 @@ class Clip:
         return hashlib.sha256(self.pixels.tobytes()).hexdigest()
 
 
-def cut_clips(
-    source: Source, length: int, size: tuple[int, int], wanted: Collection[int] | None = None
-) -> Iterator[Clip]:
-    """The whole clips of a source, one behind the other, at a model's size; what is left over at the end is dropped.
+def cut_clips(source: Source, length: int, framing: Framing, wanted: Collection[int] | None = None) -> Iterator[Clip]:
+    """The whole clips of a source, one behind the other, as a model takes them; what is left at the end is dropped.
 
     Args:
-        length, size: T and (H, W).
+        length: T.
+        framing: how frames become pictures; where it has no region yet, that is found by the rule of its contract. Of
+            several regions, clips show the largest.
         wanted: numbers of the clips to give, in order; None is all. Frames of the others are read and let go.
     """
     frames, number = iter(source), 0
+    if framing.region is None and framing.contract.rule.kind != WHOLE:
+        regions, frames = located(framing.contract.rule, source, frames)
+        framing = framing.at(regions)
     last = max(wanted, default=-1) if wanted is not None else math.inf
     while number <= last and len(clip := list(islice(frames, length))) == length:
         if wanted is None or number in wanted:
-            yield _clip(clip, size, source.name, number * length)
+            yield _clip(clip, framing, source.name, number * length)
         number += 1
 
 
-def _clip(frames: list[Frame], size: tuple[int, int], source: str, start: int) -> Clip:
-    pixels = np.stack([resized(frame.image, size) for frame in frames])
+def _clip(frames: list[Frame], framing: Framing, source: str, start: int) -> Clip:
+    pixels = np.stack([framing.picture(frame.image) for frame in frames])
     known = np.array([frame.truth is not None for frame in frames])
     if not known.any():
         return Clip(pixels, source=source, start=start)
-    truth = np.zeros((len(frames), *size), np.bool_)
+    truth = np.zeros(pixels.shape[:3], np.bool_)
     for index, frame in enumerate(frames):
         if frame.truth is not None:
-            truth[index] = mask_at(frame.truth, size)
+            truth[index] = framing.truth(frame.truth)
     return Clip(pixels, truth, None if known.all() else known, source, start)
 
 
@@ -163,33 +160,6 @@ def windows(frames: Iterable[_Frame], length: int, hop: int, show: Show) -> Iter
     padded = max(0, length - count)
     start = max(0, count - length)
     yield Window(number, (*kept, *[kept[-1]] * padded), slice(served - start, count - start), padded)
-
-
-def resized(image: Image, size: tuple[int, int]) -> Image:
-    """uint8 (h, w[, 3]) -> (H, W[, 3]): averaged over areas when shrinking, else bilinear; the aspect is not kept."""
-    height, width = size
-    if image.shape[:2] == (height, width):
-        return image
-    shrinks = height * width < image.shape[0] * image.shape[1]
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-
-
-def mask_at(mask: Masks, size: tuple[int, int]) -> Masks:
-    """A true mask, bool (h, w) -> (H, W), set where at least half of a pixel's area was.
-
-    It goes through the filter of the frames: nearest neighbours would shift outlines against them by half a pixel.
-    """
-    if mask.shape == size:
-        return mask
-    return resized(mask.astype(np.uint8) * np.uint8(255), size) >= WHITE_FROM
-
-
-def logits_at(logits: Logits, size: tuple[int, int]) -> Logits:
-    """Logits (K, h, w) of one frame -> (K, H, W), bilinear with pixel centres aligned, as the network upsamples."""
-    if logits.shape[1:] == size:
-        return logits
-    height, width = size
-    return np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in logits])
 
 
 def threshold_logit(threshold: float) -> float:

@@ -14,6 +14,7 @@ VivimError                      1  a defect of ours, or of the machine
 ├── InputError                  2  a clip that the network cannot take
 ├── CheckpointError             2  weights that are missing, damaged or of another network
 ├── KernelError                 2  compiled kernels that are missing, or that cannot take a tensor
+├── EvidenceError               3  files that are not those that were signed
 ├── AccuracyError               3  a model whose masks are worse than was asked for
 ├── ParityError                 3  a comparison over its budget
 ├── PrecisionError              3  an engine whose layers have not the precision that was asked for
@@ -27,12 +28,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from vivim_runtime.installation import install_words
+
 __all__ = [
     "AccuracyError",
     "CheckpointError",
     "ConfigError",
     "CudaError",
     "DataError",
+    "EvidenceError",
     "IncompatibleEngineError",
     "InputError",
     "KernelError",
@@ -101,7 +105,7 @@ class MissingExtraError(VivimError):
     exit_code = 2
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs the extra '{extra}': pip install 'vivim-edge[{extra}]'")
+        super().__init__(f"{what} needs the extra '{extra}': pip install {install_words(extra)}")
 
 
 class PluginError(VivimError):
@@ -132,6 +136,12 @@ class KernelError(VivimError):
     """Compiled kernels that are missing, or that cannot take a tensor."""
 
     exit_code = 2
+
+
+class EvidenceError(VivimError):
+    """Files that are not those that were signed, or a list or key that proves nothing."""
+
+    exit_code = 3
 
 
 class AccuracyError(VivimError):

@@ -29,22 +29,38 @@ def parse_layers(text: str) -> tuple[Layer, ...]:
 
 
 def drawn(
-    image: Image, masks: npt.NDArray[np.bool_], classes: Sequence[ClassInfo], layers: Sequence[Layer], alpha: float
+    image: Image,
+    masks: npt.NDArray[np.bool_],
+    classes: Sequence[ClassInfo],
+    layers: Sequence[Layer],
+    alpha: float,
+    within: npt.NDArray[np.bool_] | None = None,
 ) -> Image:
     """The frame (H, W, 3) with the masks (K, H, W) on it, in a new array.
 
     Layers: `mask` replaces the frame by the masks on black; `overlay` fills them with opacity `alpha`; `contour`
     outlines them in their colour between dark lines, so that the outline shows on white and on black.
+
+    Args:
+        within: (H, W), where something may be drawn; None is everywhere.
     """
-    return Marks(masks, classes).on(image, layers, alpha)
+    return Marks(masks, classes, within).on(image, layers, alpha)
 
 
 class Marks:
-    """Masks (K, H, W) ready to be drawn on many frames of their size: what depends on the masks alone is done once."""
+    """Masks (K, H, W) ready to be drawn on many frames of their size: what depends on the masks alone is done once.
 
-    def __init__(self, masks: npt.NDArray[np.bool_], classes: Sequence[ClassInfo]) -> None:
+    Nothing is drawn outside of `within` (H, W), where that is given.
+    """
+
+    def __init__(
+        self,
+        masks: npt.NDArray[np.bool_],
+        classes: Sequence[ClassInfo],
+        within: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
         pairs = zip(masks, classes, strict=True)
-        self._marks = [_Mark(mask.view(np.uint8), info.color) for mask, info in pairs if mask.any()]
+        self._marks = [_Mark(mask.view(np.uint8), info.color, within) for mask, info in pairs if mask.any()]
 
     def prepare(self, layers: Sequence[Layer]) -> None:
         """Do now what `on` would do when it first draws these layers."""
@@ -67,7 +83,10 @@ class Marks:
 class _Mark:
     """One mask that is not empty, uint8 (H, W) of 0 and 1, and its colour."""
 
-    def __init__(self, mask: npt.NDArray[np.uint8], color: tuple[int, int, int]) -> None:
+    def __init__(
+        self, mask: npt.NDArray[np.uint8], color: tuple[int, int, int], within: npt.NDArray[np.bool_] | None
+    ) -> None:
+        self._within = within
         x, y, width, height = cv2.boundingRect(mask)
         self._height = mask.shape[0]
         self._area = (slice(y, y + height), slice(x, x + width))
@@ -114,6 +133,8 @@ class _Mark:
         dark, bright = np.zeros((2, rows.stop - rows.start, columns.stop - columns.start), np.uint8)
         cv2.drawContours(dark, contours, -1, 255, width + 2, cv2.LINE_AA)
         cv2.drawContours(bright, contours, -1, 255, width, cv2.LINE_AA)
+        if self._within is not None:
+            dark[~self._within[rows, columns]] = 0
         found = np.flatnonzero(dark)
         under, over = dark.ravel()[found].astype(np.uint16), bright.ravel()[found].astype(np.uint16)
         y, x = np.divmod(found, dark.shape[1])

@@ -16,6 +16,7 @@ from tests.runtime.models import brightness_model
 from vivim_calibration import procedure
 from vivim_calibration.calibration import Calibration
 from vivim_calibration.clips import DrawOptions, whole_clips
+from vivim_calibration.layers import quantisable_layers
 from vivim_calibration.procedure import Options, Outcome, calibrate
 from vivim_export.precision import half_from_float
 from vivim_runtime import open_session
@@ -59,6 +60,23 @@ def test_the_file_runs_and_describes_itself(made: tuple[Path, Outcome, Path], ex
     assert json.loads(metadata["vivim.int8"])["agreement"]["masks"]["dice"] == outcome.sides[-1].agreement.masks.dice  # type: ignore[union-attr]
     # int8 weights are a quarter; this small network spends the rest on its graph.
     assert output.stat().st_size < exported.stat().st_size
+
+
+def test_depthwise_convolutions_stay_in_float_unless_they_are_asked_for(
+    made: tuple[Path, Outcome, Path], exported: Path, tmp_path: Path
+) -> None:
+    def quantised_depthwise(path: Path) -> set[str]:
+        graph = onnx.load(path).graph
+        makers = {output: node.op_type for node in graph.node for output in node.output}
+        layers = {layer.node: layer.name for layer in quantisable_layers(onnx.load(exported)) if layer.is_depthwise}
+        rounded = {n.name for n in graph.node if n.op_type == "Conv" and makers.get(n.input[0]) == "DequantizeLinear"}
+        return {name for node, name in layers.items() if node in rounded}
+
+    depthwise = {layer.name for layer in quantisable_layers(onnx.load(exported)) if layer.is_depthwise}
+    assert quantised_depthwise(made[0]) == set() and set(made[1].left_in_float) == depthwise != set()
+    path = tmp_path / "all.int8.onnx"
+    asked = calibrate(exported, path, CALIBRATION, EVALUATION, replace(OPTIONS, cache=made[2], depthwise=True))
+    assert quantised_depthwise(path) == depthwise and asked.left_in_float == ()
 
 
 def test_the_outcome_compares_the_sides(made: tuple[Path, Outcome, Path]) -> None:

@@ -137,6 +137,8 @@ def test_layers_of_an_exported_network_are_the_linear_ones_but_the_first_and_the
         "stages.1.patch_embed.proj",
     } <= names
     assert not {"stages.0.patch_embed.proj", "decoder.classifier"} & names
+    # Those over rows and columns, and those over frames too.
+    assert {layer.name for layer in layers if layer.is_depthwise} == {name for name in names if "dwconv" in name}
     convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
     known = {layer.node for layer in layers} | {convolutions[0], convolutions[-1]}
     constants = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}

@@ -15,16 +15,16 @@ from vivim_runtime.clips import (
     Show,
     Window,
     cut_clips,
-    logits_at,
-    mask_at,
-    resized,
     threshold_logit,
     windows,
 )
 from vivim_runtime.datasets import open_dataset, read_clip
 from vivim_runtime.datasets.as_source import videos_of
 from vivim_runtime.errors import DataError, UsageError
+from vivim_runtime.framing import Framing, logits_at, mask_at, resized
 from vivim_runtime.sources import Frame
+
+SMALL = Framing.stretched((8, 8))
 
 
 def stream(count: int) -> list[Frame]:
@@ -116,20 +116,20 @@ class Film:
 
 
 def test_a_source_is_cut_into_whole_clips_and_the_rest_is_dropped() -> None:
-    cut = list(cut_clips(Film(8, set()), 3, (8, 8)))  # type: ignore[arg-type]
+    cut = list(cut_clips(Film(8, set()), 3, SMALL))  # type: ignore[arg-type]
     assert [clip.pixels[:, 0, 0, 0].tolist() for clip in cut] == [[0, 1, 2], [3, 4, 5]]
     assert [(clip.source, clip.start, clip.truth) for clip in cut] == [("film", 0, None), ("film", 3, None)]
 
 
 def test_only_wanted_clips_are_given_and_nothing_is_read_behind_the_last() -> None:
     film = Film(30, set())
-    assert [clip.start for clip in cut_clips(film, 3, (8, 8), {1, 3})] == [3, 9]  # type: ignore[arg-type]
+    assert [clip.start for clip in cut_clips(film, 3, SMALL, {1, 3})] == [3, 9]  # type: ignore[arg-type]
     assert film.read == 12
-    assert list(cut_clips(film, 3, (8, 8), set())) == []  # type: ignore[arg-type]
+    assert list(cut_clips(film, 3, SMALL, set())) == []  # type: ignore[arg-type]
 
 
 def test_every_frame_of_a_partly_annotated_clip_has_its_own_truth_or_none() -> None:
-    first, second = cut_clips(Film(8, {1, 3, 4, 5, 6, 7}), 4, (8, 8))  # type: ignore[arg-type]
+    first, second = cut_clips(Film(8, {1, 3, 4, 5, 6, 7}), 4, SMALL)  # type: ignore[arg-type]
     truths = [first.true_mask(index) for index in range(4)]
     assert [None if truth is None else int(truth[:, 0].sum()) for truth in truths] == [None, 1, None, 3]
     with pytest.raises(DataError, match="frames 0 to 3 of film have not all a true mask"):
@@ -152,11 +152,11 @@ def test_a_true_mask_is_set_where_at_least_half_of_a_pixel_was() -> None:
 def test_true_masks_come_to_a_size_alike_in_training_evaluation_check_and_calibration() -> None:
     name, size = "phantom:clips=2,frames=5,size=200", (48, 64)
     _, video = open_dataset(name, "test").videos  # the first one has no lesion
-    trained = read_clip(video, range(5), size).masks
+    trained = read_clip(video, range(5), Framing.stretched(size)).masks
     assert 0.01 < trained.mean() < 0.5
     _, opened = videos_of([name], "test").values()
     with opened() as source:
-        (compared,) = cut_clips(source, 5, size)
+        (compared,) = cut_clips(source, 5, Framing.stretched(size))
     assert np.array_equal(compared.masks, trained)
     _, calibrated = whole_clips([name], 5, size)
     assert np.array_equal(calibrated.masks, trained)

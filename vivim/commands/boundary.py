@@ -34,7 +34,7 @@ def boundary_command(
     data: DataSet = "phantom",
     layout: Layout = "auto",
     split_file: SplitFile = None,
-    clips: Annotated[int, typer.Option(help="Phantoms to learn from.")] = 400,
+    clips: Annotated[int, typer.Option("--phantoms", "--clips", help="Phantoms to learn from.")] = 400,
     imgsz: FrameSize = "256",
     steps: Annotated[int, typer.Option(help="Steps of training.")] = 4000,
     batch: Annotated[int, typer.Option(help="Pairs of outlines a step.")] = 128,
@@ -57,6 +57,8 @@ def boundary_command(
     notes = {"command": shlex.join(["vivim-train", *sys.argv[1:]]), "torch": torch.__version__}
     save_regressor(out, regressor, notes | {"scores": line(scores)})
     terminal().print(f"{out}: {line(scores)}", soft_wrap=True)
+    for predicted, loss in scores.ladder.items():
+        terminal().print(f"  L_affine of {predicted}: {loss:.3f}", soft_wrap=True)
 
 
 def line(scores: RegressionScores) -> str:

@@ -23,7 +23,7 @@ from vivim.training.batches import ClipSource
 from vivim.training.distributed import Group, process_group
 from vivim.training.fit import SPLIT_FILE, EpochReport, RunOptions, check_run, fit
 from vivim.training.monitor import Monitor
-from vivim.training.recipe import FitConfig, read_recipe
+from vivim.training.recipe import FitConfig, read_recipe, recipe_file
 from vivim_runtime.commands.fields import options_of
 from vivim_runtime.commands.options import Device, FrameSize, Threads, parse_size
 from vivim_runtime.commands.terminal import terminal
@@ -47,19 +47,38 @@ def set_threads(threads: int) -> None:
 def _from_file(context: typer.Context, path: Path | None) -> Path | None:
     """Let the options of a file stand where the command line gives none."""
     if path is not None:
-        known = {parameter.name for parameter in context.command.params if parameter.name} - {"config", "resume"}
-        values = read_recipe(path, known | {"augmentation"})
-        context.obj = values.pop("augmentation", None)
-        context.default_map = values
+        _take(context, "file", path)
     return path
 
 
+def _from_recipe(context: typer.Context, name: str | None) -> str | None:
+    """Let a recipe stand where neither the command line nor --config gives an option."""
+    if name is not None:
+        _take(context, "recipe", recipe_file(name))
+    return name
+
+
+def _take(context: typer.Context, kind: str, path: Path) -> None:
+    """Options of a file, into `default_map`, and its augmentation into `obj`; those of --config before a recipe's."""
+    known = {parameter.name for parameter in context.command.params if parameter.name} - {"config", "recipe", "resume"}
+    context.meta[kind] = read_recipe(path, known | {"augmentation"})
+    values = {**context.meta.get("recipe", {}), **context.meta.get("file", {})}
+    context.obj = values.pop("augmentation", None)
+    context.default_map = values
+
+
 @options_of(ClipOptions, "source")
-@options_of(FitConfig, "recipe")
+@options_of(FitConfig, "options")
 def fit_command(
     context: typer.Context,
     source: ClipOptions,
-    recipe: FitConfig,
+    options: FitConfig,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="paper (the defaults), authors or ours; docs/training.md.", is_eager=True, callback=_from_recipe
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -70,7 +89,9 @@ def fit_command(
     split: Annotated[str, typer.Option(help="Videos to train on.")] = "train",
     validation_split: Annotated[str, typer.Option(help="Videos to validate on.")] = "validation",
     imgsz: FrameSize = "256",
-    clips: Annotated[int, typer.Option(help="Phantoms an epoch, new ones in every epoch.")] = 200,
+    clips: Annotated[
+        int, typer.Option("--phantoms", "--clips", help="Phantoms an epoch, new ones in every epoch.")
+    ] = 200,
     fresh: Annotated[bool, typer.Option(help="New phantoms in every epoch, or the same ones.")] = True,
     validation_clips: Annotated[int, typer.Option(help="Phantoms to validate on.")] = 24,
     device: Device = "auto",
@@ -82,29 +103,27 @@ def fit_command(
 ) -> None:
     """Train a network, by default as in the paper; Ctrl-C stops it, --resume goes on with the same numbers."""
     set_threads(threads)
-    if context.obj:
-        recipe = dataclasses.replace(recipe, augmentation=context.obj)
+    chosen = dataclasses.replace(options, augmentation=context.obj) if context.obj else options
     # Phantoms have splits of their own.
-    before = read_training(recipe.init).data if recipe.init and not source.is_phantom else ()
-    source = source.for_recipe(recipe, parse_size(imgsz), validation_split, before)
+    before = read_training(chosen.init).data if chosen.init and not source.is_phantom else ()
+    source = source.for_recipe(chosen, parse_size(imgsz), validation_split, before)
     with process_group(device) as group:
-        options = RunOptions(resume, workers, save_every, group, stride=source.stride)
+        run = RunOptions(resume, workers, save_every, group, stride=source.stride, contract=source.contract)
         training = source.clips(split, clips, fresh)
-        check_run(recipe, out, options, len(training))
+        check_run(chosen, out, run, len(training))
         judging = source.judged(validation_split, validation_clips)
         if group.leads and not source.is_phantom and not resume:
-            refuse_bad_data([source.dataset(name) for name in (split, validation_split)], recipe.frames, source.stride)
+            refuse_bad_data([source.dataset(name) for name in (split, validation_split)], chosen.frames, source.stride)
         metadata = {
             "trained_on": source.described(training, split)
             + (", new in every epoch" if source.is_phantom and fresh else ""),
             "command": shlex.join(["vivim-train", *sys.argv[1:]]),
-            "seed": str(recipe.seed),
+            "seed": str(chosen.seed),
             "torch": torch.__version__,
         }
-        record = source.record(split, clips * recipe.epochs if fresh else clips)
-        _train(
-            recipe, training, judging, out, dataclasses.replace(options, metadata=metadata, data=record), tensorboard
-        )
+        record = source.record(split, clips * chosen.epochs if fresh else clips)
+        run = dataclasses.replace(run, metadata=metadata, data=record)
+        _train(chosen, training, judging, out, run, tensorboard)
         if group.leads:
             _console.print(
                 f"its Dice again: {_evaluation(source, out, validation_split, validation_clips)}", soft_wrap=True
@@ -138,7 +157,8 @@ def _evaluation(source: ClipOptions, out: Path, split: str, clips: int) -> str:
     data = source.data
     if source.is_phantom:
         height, width = source.size
-        data = f"phantom:clips={clips},frames={source.frames},size={height}x{width}"
+        screen = "".join(f",{key}={value}" for key, value in source.screen.items() if value and "=" in source.data)
+        data = f"phantom:clips={clips},frames={source.frames},size={height}x{width}{screen}"
     files = [] if source.is_phantom else ["--split-file", str(out / SPLIT_FILE)]
     split = split if source.is_phantom else "validation"
     return shlex.join(["vivim-eval", str(out / "best.safetensors"), "--data", data, *files, "--split", split])
@@ -147,7 +167,9 @@ def _evaluation(source: ClipOptions, out: Path, split: str, clips: int) -> str:
 @contextmanager
 def _progress(group: Group) -> Iterator[Callable[[int, int, float], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_console, transient=True, disable=not group.leads) as progress:
+    with Progress(
+        *columns, console=_console, transient=True, disable=not group.leads or not _console.is_terminal
+    ) as progress:
         task = progress.add_task("training")
 
         def on_step(step: int, steps: int, loss: float) -> None:
@@ -161,7 +183,9 @@ def report_line(report: EpochReport, epochs: int) -> str:
     s = report.scores
     terms = "  ".join(f"{name} {value:.4f}" for name, value in report.terms.items() if name != "total")
     distance = "" if s.hd95 is None else f"  HD95 {s.hd95:.1f} px"
+    lesions = "" if s.lesion_dice is None else f" ({s.lesion_dice:.4f} of frames with a lesion)"
+    edges = "" if s.edge_ap is None else f"  edge AP {s.edge_ap:.3f}, Dice {s.edge_dice:.3f}"
     return (
-        f"epoch {report.epoch}/{epochs}  loss {report.loss:.4f} ({terms})  Dice {s.dice:.4f}  IoU {s.iou:.4f}  "
-        f"precision {s.precision:.4f}  recall {s.recall:.4f}{distance}  {report.seconds:.0f} s"
+        f"epoch {report.epoch}/{epochs}  loss {report.loss:.4f} ({terms})  Dice {s.dice:.4f}{lesions}  IoU {s.iou:.4f}"
+        f"  precision {s.precision:.4f}  recall {s.recall:.4f}{distance}{edges}  {report.seconds:.0f} s"
     )

@@ -19,6 +19,7 @@ from vivim.efficiency.measuring import Limits, Outcome, free_memory
 from vivim.efficiency.plot import growth_svg
 from vivim.efficiency.report import growth_markdown, number, record, table_markdown
 from vivim.efficiency.study import METHODS, Row, StudyOptions, run_growth, run_table
+from vivim_runtime.commands.application import Application
 from vivim_runtime.commands.options import JsonFile, MarkdownFile, Threads, check_outputs, parse_size
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import ConfigError
@@ -26,7 +27,7 @@ from vivim_runtime.files import write_text
 
 __all__ = ["app"]
 
-app = typer.Typer(add_completion=False)
+app = Application()
 _console = terminal()
 _progress = terminal(stderr=True)
 

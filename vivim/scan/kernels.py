@@ -48,6 +48,14 @@ class _ScanDesc(ctypes.Structure):
     ]
 
 
+class _S6Desc(ctypes.Structure):
+    """vivim_s6_desc."""
+
+    _fields_ = [
+        (name, ctypes.c_int32) for name in ("batch", "length", "width", "groups", "states", "softplus", "dtype")
+    ]
+
+
 @functools.cache
 def library() -> KernelLibrary | None:
     """The library that is installed, loaded once; None where there is none.
@@ -75,6 +83,7 @@ class KernelLibrary:
                 f"{path} is no library of Vivim's kernels ({error}); build it with: make plugins"
             ) from None
         self.revision = self._library.vivim_kernels_revision().decode()
+        self.streams = hasattr(self._library, "vivim_streaming_scan")  # the first releases have none
         names = [self._library.vivim_scan_tactic_name(i) for i in range(self._library.vivim_scan_tactic_count())]
         self.tactics = tuple(name.decode() for name in names)
 
@@ -91,14 +100,27 @@ class KernelLibrary:
 
     def causal_conv1d(self, x: Tensor, weight: Tensor, bias: Tensor, rows: int, directions: Sequence[int]) -> Tensor:
         """See `vivim.scan.operators.causal_conv1d`; x is float32, float16 or bfloat16, its rows contiguous."""
+        return self._convolution(x, None, weight, bias, rows, directions)
+
+    def streaming_conv1d(
+        self, x: Tensor, tail: Tensor, weight: Tensor, bias: Tensor, rows: int, directions: Sequence[int]
+    ) -> Tensor:
+        """See `vivim.scan.streaming.streaming_conv1d`; x as for `causal_conv1d`."""
+        return self._convolution(x, tail, weight, bias, rows, directions)
+
+    def _convolution(
+        self, x: Tensor, tail: Tensor | None, weight: Tensor, bias: Tensor, rows: int, directions: Sequence[int]
+    ) -> Tensor:
         x, (weight, bias) = x.contiguous(), _parameters(weight, bias)
         if weight.shape[2] != _TAPS:
             raise KernelError(f"the convolution has {weight.shape[2]} taps; the kernels take {_TAPS}")
         desc = _describe_conv(x, weight, rows, directions)
         xc = x.new_empty(len(directions), *x.shape[:2], weight.shape[1])
-        self._check(
-            self._library.vivim_causal_conv1d(ctypes.byref(desc), *map(_pointer, (x, weight, bias, xc)), _stream(x))
-        )
+        if tail is None:
+            run, tensors = self._library.vivim_causal_conv1d, [x, weight, bias, xc]
+        else:
+            run, tensors = self._library.vivim_streaming_conv1d, [x, _tail(tail, x, weight), weight, bias, xc]
+        self._check(run(ctypes.byref(desc), *map(_pointer, tensors), _stream(x)))
         return xc
 
     def selective_scan(
@@ -116,6 +138,40 @@ class KernelLibrary:
         tactic: int | None = None,
     ) -> Tensor:
         """See `operators.selective_scan`; `tactic` indexes `tactics`, None takes the library's own choice."""
+        given = (xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip)
+        return self._scan(given, None, rows, directions, mean, tactic)[0]
+
+    def streaming_scan(
+        self,
+        xc: Tensor,
+        dbc: Tensor,
+        xz: Tensor | None,
+        A_log2e: Tensor,
+        dt_weight: Tensor,
+        dt_bias: Tensor,
+        d_skip: Tensor,
+        initial: Tensor,
+        rows: int,
+        directions: Sequence[int],
+        mean: bool,
+        tactic: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """See `streaming.streaming_scan`; `tactic` as for `selective_scan`."""
+        given = (xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip)
+        return self._scan(given, initial, rows, directions, mean, tactic)
+
+    def _scan(
+        self,
+        given: tuple[Tensor | None, ...],
+        initial: Tensor | None,
+        rows: int,
+        directions: Sequence[int],
+        mean: bool,
+        tactic: int | None,
+    ) -> tuple[Tensor, Tensor]:
+        xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip = given
+        assert xc is not None and dbc is not None and A_log2e is not None and dt_weight is not None
+        assert dt_bias is not None and d_skip is not None
         xc, dbc, xz = xc.contiguous(), dbc.contiguous(), None if xz is None else xz.contiguous()
         parameters = _parameters(A_log2e, dt_weight, dt_bias, d_skip)
         desc = _describe_scan(xc, xz, A_log2e, dt_weight, rows, directions, mean)
@@ -127,13 +183,14 @@ class KernelLibrary:
         size = self._library.vivim_scan_workspace(reference, tactic)
         workspace = torch.empty(size, dtype=torch.uint8, device=xc.device)
         y = xc.new_empty(xc.shape[1:])
-        tensors = (xc, dbc, xz, *parameters, y, workspace)
-        self._check(
-            self._library.vivim_selective_scan(
-                reference, tactic, *map(_pointer, tensors), ctypes.c_size_t(size), _stream(xc)
-            )
-        )
-        return y
+        run, final = self._library.vivim_selective_scan, y
+        before, after = list[Tensor](), list[Tensor]()
+        if initial is not None:
+            run, final = self._library.vivim_streaming_scan, torch.empty_like(initial, dtype=torch.float32)
+            before, after = [_state(initial, xc, A_log2e)], [final]
+        tensors = (xc, dbc, xz, *parameters, *before, y, *after, workspace)
+        self._check(run(reference, tactic, *map(_pointer, tensors), ctypes.c_size_t(size), _stream(xc)))
+        return y, final
 
     def _check(self, status: int) -> None:
         if status:
@@ -153,6 +210,7 @@ class CpuLibrary:
     def __init__(self, native: NativeLibrary) -> None:
         self._library = native.load()
         self._library.vivim_cpu_error.restype = ctypes.c_char_p
+        self.streams = hasattr(self._library, "vivim_cpu_streaming_scan")  # the first releases have none
 
     @staticmethod
     def takes_conv(x: Tensor, weight: Tensor) -> bool:
@@ -167,15 +225,25 @@ class CpuLibrary:
 
     def causal_conv1d(self, x: Tensor, weight: Tensor, bias: Tensor, rows: int, directions: Sequence[int]) -> Tensor:
         """See `vivim.scan.operators.causal_conv1d`; x is float32, float16 or bfloat16."""
+        return self._convolution(x, None, weight, bias, rows, directions)
+
+    def streaming_conv1d(
+        self, x: Tensor, tail: Tensor, weight: Tensor, bias: Tensor, rows: int, directions: Sequence[int]
+    ) -> Tensor:
+        """See `vivim.scan.streaming.streaming_conv1d`; x as for `causal_conv1d`."""
+        return self._convolution(x, tail, weight, bias, rows, directions)
+
+    def _convolution(
+        self, x: Tensor, tail: Tensor | None, weight: Tensor, bias: Tensor, rows: int, directions: Sequence[int]
+    ) -> Tensor:
         x, (weight, bias) = x.contiguous(), _parameters(weight, bias)
         desc = _describe_conv(x, weight, rows, directions)
         xc = x.new_empty(len(directions), *x.shape[:2], weight.shape[1])
-        pointers = map(_pointer, (x, weight, bias, xc))
-        self._check(
-            self._library.vivim_cpu_causal_conv1d(
-                ctypes.byref(desc), weight.shape[2], *pointers, torch.get_num_threads()
-            )
-        )
+        if tail is None:
+            run, tensors = self._library.vivim_cpu_causal_conv1d, [x, weight, bias, xc]
+        else:
+            run, tensors = self._library.vivim_cpu_streaming_conv1d, [x, _tail(tail, x, weight), weight, bias, xc]
+        self._check(run(ctypes.byref(desc), weight.shape[2], *map(_pointer, tensors), torch.get_num_threads()))
         return xc
 
     def selective_scan(
@@ -192,12 +260,76 @@ class CpuLibrary:
         mean: bool,
     ) -> Tensor:
         """See `vivim.scan.operators.selective_scan`."""
+        given = (xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip)
+        return self._scan(given, None, rows, directions, mean)[0]
+
+    def streaming_scan(
+        self,
+        xc: Tensor,
+        dbc: Tensor,
+        xz: Tensor | None,
+        A_log2e: Tensor,
+        dt_weight: Tensor,
+        dt_bias: Tensor,
+        d_skip: Tensor,
+        initial: Tensor,
+        rows: int,
+        directions: Sequence[int],
+        mean: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """See `vivim.scan.streaming.streaming_scan`."""
+        given = (xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip)
+        return self._scan(given, initial, rows, directions, mean)
+
+    def _scan(
+        self,
+        given: tuple[Tensor | None, ...],
+        initial: Tensor | None,
+        rows: int,
+        directions: Sequence[int],
+        mean: bool,
+    ) -> tuple[Tensor, Tensor]:
+        xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip = given
+        assert xc is not None and dbc is not None and A_log2e is not None and dt_weight is not None
+        assert dt_bias is not None and d_skip is not None
         xc, dbc, xz = xc.contiguous(), dbc.contiguous(), None if xz is None else xz.contiguous()
         parameters = _parameters(A_log2e, dt_weight, dt_bias, d_skip)
         desc = _describe_scan(xc, xz, A_log2e, dt_weight, rows, directions, mean)
         y = xc.new_empty(xc.shape[1:])
-        pointers = map(_pointer, (xc, dbc, xz, *parameters, y))
-        self._check(self._library.vivim_cpu_selective_scan(ctypes.byref(desc), *pointers, torch.get_num_threads()))
+        run, final = self._library.vivim_cpu_selective_scan, y
+        before, after = list[Tensor](), list[Tensor]()
+        if initial is not None:
+            run, final = self._library.vivim_cpu_streaming_scan, torch.empty_like(initial, dtype=torch.float32)
+            before, after = [_state(initial, xc, A_log2e)], [final]
+        tensors = (xc, dbc, xz, *parameters, *before, y, *after)
+        self._check(run(ctypes.byref(desc), *map(_pointer, tensors), torch.get_num_threads()))
+        return y, final
+
+    def takes_s6(self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> bool:
+        """Whether the kernels can compute a plain scan with these tensors; a library of before has none."""
+        same = all(tensor.dtype == u.dtype for tensor in (delta, B, C))
+        fits = u.dtype in _DTYPES and A.shape[1] <= _CPU_MAX_STATES and u.numel() > 0
+        return same and fits and hasattr(self._library, "vivim_cpu_s6_scan")
+
+    def s6_scan(
+        self,
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        skip: Tensor | None,
+        bias: Tensor | None,
+        softplus: bool,
+    ) -> Tensor:
+        """See `vivim.scan.s6.s6_scan`."""
+        u, delta, B, C = (tensor.contiguous() for tensor in (u, delta, B, C))
+        (A,) = _parameters(A)
+        skip, bias = (None if tensor is None else _parameters(tensor)[0] for tensor in (skip, bias))
+        desc = _S6Desc(*u.shape[::2], u.shape[1], B.shape[1], A.shape[1], int(softplus), _dtype(u))
+        y = u.new_empty(u.shape)
+        pointers = map(_pointer, (u, delta, B, C, A, skip, bias, y))
+        self._check(self._library.vivim_cpu_s6_scan(ctypes.byref(desc), *pointers, torch.get_num_threads()))
         return y
 
     def _check(self, status: int) -> None:
@@ -207,6 +339,20 @@ class CpuLibrary:
 
 def _parameters(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(tensor.float().contiguous() for tensor in tensors)
+
+
+def _tail(tail: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """(B, taps - 1, D) as the kernels read it."""
+    if tail.shape != (x.shape[0], weight.shape[2] - 1, weight.shape[1]):
+        raise KernelError(f"the tail has shape {tuple(tail.shape)}; expected (B, taps - 1, D)")
+    return tail.to(x.dtype).contiguous()
+
+
+def _state(initial: Tensor, xc: Tensor, A_log2e: Tensor) -> Tensor:
+    """(B, N, D) as the kernels read it."""
+    if initial.shape != (xc.shape[1], A_log2e.shape[2], xc.shape[3]):
+        raise KernelError(f"the initial state has shape {tuple(initial.shape)}; expected (B, N, D)")
+    return initial.float().contiguous()
 
 
 def _describe_conv(x: Tensor, weight: Tensor, rows: int, directions: Sequence[int]) -> _ConvDesc:

@@ -46,14 +46,14 @@ _HISTORY_ELEMENTS = 1 << 23
 _LN2 = math.log(2.0)
 
 
-_Compute = TypeVar("_Compute", bound=Callable[..., Tensor])
+_Compute = TypeVar("_Compute", bound=Callable[..., Any])
 
 
 def _in_its_own_precision(compute: _Compute) -> _Compute:
     """Let a function decide its precision itself, also under torch.autocast, which reaches into custom operators."""
 
     @functools.wraps(compute)
-    def run(x: Tensor, *others: Any) -> Tensor:
+    def run(x: Tensor, *others: Any) -> Any:
         with torch.autocast(x.device.type, enabled=False):
             return compute(x, *others)
 
@@ -100,13 +100,24 @@ def _causal_conv1d_cpu(x: Tensor, weight: Tensor, bias: Tensor, rows: int, direc
     return _vectorised_conv(x, weight, bias, rows, directions)
 
 
-@_in_its_own_precision
 def _vectorised_conv(x: Tensor, weight: Tensor, bias: Tensor, rows: int, directions: list[int]) -> Tensor:
+    return vectorised_conv(x, None, weight, bias, rows, directions)
+
+
+@_in_its_own_precision
+def vectorised_conv(
+    x: Tensor, tail: Tensor | None, weight: Tensor, bias: Tensor, rows: int, directions: list[int]
+) -> Tensor:
+    """(K, B, L, D); `tail` (B, taps - 1, D) is what the first direction met before its first step."""
     dtype = _compute_dtype(x)
     outputs = []
     for k, direction in enumerate(directions):
         ordered = to_order(x[..., : weight.shape[1]].to(dtype), rows, direction)
-        total = _causal_taps(ordered, weight[k].to(dtype), bias[k].to(dtype))
+        before = 0
+        if tail is not None and k == 0:
+            before = tail.shape[1]
+            ordered = torch.cat((tail.to(dtype), ordered), dim=1)
+        total = _causal_taps(ordered, weight[k].to(dtype), bias[k].to(dtype))[:, before:]
         outputs.append(from_order(functional.silu(total, inplace=True), rows, direction))
     return torch.stack(outputs).to(x.dtype)
 
@@ -147,7 +158,13 @@ def _conv_backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
 
 
 def _vectorised_conv_gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, rows: int, directions: list[int]
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    rows: int,
+    directions: list[int],
+    tail: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     dtype = _compute_dtype(x)
     width, taps = weight.shape[1:]
@@ -156,17 +173,24 @@ def _vectorised_conv_gradients(
     grad_bias = torch.zeros(bias.shape, dtype=dtype, device=x.device)
     for k, direction in enumerate(directions):
         ordered = to_order(x[..., :width].to(dtype), rows, direction)
+        before = 0
+        if tail is not None and k == 0:  # constants: gradients stop there
+            before = tail.shape[1]
+            ordered = torch.cat((tail.to(dtype), ordered), dim=1)
         total = _causal_taps(ordered, weight[k].to(dtype), bias[k].to(dtype))
         gate = torch.sigmoid(total)
         # d silu(t) / dt = s (1 + t (1 - s)) with s = sigmoid(t)
-        g = to_order(grad[k].to(dtype), rows, direction) * gate * (1 + total * (1 - gate))
+        g = to_order(grad[k].to(dtype), rows, direction)
+        if before:
+            g = functional.pad(g, (0, 0, before, 0))
+        g = g * gate * (1 + total * (1 - gate))
         back = g * weight[k, :, -1].to(dtype)
         grad_weight[k, :, -1] = (g * ordered).sum((0, 1))
         for shift in range(1, min(taps, ordered.shape[1])):
             back[:, :-shift].addcmul_(g[:, shift:], weight[k, :, taps - 1 - shift].to(dtype))
             grad_weight[k, :, taps - 1 - shift] = (g[:, shift:] * ordered[:, :-shift]).sum((0, 1))
         grad_bias[k] = g.sum((0, 1))
-        grad_x[..., :width] += from_order(back, rows, direction)
+        grad_x[..., :width] += from_order(back[:, before:], rows, direction)
     return grad_x.to(x.dtype), grad_weight.to(weight.dtype), grad_bias.to(bias.dtype)
 
 
@@ -243,7 +267,6 @@ def _selective_scan_cpu(
     return compute(xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip, rows, directions, mean)
 
 
-@_in_its_own_precision
 def _chunked_scan(
     xc: Tensor,
     dbc: Tensor,
@@ -256,10 +279,31 @@ def _chunked_scan(
     directions: list[int],
     mean: bool,
 ) -> Tensor:
+    return chunked_scan(xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip, None, rows, directions, mean)[0]
+
+
+@_in_its_own_precision
+def chunked_scan(
+    xc: Tensor,
+    dbc: Tensor,
+    xz: Tensor | None,
+    A_log2e: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    d_skip: Tensor,
+    initial: Tensor | None,
+    rows: int,
+    directions: list[int],
+    mean: bool,
+) -> tuple[Tensor, Tensor]:
+    """y, and the state (B, N, D) of the first direction after its last step; `initial` is that before its first."""
     dtype = _compute_dtype(xc)
     batch, rank, states = xc.shape[1], dt_weight.shape[-1], A_log2e.shape[-1]
     A = A_log2e.to(dtype).transpose(1, 2).repeat_interleave(batch, dim=0)  # (K*B, N, D)
     scan = _Chunks(A, xc.shape[2])
+    if initial is not None:
+        scan.initial = torch.zeros_like(A)
+        scan.initial[:batch] = initial
     for k, direction in enumerate(directions):
         low, b, c = _columns(dbc[k].to(dtype), rows, direction, rank, states)
         pre = functional.linear(low, dt_weight[k].to(dtype), dt_bias[k].to(dtype))  # (B, L, D), dt = softplus(pre)
@@ -274,7 +318,7 @@ def _chunked_scan(
         total /= len(directions)
     if xz is not None:
         total *= functional.silu(xz[..., -total.shape[-1] :].to(total.dtype))
-    return total.to(xc.dtype)
+    return total.to(xc.dtype), scan.final[:batch]
 
 
 @selective_scan.register_fake
@@ -303,12 +347,16 @@ class _Chunks:
     """G sequences cut into M chunks of `steps` steps, all of which advance together. A (G, N, D) is in powers of two.
 
     Tensors lie step by step, (steps, G, M, X), and states are (G, M, N, D). A chunk that runs past the end is padded
-    with dt = 0, which leaves the state as it is.
+    with dt = 0, which leaves the state as it is. `initial` (G, N, D) is the state before the first step, None for
+    zeros; after `forward`, `final` (G, N, D) is the one after the last.
     """
 
-    def __init__(self, A: Tensor, length: int) -> None:
+    final: Tensor
+
+    def __init__(self, A: Tensor, length: int, initial: Tensor | None = None) -> None:
         sequences, states, width = A.shape
         self.length, self.A = length, A.contiguous()[:, None]  # (G, 1, N, D)
+        self.initial = initial
         wanted = _CHUNKED_STEP // A.numel() if A.numel() < _SMALLEST_STEP else 1
         # Above sqrt(L) the chaining costs more than it saves.
         self.chunks = max(1, min(wanted, math.isqrt(length)))
@@ -369,6 +417,8 @@ class _Chunks:
     def _chained(self, last: Tensor, total: Tensor, order: range, back: int) -> Tensor:
         """Each chunk's incoming state, from its neighbour's (`back` away) outgoing one, chunk after chunk."""
         incoming = self._zeros()
+        if back < 0 and self.initial is not None:  # adjoint states come from the other end, where nothing comes in
+            incoming[:, 0] = self.initial
         for chunk in order:
             before = chunk + back
             torch.addcmul(last[:, before], incoming[:, before], total[:, before], out=incoming[:, chunk])
@@ -381,6 +431,7 @@ class _Chunks:
         for step in range(self.steps):
             self._advance(h, self._decay(step, decay), step)
             self._output(h, step, self.du)
+        self.final = h[:, -1].clone()
         return self.du
 
     def backward(self, g: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -448,6 +499,7 @@ def _chunked_scan_gradients(
     rows: int,
     directions: list[int],
     mean: bool,
+    initial: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
     rank, states, width = dt_weight.shape[-1], A_log2e.shape[-1], xc.shape[-1]
     dtype = _compute_dtype(xc)
@@ -473,7 +525,8 @@ def _chunked_scan_gradients(
         gb, gc = torch.zeros_like(b), torch.zeros_like(c)
         for block in _channel_blocks(u.shape[0] * u.shape[1] * states, width):
             A = A_all[k, block].T.expand(u.shape[0], -1, -1)  # (B, N, channels)
-            scan = _Chunks(A, u.shape[1])
+            incoming = initial[..., block].to(dtype) if initial is not None and k == 0 else None
+            scan = _Chunks(A, u.shape[1], incoming)
             scan.fill(slice(None), dt[..., block], u[..., block], b, c)
             part_y, part_dt, part_du, part_b, part_c, part_A = scan.backward(gk[..., block])
             y[..., block] += part_y

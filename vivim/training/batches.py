@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import Protocol
 
@@ -22,11 +22,13 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from vivim.preprocessing import normalised
-from vivim_runtime.clips import Clip, Masks, resized, windows
-from vivim_runtime.datasets import PHANTOM_SPLITS, Dataset, clip_indices, read_clip
+from vivim_runtime.clips import Clip, Masks, windows
+from vivim_runtime.datasets import PHANTOM_SPLITS, Dataset, clip_indices, framed, read_clip
 from vivim_runtime.datasets.phantom import phantom_clip
 from vivim_runtime.errors import ConfigError, DataError
+from vivim_runtime.framing import Framing
 from vivim_runtime.phantom import PhantomSpec
+from vivim_runtime.sources.base import Image
 
 __all__ = [
     "NO_AUGMENTATION",
@@ -39,6 +41,7 @@ __all__ = [
     "PhantomClips",
     "TrainingBatches",
     "augmented",
+    "clip_name",
     "clip_source",
     "judged_clip",
     "micro_batches",
@@ -77,6 +80,11 @@ def clip_source(clips: ClipSource | Sequence[Clip]) -> ClipSource:
     return MemoryClips(clips) if isinstance(clips, Sequence) else clips
 
 
+def clip_name(source: ClipSource, index: int) -> str:
+    """What messages call a clip."""
+    return source.name(index) if isinstance(source, DatasetClips) else f"clip {index}"
+
+
 @dataclass(frozen=True)
 class PhantomClips:
     """Phantoms, made when they are asked for: `count` new ones in every epoch, or the same ones again.
@@ -86,6 +94,8 @@ class PhantomClips:
         count: clips an epoch.
         frames, size: T and (H, W).
         fresh: whether epoch e shows the clips e * count to (e + 1) * count - 1 of the split, so that none comes twice.
+        screen, view, trouble: of `PhantomSpec`.
+        framing: how what is drawn becomes pictures of another colour; its region is that of `view`.
     """
 
     split: str
@@ -93,6 +103,10 @@ class PhantomClips:
     frames: int
     size: tuple[int, int]
     fresh: bool = True
+    screen: str = "none"
+    view: str = "whole"
+    framing: Framing | None = None
+    trouble: str = ""
 
     def __post_init__(self) -> None:
         _check_phantoms(self.split, self.count)
@@ -102,20 +116,55 @@ class PhantomClips:
 
     def clip(self, index: int, epoch: int) -> Clip:
         number = index + (epoch * self.count if self.fresh else 0)
-        return phantom_clip(_spec(self.split, number % _MOST_CLIPS, self.frames, self.size))
+        spec = _spec(self.split, number % _MOST_CLIPS, self.frames, self.size)
+        clip = phantom_clip(replace(spec, screen=self.screen, view=self.view, trouble=self.trouble))
+        if self.framing is None:
+            return clip
+        return replace(clip, pixels=np.stack([self.framing.picture(image) for image in clip.pixels]))
 
 
-class DatasetClips:
+class _FramedVideos:
+    """The videos of a data set and how their frames become pictures, found out once for each.
+
+    Attributes:
+        dataset: the videos.
+        framing: before a region is found.
+    """
+
+    def __init__(self, dataset: Dataset, framing: Framing | tuple[int, int]) -> None:
+        self.dataset = dataset
+        self.framing = framing if isinstance(framing, Framing) else Framing.stretched(framing)
+        self._framings: dict[int, Framing] = {}
+
+    def _seen(self, number: int) -> Framing:
+        """Of the frames of a video."""
+        if number not in self._framings:
+            self._framings[number] = framed(self.dataset.videos[number], self.framing)
+        return self._framings[number]
+
+
+class DatasetClips(_FramedVideos):
     """The clips of annotated videos, read when they are asked for.
 
     Attributes:
         dataset: where they are from.
-        size: (H, W) of the frames.
+        framing: how their frames become pictures.
     """
 
-    def __init__(self, dataset: Dataset, frames: int, size: tuple[int, int], stride: int = 1, hop: int = 1) -> None:
-        """Clips of `frames` frames, `stride` apart, one every `hop` frames; DataError where no video has one."""
-        self.dataset, self.size = dataset, size
+    def __init__(
+        self,
+        dataset: Dataset,
+        frames: int,
+        framing: Framing | tuple[int, int],
+        stride: int = 1,
+        hop: int = 1,
+    ) -> None:
+        """Clips of `frames` frames, `stride` apart, one every `hop` frames; DataError where no video has one.
+
+        Args:
+            framing: or (H, W), to which whole frames are stretched.
+        """
+        super().__init__(dataset, framing)
         self._clips = [
             (number, indices)
             for number, video in enumerate(dataset.videos)
@@ -132,7 +181,12 @@ class DatasetClips:
 
     def clip(self, index: int, epoch: int) -> Clip:
         number, indices = self._clips[index]
-        return read_clip(self.dataset.videos[number], indices, self.size)
+        return read_clip(self.dataset.videos[number], indices, self._seen(number))
+
+    def name(self, index: int) -> str:
+        """For messages: the video, and the clip's first frame there."""
+        number, indices = self._clips[index]
+        return f"{self.dataset.videos[number].name} from frame {indices[0]}"
 
 
 @dataclass(frozen=True)
@@ -143,22 +197,24 @@ class JudgedClip:
         pixels: uint8 (T, H, W, 3) RGB at the network's size.
         used: the positions whose masks count.
         truths: the true masks of these, each at the size of its frame: where the network's logits are judged.
+        framing: how the logits come back to the frames.
     """
 
     pixels: npt.NDArray[np.uint8]
     used: slice
     truths: tuple[Masks, ...]
+    framing: Framing
 
 
-class JudgedVideos:
+class JudgedVideos(_FramedVideos):
     """The clips that judge a network on annotated videos just as `vivim-eval` does: every frame once, at its own size.
 
     Of a network that learnt from every `stride`-th frame, these are the frames.
     """
 
-    def __init__(self, dataset: Dataset, frames: int, size: tuple[int, int], stride: int = 1) -> None:
+    def __init__(self, dataset: Dataset, frames: int, framing: Framing | tuple[int, int], stride: int = 1) -> None:
         """DataError where no video has the frames of a clip; of a shorter one among others, the last is repeated."""
-        self.dataset, self.size = dataset, size
+        super().__init__(dataset, framing)
         span = (frames - 1) * stride + 1
         if not any(len(video) >= span for video in dataset.videos):
             raise DataError(
@@ -176,14 +232,15 @@ class JudgedVideos:
     def clip(self, index: int, epoch: int) -> Clip:
         """A clip as training sees it, masks at the network's size."""
         number, window = self._windows[index]
-        return read_clip(self.dataset.videos[number], window.frames, self.size)
+        return read_clip(self.dataset.videos[number], window.frames, self._seen(number))
 
     def judged(self, index: int) -> JudgedClip:
         """A clip to judge on; DataError for a frame or mask that cannot be read."""
         number, window = self._windows[index]
         pairs = [self.dataset.videos[number].read(i) for i in window.frames]
-        pixels = np.stack([resized(image, self.size) for image, _ in pairs])
-        return JudgedClip(pixels, window.used, tuple(truth for _, truth in pairs[window.used]))
+        framing = self._seen(number)
+        pixels = np.stack([framing.picture(image) for image, _ in pairs])
+        return JudgedClip(pixels, window.used, tuple(truth for _, truth in pairs[window.used]), framing)
 
 
 def judged_clip(source: ClipSource, index: int) -> JudgedClip:
@@ -191,7 +248,7 @@ def judged_clip(source: ClipSource, index: int) -> JudgedClip:
     if isinstance(source, JudgedVideos):
         return source.judged(index)
     clip = source.clip(index, 0)
-    return JudgedClip(clip.pixels, slice(0, len(clip)), tuple(clip.masks))
+    return JudgedClip(clip.pixels, slice(0, len(clip)), tuple(clip.masks), Framing.stretched(clip.pixels.shape[1:3]))
 
 
 def _check_phantoms(split: str, count: int) -> None:
@@ -201,8 +258,8 @@ def _check_phantoms(split: str, count: int) -> None:
         raise DataError(f"{count} clips asked for; expected 1 to {_MOST_CLIPS}")
 
 
-def _spec(split: str, number: int, frames: int, size: tuple[int, int]) -> PhantomSpec:
-    return PhantomSpec(seed=PHANTOM_SPLITS[split] + number, frames=frames, size=size)
+def _spec(split: str, number: int, frames: int, size: tuple[int, int], trouble: str = "") -> PhantomSpec:
+    return PhantomSpec(seed=PHANTOM_SPLITS[split] + number, frames=frames, size=size, trouble=trouble)
 
 
 def phantom_clips(split: str, count: int, frames: int, size: tuple[int, int], workers: int = 1) -> list[Clip]:
@@ -227,6 +284,11 @@ class Augmentation:
         gamma, gain: largest factor of either; offset: largest addition (1 is white).
         colour: largest factor between channels.
         speckle: largest standard deviation of multiplicative noise, new in every frame.
+        upside_down, half_turn, quarter_turns: chances of a flip top to bottom, of a turn by 180 degrees, and of one by
+            90, 180 or 270 (of frames that are no squares, by 180): for endoscopy, where no side is up.
+        frame_tones: strength of the tones of the authors' code, which change from frame to frame: factors of brightness
+            and contrast within 1 +- 0.5, of saturation within 1 +- 1, sharpness 0 to 3; 1 is theirs, 0 none.
+        mask_noise: share of the pixels of masks that are set or cleared by chance, as in the authors' code (0.0015).
     """
 
     flip: float = 0.5
@@ -239,10 +301,16 @@ class Augmentation:
     offset: float = 0.06
     colour: float = 1.05
     speckle: float = 0.08
+    upside_down: float = 0.0
+    half_turn: float = 0.0
+    quarter_turns: float = 0.0
+    frame_tones: float = 0.0
+    mask_noise: float = 0.0
 
     def __post_init__(self) -> None:
         for names, least, most, expected in (
-            (("flip", "backwards"), 0.0, 1.0, "a chance, 0 to 1"),
+            (("flip", "backwards", "upside_down", "half_turn", "quarter_turns"), 0.0, 1.0, "a chance, 0 to 1"),
+            (("frame_tones", "mask_noise"), 0.0, 1.0, "0 to 1"),
             (("scale", "gamma", "gain", "colour"), 1.0, math.inf, "at least 1"),
             (("rotation", "shift", "offset", "speckle"), 0.0, math.inf, "at least 0"),
         ):
@@ -261,6 +329,7 @@ def augmented(clip: Clip, rng: np.random.Generator, options: Augmentation = Augm
         frames, masks = frames[:, :, ::-1], masks[:, :, ::-1]
     if rng.random() < options.backwards:
         frames, masks = frames[::-1], masks[::-1]
+    frames, masks = _turned(frames, masks, rng, options)
     height, width = masks.shape[1:]
     matrix = _random_map(rng, options, height, width)
     tones = _random_tones(rng, options)
@@ -269,13 +338,43 @@ def augmented(clip: Clip, rng: np.random.Generator, options: Augmentation = Augm
     moved_masks = np.empty_like(masks)
     for index, (frame, mask) in enumerate(zip(frames, masks, strict=True)):
         toned = cv2.LUT(np.ascontiguousarray(frame), tones)
+        if options.frame_tones > 0:
+            toned = _frame_toned(toned, rng, options.frame_tones)
         warped = cv2.warpAffine(toned, matrix, (width, height))
         if noise > 0:
             grain = 1 + noise * rng.standard_normal((height, width, 1), np.float32)
             warped = np.clip(np.rint(warped * grain), 0, 255).astype(np.uint8)
         moved[index] = warped
         moved_masks[index] = cv2.warpAffine(mask.astype(np.uint8), matrix, (width, height), flags=cv2.INTER_NEAREST)
+    if options.mask_noise > 0:
+        noisy = rng.random(moved_masks.shape) < options.mask_noise
+        moved_masks[noisy] = rng.random(int(noisy.sum())) < 0.5
     return Clip(moved, moved_masks)
+
+
+def _turned(frames: Image, masks: Masks, rng: np.random.Generator, options: Augmentation) -> tuple[Image, Masks]:
+    """Flipped and turned; what has no chance draws no number, so that the others stay what they were without it."""
+    if options.upside_down and rng.random() < options.upside_down:
+        frames, masks = frames[:, ::-1], masks[:, ::-1]
+    if options.half_turn and rng.random() < options.half_turn:
+        frames, masks = frames[:, ::-1, ::-1], masks[:, ::-1, ::-1]
+    if options.quarter_turns and rng.random() < options.quarter_turns:
+        turns = int(rng.integers(1, 4)) if masks.shape[1] == masks.shape[2] else 2
+        frames, masks = np.rot90(frames, turns, (1, 2)), np.rot90(masks, turns, (1, 2))
+    return frames, masks
+
+
+def _frame_toned(frame: Image, rng: np.random.Generator, strength: float) -> Image:
+    """A frame (H, W, 3) with brightness, contrast, saturation and sharpness of its own."""
+    grey = np.array([0.299, 0.587, 0.114], np.float32)
+    image = frame.astype(np.float32) * np.float32(1 + strength * rng.uniform(-0.5, 0.5))
+    mean = (image @ grey).mean()
+    image = mean + (image - mean) * np.float32(1 + strength * rng.uniform(-0.5, 0.5))
+    plain = (image @ grey)[..., None]
+    image = plain + (image - plain) * np.float32(1 + strength * rng.uniform(-1, 1))
+    smooth = cv2.blur(image, (3, 3))
+    image = smooth + (image - smooth) * np.float32(1 + strength * rng.uniform(-1, 2))
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
 def _factor(rng: np.random.Generator, largest: float) -> float:

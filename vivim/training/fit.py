@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -24,10 +26,13 @@ from vivim.checkpoint import (
     save_checkpoint,
 )
 from vivim.config import MEAN, STD
+from vivim.conversion import streaming_from
+from vivim.mamba import TemporalMambaLayer
 from vivim.model import Vivim
-from vivim.training.batches import ClipSource, TrainingBatches, clip_source, micro_batches
+from vivim.training.batches import ClipSource, TrainingBatches, clip_name, clip_source, micro_batches
 from vivim.training.distributed import Group
 from vivim.training.objective import Objective
+from vivim.training.optimising import optimizer_of, set_rate
 from vivim.training.recipe import FitConfig, learning_rate
 from vivim.training.scores import Scores, evaluate
 from vivim_runtime.clips import Clip
@@ -38,6 +43,7 @@ from vivim_runtime.provenance import TrainingData, data_to_json, joined
 
 __all__ = ["SPLIT_FILE", "EpochReport", "FitConfig", "RunOptions", "check_run", "fit"]
 
+_log = logging.getLogger("vivim")
 _STATE = "state.pt"
 # Which videos train, validate and test: what --split-file takes.
 SPLIT_FILE = "split.json"
@@ -55,6 +61,8 @@ class RunOptions:
         group: processes and device.
         metadata: stored in the weights.
         stride: of the clips, for the weights' input contract.
+        contract: how frames became their pictures; size, clips and normalisation are those of the training. None:
+            whole frames, stretched.
         data: what the clips are from, for the weights; None where that has no name.
     """
 
@@ -65,6 +73,7 @@ class RunOptions:
     metadata: dict[str, str] = field(default_factory=dict)
     stride: int = 1
     data: TrainingData | None = None
+    contract: InputContract | None = None
 
 
 @dataclass(frozen=True)
@@ -110,10 +119,10 @@ def fit(
 ) -> Iterator[EpochReport]:
     """Train, yielding after every epoch; `folder` receives what is needed to go on, and the weights.
 
-    Files, each whole or absent: `best.safetensors` (highest validation Dice so far), `last.safetensors`, `log.jsonl`
-    (a line an epoch), `state.pt` (to resume from), and of a data set `split.json` (which videos train, validate and
-    test). A resumed run continues with the very numbers of an uninterrupted one: order, augmentation and dropout of a
-    batch follow from the seed, the epoch and its number alone.
+    Files, each whole or absent: `best.safetensors` (highest validation Dice so far, of the frames that the recipe's
+    `criterion` says), `last.safetensors`, `log.jsonl` (a line an epoch), `state.pt` (to resume from), and of a data set
+    `split.json` (which videos train, validate and test). A resumed run continues with the very numbers of an
+    uninterrupted one: order, augmentation and dropout of a batch follow from the seed, the epoch and its number alone.
 
     Args:
         on_step: called with (step within the epoch, steps an epoch, loss).
@@ -146,17 +155,21 @@ class _Run:
         self.config, self.group, self._options = config, options.group, options
         device = options.group.device
         torch.manual_seed(config.seed)
-        self.model = _network(config).to(device).train()
+        self.model = _network(config).to(device)
+        if config.only == "edge_head":
+            self.model.requires_grad_(False)
+            assert self.model.edge_head is not None
+            self.model.edge_head.requires_grad_(True)
         self._wrapped = options.group.wrapped(self.model)
         self._objective = Objective(config, device)
-        adam = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-        decay = 0.0 if config.optimizer == "adam" else config.weight_decay
-        self.optimizer = adam(self.model.parameters(), lr=config.lr, weight_decay=decay)
+        self.optimizer = optimizer_of(self.model, config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         update = _moving_average(config.ema)
         self.average = AveragedModel(self.model, multi_avg_fn=update, use_buffers=True) if config.ema else None
         self._batches = TrainingBatches(clips, config.frames, config.seed, config.augmentation, options.workers)
         self._clips = len(clips)
+        self._source = clip_source(clips)
+        self._state: Path | None = None
         self._training = _training(config, clips, options)
         self.epoch = self._step = 0  # where the run is: both count from 0
         self._sums: dict[str, float] = {}  # of the losses of the steps of this epoch so far
@@ -168,7 +181,8 @@ class _Run:
         """What must be the same when a run is resumed."""
         data = data_to_json((self._options.data,)) if self._options.data else ""
         fingerprint = hashlib.sha256(data.encode()).hexdigest()[:12]
-        counts = {"clips": self._clips, "processes": self.group.size}
+        contract = self._training.contract.to_json()
+        counts = {"clips": self._clips, "processes": self.group.size, "the input contract": contract}
         return {**asdict(self.config), **counts, "the videos' fingerprint": fingerprint}
 
     def is_stuck(self) -> bool:
@@ -191,13 +205,16 @@ class _Run:
         a_step = config.accumulate * group.size
         numbers = micro_batches(config.seed, self.epoch, self._clips, config.batch, a_step)
         steps = len(numbers) // a_step
-        self.model.train()
+        # Features that stay as they are come without dropout, and their running statistics stay, too.
+        self.model.train(config.only == "all")
+        self._state = state
         mine = range(self._step * a_step + group.rank, len(numbers), group.size)
         batches = self._batches.of(self.epoch, [numbers[i] for i in mine])
         rate, saved = 0.0, time.monotonic()
         while self._step < steps:
             rate = learning_rate(config, self.epoch * steps + self._step, config.epochs * steps)
-            losses = self._update(rate, batches, self._step * a_step)
+            step = slice(self._step * a_step, (self._step + 1) * a_step)
+            losses = self._update(rate, batches, step.start, numbers[step])
             self._sums = {name: self._sums.get(name, 0.0) + loss for name, loss in losses.items()}
             self._step += 1
             if on_step:
@@ -207,12 +224,14 @@ class _Run:
                 saved = time.monotonic()
         return {name: total / steps for name, total in self._sums.items()}, rate
 
-    def _update(self, rate: float, batches: Iterator[tuple[Tensor, Tensor]], first: int) -> dict[str, float]:
+    def _update(
+        self, rate: float, batches: Iterator[tuple[Tensor, Tensor]], first: int, clips: list[list[int]]
+    ) -> dict[str, float]:
         """One step over `accumulate` batches; returns the losses before it, averaged over them and the processes."""
         config, group = self.config, self.group
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = rate
+        set_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
+        before = [buffer.clone() for buffer in self.model.buffers()]  # running statistics: a forward pass moves them
         sums: dict[str, Tensor] = {}
         for index in range(config.accumulate):
             number = first + index * group.size + group.rank  # of the batch within the epoch
@@ -227,6 +246,14 @@ class _Run:
                 self.scaler.scale(losses["total"] / config.accumulate).backward()
             for name, loss in losses.items():
                 sums[name] = sums.get(name, torch.zeros_like(loss)) + loss.detach()
+        means = {name: (total / config.accumulate).item() for name, total in sums.items()}
+        everyone = group.gathered(means)
+        means = {name: sum(losses[name] for losses in everyone) / len(everyone) for name in means}
+        if not math.isfinite(means["total"]):
+            with torch.no_grad():
+                for buffer, value in zip(self.model.buffers(), before, strict=True):
+                    buffer.copy_(value)
+            raise self._diverged(means, clips)  # before the step: the weights of all processes are still good
         self.scaler.unscale_(self.optimizer)
         if config.max_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), config.max_norm)
@@ -235,9 +262,18 @@ class _Run:
         group.average_buffers(self.model)  # in every step: so a state that one process saves is that of all
         if self.average is not None:
             self.average.update_parameters(self.model)
-        means = {name: (total / config.accumulate).item() for name, total in sums.items()}
-        everyone = group.gathered(means)
-        return {name: sum(losses[name] for losses in everyone) / len(everyone) for name in means}
+        return means
+
+    def _diverged(self, losses: dict[str, float], clips: list[list[int]]) -> ConfigError:
+        """What to say where a loss is not finite; the state of before is saved."""
+        if self._state is not None:
+            self._save(self._state)
+        bad = ", ".join(f"{name} {value}" for name, value in losses.items() if not math.isfinite(value))
+        names = ", ".join(clip_name(self._source, index) for batch in clips for index in batch)
+        return ConfigError(
+            f"the loss is not finite ({bad}) in step {self._step + 1} of epoch {self.epoch + 1}, on {names}; the state "
+            "before that step is kept: look at these clips, or start again with a lower --lr, --max-norm 1 or --amp off"
+        )
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         if self.config.amp == "off":
@@ -249,9 +285,10 @@ class _Run:
         """Write down what an epoch gave."""
         self._log.append(asdict(report))
         self.epoch, self._step, self._sums = report.epoch, 0, {}
-        is_best = report.scores.dice > self._best
+        judged = self.config.judged(report.scores)
+        is_best = judged > self._best
         if is_best:
-            self._best, self._best_epoch = report.scores.dice, report.epoch
+            self._best, self._best_epoch = judged, report.epoch
         if not self.group.leads:
             return
         notes = {
@@ -317,11 +354,21 @@ class _Run:
 def _training(config: FitConfig, clips: ClipSource | Sequence[Clip], options: RunOptions) -> Training:
     """What the weights will say of this training, and of those before it."""
     height, width = clip_source(clips).clip(0, 0).pixels.shape[1:3]
-    contract = InputContract((height, width), config.frames, config.frames, options.stride, MEAN, STD)
+    contract = replace(
+        options.contract or InputContract.assumed(),
+        size=(height, width),
+        frames=config.frames,
+        hop=config.frames,
+        stride=options.stride,
+        mean=MEAN,
+        std=STD,
+    )
     before: tuple[TrainingData, ...] = ()
     if config.init:
         start = read_training(config.init)
         before = start.data
+        if (meeting := contract.meets(start.contract, "this training", str(config.init))) and options.group.leads:
+            _log.warning("%s", meeting)
         if (start.contract.mean, start.contract.std) != (contract.mean, contract.std):
             raise ConfigError(
                 f"{config.init} takes frames normalised by {start.contract.mean} and {start.contract.std}; training "
@@ -332,23 +379,44 @@ def _training(config: FitConfig, clips: ClipSource | Sequence[Clip], options: Ru
 
 def _network(config: FitConfig) -> Vivim:
     """The network at the start: from scratch, or with the weights of `init` or `encoder` for all that they have."""
-    if config.encoder:
-        return from_segformer(config.encoder, config.network())
     if not config.init:
-        return Vivim(config.network())
+        network = config.network()
+        if not config.encoder and config.preset != "tiny":
+            _log.warning(
+                f"{config.preset} starts from chance: a network of that size learns little of small data so; the paper "
+                "starts from SegFormer weights of ADE20K (--encoder FILE, docs/training.md)"
+            )
+        model = from_segformer(config.encoder, network) if config.encoder else Vivim(network)
+        if config.initialisation == "authors":
+            for module in model.modules():
+                if isinstance(module, TemporalMambaLayer):
+                    module.initialise_as_authors()
+        return model
     start = load_checkpoint(config.init)
     if len(start.config.classes) != 1:
         raise ConfigError(
             f"{config.init} has the classes {', '.join(start.config.classes)}; the clips know one, lesion"
         )
-    model = Vivim(replace(start.config, **config.changes()))
+    changes = config.changes()
+    if config.streaming and not start.config.streaming:
+        start = streaming_from(start, changes["directions"])
+    elif start.config.streaming and not config.streaming:
+        raise ConfigError(f"{config.init} is of a streaming network; add --streaming")
+    elif config.streaming and config.directions is None:
+        changes["directions"] = start.config.directions
+    model = Vivim(replace(start.config, **changes))
     ours, theirs = ({key: value.shape for key, value in m.state_dict().items()} for m in (model, start))
     # An edge head may come or go; a network with other directions or layers than its weights is a mistake.
-    strange = [key for key, _ in ours.items() ^ theirs.items() if not key.startswith("edge_head.")]
+    strange = [key for key, _ in ours.items() ^ theirs.items() if not _is_edge(key)]
     if strange:
         raise ConfigError(f"{config.init} does not fit the network that is asked for ({min(strange)} differs)")
-    model.load_state_dict(start.state_dict(), strict=False)
+    kept = {key: value for key, value in start.state_dict().items() if not (config.new_edge_head and _is_edge(key))}
+    model.load_state_dict(kept, strict=False)
     return model
+
+
+def _is_edge(key: str) -> bool:
+    return key.startswith("edge_head.")
 
 
 def _moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:

@@ -5,8 +5,9 @@ outline weigh up to six times as much. Their code passes `reduce='none'` to bina
 reads that string as true, averages first, and the per-pixel weights cancel out of the cross-entropy term. Here they
 act, as intended; `weighting="authors"` is what their code computes.
 
-L_bce is a cross-entropy between the boundary head and the outlines of the truth. Outlines are a hundredth of the
-pixels, so the two kinds are balanced (`bce2d` of the authors' code); `balanced=False` is the paper's plain text.
+L_bce is a cross-entropy between the boundary head and the outlines of the truth, as the paper's text has it. Outlines
+are a hundredth of the pixels; `balanced=True` makes the two kinds count alike (`bce2d` of the authors' code), which
+pays for lines that are too thick.
 L_affine is in vivim.training.affine.
 """
 
@@ -71,7 +72,7 @@ def sobel_edges(masks: Tensor) -> Tensor:
     return (functional.conv2d(binary, kernels).abs().sum(1, keepdim=True) > 0).float()
 
 
-def boundary_loss(logits: Tensor, edges: Tensor, balanced: bool = True) -> Tensor:
+def boundary_loss(logits: Tensor, edges: Tensor, balanced: bool = False) -> Tensor:
     """L_bce: cross-entropy of the boundary head, averaged over all pixels.
 
     Args:

@@ -37,7 +37,7 @@ class Monitor:
     def add(self, report: EpochReport, model: Vivim) -> None:
         """Curves of an epoch, and what its network (in eval mode, on the CPU) makes of some frames."""
         figures = {f"loss/{name}": value for name, value in report.terms.items()} | {"learning_rate": report.lr}
-        for name in ("dice", "iou", "precision", "recall", "hd95"):
+        for name in ("dice", "lesion_dice", "iou", "precision", "recall", "hd95", "edge_ap", "edge_dice"):
             value = getattr(report.scores, name)
             if value is not None:
                 figures[f"validation/{name}"] = value

@@ -6,12 +6,14 @@ import dataclasses
 import math
 import sys
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from vivim.config import VivimConfig
+from vivim.config import STREAMING_DIRECTIONS, VivimConfig
 from vivim.training.batches import Augmentation
 from vivim.training.losses import Weighting
+from vivim.training.scores import Scores
 from vivim_runtime.errors import ConfigError
 from vivim_runtime.text import check_depth
 
@@ -20,9 +22,14 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Amp", "FitConfig", "learning_rate", "read_recipe"]
+__all__ = ["RECIPES", "Amp", "FitConfig", "learning_rate", "read_recipe", "recipe_file"]
+
+RECIPES = ("paper", "authors", "ours")
 
 Amp = Literal["off", "bf16", "fp16"]
+Initialisation = Literal["ours", "authors"]
+Only = Literal["all", "edge_head"]
+Criterion = Literal["lesion", "all"]
 
 
 @dataclass(frozen=True)
@@ -35,10 +42,16 @@ class FitConfig:
 
     preset: Annotated[str, "Network: tiny, b0 .. b5 (b3 is the paper's)."] = "b3"
     init: Annotated[str | None, "Weights to start from instead of chance; they bring their network along."] = None
+    only: Annotated[Only, "Weights to train: all, or the edge head on features that stay as they are."] = "all"
+    new_edge_head: Annotated[bool, "Begin with another edge head than that of the weights to start from."] = False
     encoder: Annotated[str | None, "SegFormer weights (Hugging Face names) for the encoder (paper: of ADE20K)."] = None
-    directions: Annotated[tuple[str, ...] | None, "Scans, of forward, backward, spatial (all)."] = None
+    streaming: Annotated[bool, "A network that looks back only, frame by frame; --init of clips is converted."] = False
+    directions: Annotated[
+        tuple[str, ...] | None,
+        "Of forward, backward, spatial (all); --streaming: forward, frame_forward, frame_backward, frame_columns.",
+    ] = None
     mamba_layers: Annotated[int | None, "Temporal Mamba layers a stage."] = None
-    st_module: Annotated[str | None, "st_mamba, or a rival of the paper's Table IV."] = None
+    st_module: Annotated[str | None, "st_mamba, a rival of the paper's Table IV, or identity."] = None
     epochs: Annotated[int, "Passes over the clips."] = 100
     batch: Annotated[int, "Clips a step (and process)."] = 4
     frames: Annotated[int, "Frames of a clip, T."] = 5
@@ -48,6 +61,7 @@ class FitConfig:
     min_lr: Annotated[float, "Learning rate at the end of its cosine."] = 1e-6
     warmup: Annotated[float, "Share of the steps over which the rate rises from 0."] = 0.0
     weight_decay: Annotated[float, "Of adamw."] = 0.01
+    encoder_rate: Annotated[float, "Learning rate of the SegFormer encoder over that of the rest."] = 1.0
     max_norm: Annotated[float, "Gradients are clipped to this norm; 0 leaves them."] = 0.0
     ema: Annotated[float, "Decay of averaged weights, such as 0.999, which are judged and saved; 0 keeps none."] = 0.0
     boundary: Annotated[float, "Weight of the boundary cross-entropy (Eq. 9)."] = 0.3
@@ -55,18 +69,22 @@ class FitConfig:
     delta_1: Annotated[float, "Of Eq. 8: towards the outline of the frame."] = 1.0
     delta_2: Annotated[float, "Of Eq. 8: away from that of the first frame."] = 0.01
     weighting: Annotated[Weighting, "Cross-entropy as intended, or as in the authors' code."] = "intended"
-    balanced: Annotated[bool, "Outline and other pixels count alike, or each pixel."] = True
+    balanced: Annotated[bool, "Boundary: outlines and the rest count alike, or each pixel (the paper)."] = False
     target: Annotated[Literal["all", "centre"], "Frames to learn from; the authors' code takes the centre."] = "all"
     regressor: Annotated[str | None, "Affine regressor of vivim-train boundary; default the shipped one."] = None
     amp: Annotated[Amp, "Mixed precision on CUDA."] = "off"
+    criterion: Annotated[Criterion, "Frames whose Dice chooses the best weights: those with a lesion, or all."] = (
+        "lesion"
+    )
     patience: Annotated[int, "Epochs without a better validation Dice after which to stop; 0: never."] = 0
+    initialisation: Annotated[Initialisation, "Of Mamba layers: ours, or the authors' N(0, 0.02)."] = "ours"
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: Annotated[int, "Of initialisation, order, augmentation, dropout, and of the split where it is drawn."] = 0
 
     def __post_init__(self) -> None:
         for name, least in (
             *(("epochs", 1), ("batch", 1), ("frames", 1), ("accumulate", 1), ("seed", 0), ("patience", 0)),
-            *(("boundary", 0), ("affine", 0), ("max_norm", 0), ("weight_decay", 0), ("warmup", 0)),
+            *(("boundary", 0), ("affine", 0), ("max_norm", 0), ("weight_decay", 0), ("warmup", 0), ("encoder_rate", 0)),
         ):
             if not getattr(self, name) >= least:
                 raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; expected at least {least}")
@@ -75,9 +93,16 @@ class FitConfig:
             ("weighting", ("intended", "authors")),
             ("target", ("all", "centre")),
             ("amp", ("off", "bf16", "fp16")),
+            ("criterion", ("lesion", "all")),
+            ("only", ("all", "edge_head")),
+            ("initialisation", ("ours", "authors")),
         ):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"--{name} is {getattr(self, name)}; expected {' or '.join(allowed)}")
+        if self.only == "edge_head" and not self.has_edges:
+            raise ConfigError(
+                "--only edge_head with neither --boundary nor --affine: nothing would be learnt; give one"
+            )
         if self.warmup > 1:
             raise ConfigError(f"--warmup is {self.warmup}; expected a share of the steps, 0 to 1")
         if not 0 <= self.ema < 1:
@@ -92,15 +117,20 @@ class FitConfig:
     def changes(self) -> dict[str, Any]:
         """The fields of VivimConfig that differ from the preset, or from the weights to start from."""
         chosen = {"directions": self.directions, "mamba_layers": self.mamba_layers, "st_module": self.st_module}
-        return {name: value for name, value in chosen.items() if value is not None} | {
-            "edge_head": "conv3" if self.has_edges else "none",
-            "frames": self.frames,
-        }
+        changes = {name: value for name, value in chosen.items() if value is not None}
+        changes["edge_head"] = "conv3" if self.has_edges else "none"
+        if self.streaming:  # its clips of `frames` are films from their first frame on
+            return {"directions": STREAMING_DIRECTIONS} | changes | {"streaming": True, "frames": 1}
+        return changes | {"frames": self.frames}
 
     @property
     def has_edges(self) -> bool:
         """Whether a loss looks at outlines."""
         return self.boundary > 0 or self.affine > 0
+
+    def judged(self, scores: Scores) -> float:
+        """The Dice that chooses weights; that of all frames where none has a lesion."""
+        return scores.dice if self.criterion == "all" or scores.lesion_dice is None else scores.lesion_dice
 
     def network(self) -> VivimConfig:
         """The network of a run from scratch."""
@@ -114,6 +144,17 @@ def learning_rate(config: FitConfig, step: int, steps: int) -> float:
         return config.lr * (step + 1) / rising
     progress = (step - rising) / max(1, steps - rising)
     return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def recipe_file(name: str) -> Path:
+    """The file of a recipe that this package ships.
+
+    Raises:
+        ConfigError: no such recipe.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"--recipe is {name}; expected one of {', '.join(RECIPES)} (files of your own: --config)")
+    return Path(str(files("vivim"))) / "recipes" / f"{name}.toml"
 
 
 def read_recipe(path: Path, known: set[str]) -> dict[str, Any]:

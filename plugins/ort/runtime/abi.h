@@ -71,6 +71,7 @@ namespace vivim::ort
 {
 constexpr uint32_t kApiVersion = 18; // the oldest ONNX Runtime that is served
 constexpr int kRequired = 0;         // characteristic of an input or output
+constexpr int kMayBeAbsent = 1;      // of an input that a node may leave out
 constexpr int kFail = 1;             // ORT_FAIL
 
 // ONNXTensorElementDataType

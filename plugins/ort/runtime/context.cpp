@@ -79,6 +79,8 @@ Tensor Context::input(size_t index) const
 {
     OrtValue const* value = nullptr;
     check(api, kernelContextInput(api, context, index, &value));
+    if (!value)
+        return {nullptr, {}, nullptr};
     OrtTensorTypeAndShapeInfo* info = nullptr;
     check(api, getTensorTypeAndShape(api, value, &info));
     Tensor tensor{nullptr, {}, nullptr};

@@ -65,6 +65,7 @@ class Context
 public:
     Context(OrtApi const* table, OrtKernelContext* call) : api(table), context(call) {}
 
+    // Without data where a node leaves it out.
     Tensor input(size_t index) const;
     void* output(size_t index, Shape const& shape) const;
 

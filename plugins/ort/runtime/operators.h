@@ -2,8 +2,11 @@
 //
 // A Processor computes what a description says, from tensors whose shapes were checked:
 //
-//   Processor::convolve(context, tensors, description, taps, output)
-//   Processor::scan(context, tensors, description, output)
+//   Processor::convolve(context, tensors, description, taps, output, tail)
+//   Processor::scan(context, tensors, description, output, initial, final)
+//
+// With `Streaming` a node goes on from a state (vivim_kernels.h), which is one more input, and for the scan one more
+// output; both are float32 whatever the data are, but for the tail.
 #pragma once
 
 #include <algorithm>
@@ -41,12 +44,13 @@ template <size_t Count> std::array<Tensor, Count> inputsOf(Context const& contex
     return tensors;
 }
 
-template <class Processor> class CausalConv1d
+template <class Processor, bool Streaming = false> class CausalConv1d
 {
 public:
-    static constexpr char const* kName = "CausalConv1d";
-    enum { kXz, kWeight, kBias, kInputs };
-    static constexpr bool kIsParameter[kInputs] = {false, true, true};
+    static constexpr char const* kName = Streaming ? "StreamingConv1d" : "CausalConv1d";
+    enum { kXz, kTail, kWeight = Streaming ? 2 : 1, kBias, kInputs };
+    static constexpr bool kIsParameter[4] = {false, !Streaming, true, true};
+    static constexpr size_t kOptional = kInputs;                                        // none
     static constexpr Axis kOutput[] = {{kWeight, 0}, {kXz, 0}, {kXz, 1}, {kWeight, 1}}; // (K, B, L, D)
     static constexpr size_t kOutputRank = 4, kOutputs = 1;
 
@@ -68,22 +72,26 @@ public:
         desc.dtype = type;
         expectShape("weight", in[kWeight].shape, {desc.direction_count, width, taps});
         expectShape("bias", in[kBias].shape, {desc.direction_count, width});
+        if (Streaming)
+            expectShape("tail", in[kTail].shape, {batch, taps - 1, width});
         void* const output = context.output(0, {desc.direction_count, batch, length, width});
-        Processor::convolve(context, in, desc, narrowed("the number of taps", taps), output);
+        Processor::convolve(context, {in[kXz], in[kWeight], in[kBias]}, desc, narrowed("the number of taps", taps),
+            output, Streaming ? in[kTail].data : nullptr);
     }
 
 private:
     Attributes const m_attributes;
 };
 
-template <class Processor> class SelectiveScan
+template <class Processor, bool Streaming = false> class SelectiveScan
 {
 public:
-    static constexpr char const* kName = "SelectiveScan";
-    enum { kXc, kDbc, kXz, kALog2e, kDtWeight, kDtBias, kDSkip, kInputs };
-    static constexpr bool kIsParameter[kInputs] = {false, false, false, true, true, true, true};
+    static constexpr char const* kName = Streaming ? "StreamingScan" : "SelectiveScan";
+    enum { kXc, kDbc, kXz, kALog2e, kDtWeight, kDtBias, kDSkip, kInitial, kInputs = Streaming ? 8 : 7 };
+    static constexpr bool kIsParameter[8] = {false, false, false, true, true, true, true, true};
+    static constexpr size_t kOptional = kXz;                          // a node without it has no gate
     static constexpr Axis kOutput[] = {{kXc, 1}, {kXc, 2}, {kXc, 3}}; // (B, L, D)
-    static constexpr size_t kOutputRank = 3, kOutputs = 1;
+    static constexpr size_t kOutputRank = 3, kOutputs = Streaming ? 2 : 1;
 
     SelectiveScan(OrtApi const* api, OrtKernelInfo const* info) : m_attributes(api, info)
     {
@@ -94,7 +102,9 @@ public:
     {
         auto const in = inputsOf<kInputs>(context);
         expectRank("xc", in[kXc].shape, 4);
-        expectRank("xz", in[kXz].shape, 3);
+        bool const isGated = in[kXz].data != nullptr;
+        if (isGated)
+            expectRank("xz", in[kXz].shape, 3);
         expectRank("A_log2e", in[kALog2e].shape, 3);
         expectRank("dt_weight", in[kDtWeight].shape, 3);
         int64_t const shared = in[kXc].shape[0], batch = in[kXc].shape[1], length = in[kXc].shape[2];
@@ -105,7 +115,7 @@ public:
         desc.batch = narrowed("the batch", batch);
         desc.length = narrowed("the number of tokens", length);
         desc.width = narrowed("the width", width);
-        desc.gate_width = narrowed("the width of xz", in[kXz].shape[2]);
+        desc.gate_width = isGated ? narrowed("the width of xz", in[kXz].shape[2]) : 0;
         desc.rank = narrowed("the rank", rank);
         desc.states = narrowed("the number of states", states);
         desc.shared_input = shared == 1;
@@ -113,17 +123,39 @@ public:
         desc.dtype = type;
         expectShape("xc", in[kXc].shape, {shared == 1 ? 1 : directions, batch, length, width});
         expectShape("dbc", in[kDbc].shape, {directions, batch, length, rank + 2 * states});
-        expectShape("xz", in[kXz].shape, {batch, length, std::max<int64_t>(desc.gate_width, width)});
+        if (isGated)
+            expectShape("xz", in[kXz].shape, {batch, length, std::max<int64_t>(desc.gate_width, width)});
         expectShape("A_log2e", in[kALog2e].shape, {directions, width, states});
         expectShape("dt_weight", in[kDtWeight].shape, {directions, width, rank});
         expectShape("dt_bias", in[kDtBias].shape, {directions, width});
         expectShape("d_skip", in[kDSkip].shape, {directions, width});
-        Processor::scan(context, in, desc, context.output(0, {batch, length, width}));
+        void* const y = context.output(0, {batch, length, width});
+        std::array<Tensor, 7> const data{
+            in[kXc], in[kDbc], in[kXz], in[kALog2e], in[kDtWeight], in[kDtBias], in[kDSkip]};
+        if constexpr (Streaming)
+        {
+            expectShape("initial", in[kInitial].shape, {batch, states, width});
+            void* const final = context.output(1, {batch, states, width});
+            Processor::scan(context, data, desc, y, in[kInitial].data, final);
+        }
+        else
+            Processor::scan(context, data, desc, y, nullptr, nullptr);
     }
 
 private:
     Attributes const m_attributes;
     int64_t m_mean = 1;
+};
+
+template <class Processor> using StreamingConv1d = CausalConv1d<Processor, true>;
+
+template <class Processor> class StreamingScan : public SelectiveScan<Processor, true>
+{
+    using Base = SelectiveScan<Processor, true>;
+
+public:
+    using Base::Base;
+    static constexpr Axis kState[] = {{Base::kXc, 1}, {Base::kALog2e, 2}, {Base::kXc, 3}}; // (B, N, D)
 };
 
 // vivim::DepthwiseConvGelu2d over (F, H, W, C) and vivim::DepthwiseConvGelu3d over (B, T, H, W, C), channels last. Of the
@@ -134,6 +166,7 @@ public:
     static constexpr char const* kName = Dimensions == 2 ? "DepthwiseConvGelu2d" : "DepthwiseConvGelu3d";
     enum { kX, kWeight, kBias, kInputs };
     static constexpr bool kIsParameter[kInputs] = {false, true, true};
+    static constexpr size_t kOptional = kInputs; // none
     static constexpr Axis kOutput[] = {{kX, 0}, {kX, 1}, {kX, 2}, {kX, 3}, {kX, 4}};
     static constexpr size_t kOutputRank = Dimensions + 2, kOutputs = 1;
 
@@ -163,6 +196,7 @@ public:
     static constexpr char const* kName = "AddLayerNorm";
     enum { kX, kY, kGamma, kBeta, kInputs };
     static constexpr bool kIsParameter[kInputs] = {};
+    static constexpr size_t kOptional = kInputs;                   // none
     static constexpr Axis kOutput[] = {{kX, 0}, {kX, 1}, {kX, 2}}; // of both outputs
     static constexpr size_t kOutputRank = 3, kOutputs = 2;
 
@@ -198,6 +232,7 @@ public:
     static constexpr char const* kName = "MergeScales";
     enum { kFirst, kSecond, kThird, kFourth, kBias, kWeight, kClassBias, kInputs };
     static constexpr bool kIsParameter[kInputs] = {};
+    static constexpr size_t kOptional = kInputs; // none
     static constexpr Axis kOutput[] = {{kFirst, 0}, {kWeight, 0}, {kFirst, 1}, {kFirst, 2}};
     static constexpr size_t kOutputRank = 4, kOutputs = 1;
 

@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from vivim_runtime.bench import BenchOptions, bench, layer_profile, markdown_table, record, terminal_table
+from vivim_runtime.commands.application import Application
 from vivim_runtime.commands.options import (
     Device,
     FramesOfCheckpoint,
@@ -40,12 +41,12 @@ class _Commands(TyperGroup):
     """Models need no command before them: `vivim-bench a.onnx` is `vivim-bench models a.onnx`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args[:1] not in (["models"], ["paper"]):
+        if args[:1] not in (["models"], ["paper"], ["--version"], ["--install-completion"], ["--show-completion"]):
             args = ["models", *args]
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(cls=_Commands, add_completion=False)
+app = Application(cls=_Commands)
 # File names are printed as they are: no markup.
 _console = terminal()
 _progress = terminal(stderr=True)
@@ -80,6 +81,11 @@ def bench_command(
     for result in results:
         for departure in result.opened.departures:
             _progress.print(f"note: {result.name}: {departure}", soft_wrap=True)
+    first = results[0]
+    for result in results[1:]:
+        one, other = first.opened.contract, result.opened.contract
+        if one and other and (meeting := one.meets(other, first.name, result.name)):
+            _progress.print(f"note: {meeting}", soft_wrap=True)
     _console.print(terminal_table(results))
     if json_file:
         content = {"machine": _machine(), "options": asdict(options), "models": record(results)}

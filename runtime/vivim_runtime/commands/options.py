@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from vivim_runtime.files import check_names, writable_file
+from vivim_runtime.regions import RegionRule
 from vivim_runtime.sizes import parse_size
 
 __all__ = [
@@ -28,17 +29,21 @@ __all__ = [
     "JsonFile",
     "Layout",
     "MarkdownFile",
+    "MmPerPixel",
     "Overwrite",
     "Quiet",
+    "RegionOption",
     "Seed",
     "Show",
     "ShownFrame",
     "SizeOfCheckpoint",
+    "Smooth",
     "SplitFile",
     "Threads",
     "Threshold",
     "check_outputs",
     "parse_size",
+    "region_or_none",
     "size_or_none",
     "spread_names",
 ]
@@ -81,6 +86,23 @@ ShownFrame = Annotated[
 ]
 Threshold = Annotated[float, typer.Option(help="Probability above which a pixel is marked.")]
 Seed = Annotated[int, typer.Option(help="Of what is drawn at random.")]
+
+_REGION_HELP = "What the model sees of the pictures: whole, dicom, auto, or X,Y,W,H; default as it was trained."
+
+RegionOption = Annotated[str | None, typer.Option("--region", help=_REGION_HELP)]
+Smooth = Annotated[
+    int, typer.Option("--smooth", help="Masks are a mean over about so many frames: calmer, and later; 1 is none.")
+]
+MmPerPixel = Annotated[
+    str | None,
+    typer.Option("--mm-per-pixel", help="Size of a pixel by hand: 0.2, or across x down as 0.2x0.3 (DICOM says it)."),
+]
+
+
+def region_or_none(text: str | None) -> RegionRule | None:
+    """What --region was given; None where it was not."""
+    return None if text is None else RegionRule.parse(text)
+
 
 # --- what a model is judged on --------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vivim_runtime.files import write_text
+from vivim_runtime.measuring import Scales
 from vivim_runtime.sessions.base import ModelInfo
 from vivim_runtime.sinks import Sink, open_sink
 from vivim_runtime.sources import Source
@@ -27,6 +28,7 @@ class OutputOptions:
         encoder: of vivim_runtime.sinks.video.ENCODERS, for `X.mp4`.
         json_file: for the summary; None for none.
         quiet: no progress and no summary.
+        scales: how large pixels are, for reports of measures.
     """
 
     names: tuple[str, ...]
@@ -35,10 +37,11 @@ class OutputOptions:
     encoder: str = "auto"
     json_file: Path | None = None
     quiet: bool = False
+    scales: Scales | None = None
 
     def open_sink(self, name: str, source: Source, model: ModelInfo) -> Sink:
         """The sink that one of the names stands for; see vivim_runtime.sinks.open_sink."""
-        return open_sink(name, source, model, self.settings, self.overwrite, self.encoder)
+        return open_sink(name, source, model, self.settings, self.overwrite, self.encoder, self.scales)
 
     def write_summary(self, report: Mapping[str, Any]) -> None:
         """Write what ran and what it gave to the summary file, where one was asked for."""

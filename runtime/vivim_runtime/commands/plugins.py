@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from vivim_runtime.commands.application import Application
 from vivim_runtime.sessions.plugin import Plugin
 from vivim_runtime.sessions.plugin_build import BuildOptions, build_plugin
 
 __all__ = ["app"]
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+app = Application(no_args_is_help=True)
 
 
 @app.callback()

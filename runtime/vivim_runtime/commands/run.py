@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import ExitStack
-from dataclasses import asdict
+from collections.abc import Mapping
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,26 +14,51 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from vivim_runtime.commands.application import Application
+from vivim_runtime.commands.archive import archive_command, executor
+from vivim_runtime.commands.destinations import destinations, refuse_taken
 from vivim_runtime.commands.live import live_command
-from vivim_runtime.commands.options import Device, JsonFile, Overwrite, Quiet, Show, ShownFrame, Threads, Threshold
+from vivim_runtime.commands.options import (
+    Device,
+    JsonFile,
+    MmPerPixel,
+    Overwrite,
+    Quiet,
+    RegionOption,
+    Show,
+    ShownFrame,
+    Smooth,
+    Threads,
+    Threshold,
+    region_or_none,
+)
 from vivim_runtime.commands.outputs import OutputOptions
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import UsageError
 from vivim_runtime.files import check_names, writable_file
+from vivim_runtime.gating import GATES, MEANING, parse_gates
 from vivim_runtime.live.run import LiveOptions
 from vivim_runtime.live.screens import ScreenOptions, is_screen
+from vivim_runtime.live.status import HudLevel
+from vivim_runtime.live.sync import Sync
+from vivim_runtime.locating import regions_of, scales_of
+from vivim_runtime.measuring import Scales, parse_mm_per_pixel
 from vivim_runtime.offline import RunOptions, RunReport, run
 from vivim_runtime.overlay import parse_layers
-from vivim_runtime.sessions import open_session
+from vivim_runtime.regions import AUTO, WHOLE
+from vivim_runtime.sessions import is_model_file, model_file, open_session
 from vivim_runtime.sessions.base import ModelInfo, Session
 from vivim_runtime.sessions.sidecar import sidecar_path
 from vivim_runtime.sinks.video import ENCODERS
 from vivim_runtime.sources import LiveSource, Paced, Source, list_cameras, open_source, parse_capture
+from vivim_runtime.sources.base import counted_frames
 from vivim_runtime.text import parse_number
 
 __all__ = ["app"]
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+_SHOWN_LESIONS = 6  # in the summary, those that were seen first
+
+app = Application(no_args_is_help=True)
 # File names are printed as they are: no markup.
 _console = terminal(stderr=True)
 
@@ -59,10 +85,22 @@ def run_command(
     outputs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="OUT", help="display, http://127.0.0.1:8080, X.mp4, a folder for PNG masks, X.dcm, X.jsonl"
+            metavar="OUT",
+            help="screen (a window, or else a page), display, http://127.0.0.1:8080, X.mp4 (or .mkv, .avi, .webm), "
+            "X.dcm, X.sr.dcm, X.jsonl, a folder for PNG masks. Without any: live pictures go to the screen, "
+            "a recorded SRC to SRC-vivim.mp4.",
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="Model file of vivim-export.")] = "model.onnx",
+    more_outputs: Annotated[
+        list[str] | None, typer.Option("--output", "-o", metavar="OUT", help="The same as OUT; may be repeated.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="Model file of vivim-export; or a checkpoint, or tiny, which are exported once.")
+    ] = "model.onnx",
+    save: Annotated[
+        bool | None,
+        typer.Option("--save/--no-save", help="Write SRC-vivim.mp4, too; or nothing at all.", show_default=False),
+    ] = None,
     camera: Annotated[str | None, typer.Option(help="Camera as the source, instead of SRC: 0, /dev/video0.")] = None,
     list_cameras_: Annotated[bool, typer.Option("--list-cameras", help="Show the cameras here, and end.")] = False,
     resolution: Annotated[
@@ -70,16 +108,31 @@ def run_command(
     ] = None,
     rate: Annotated[float | None, typer.Option(help="Ask the camera for so many frames a second.")] = None,
     pixel_format: Annotated[str | None, typer.Option(help="Ask the camera for MJPG, YUYV, ...")] = None,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", help="SRC is a folder: all videos, DICOM files and pictures below it.")
+    ] = False,
+    on: Annotated[str, typer.Option(help="With --recursive: ray, or ray://HOST:PORT (extra cluster).")] = "",
+    workers: Annotated[int, typer.Option(help="With --on ray: sources at the same time; 0 is one a core.")] = 0,
     realtime: Annotated[bool, typer.Option("--realtime", help="Play a recorded source as if it were live.")] = False,
     loop: Annotated[
         bool, typer.Option("--loop", help="With a screen: play a recorded source again and again.")
     ] = False,
     timeout: Annotated[float | None, typer.Option(help="Live: give up after so many seconds without a frame.")] = None,
     max_mask_age: Annotated[float, typer.Option(help="Live: hide masks older than so many seconds.")] = 1.0,
+    sync: Annotated[
+        Sync,
+        typer.Option(
+            help="Live: on shows every picture with its own mask, late by one inference; off the newest; auto."
+        ),
+    ] = "auto",
     clip_rate: Annotated[
         float | None, typer.Option(help="Live: frames a second of a clip; the source's rate if not given.")
     ] = None,
     fullscreen: Annotated[bool, typer.Option("--fullscreen", help="Of the window.")] = False,
+    hud: Annotated[HudLevel, typer.Option(help="How much is written on the screen's picture.")] = HudLevel.full,
+    notice: Annotated[
+        bool, typer.Option("--notice/--no-notice", help="Say on screens that it is for research use only.")
+    ] = True,
     token: Annotated[str | None, typer.Option(help="What the web page asks for.")] = None,
     device: Device = "auto",
     threads: Threads = 0,
@@ -88,11 +141,25 @@ def run_command(
     ] = "auto",
     show: ShownFrame = Show.newest,
     threshold: Threshold = 0.5,
+    region: RegionOption = None,
+    smooth: Smooth = 1,
+    mm_per_pixel: MmPerPixel = None,
+    gates: Annotated[
+        str, typer.Option(help="When to be silent: auto, none, or some of " + ",".join(GATES) + ".")
+    ] = "auto",
+    blank_outside: Annotated[
+        bool, typer.Option("--blank-outside", help="Write and show nothing of the pictures outside the region.")
+    ] = False,
     visualize: Annotated[str, typer.Option(help="Some of overlay,contour,mask.")] = "overlay,contour",
     alpha: Annotated[float, typer.Option(help="Opacity of the overlay, 0 to 1.")] = 0.45,
     encoder: Annotated[
-        str, typer.Option(help="Of X.mp4: auto takes the hardware's where it works; or " + ", ".join(ENCODERS[1:]))
+        str,
+        typer.Option(
+            "--video-encoder",
+            help="Of X.mp4, X.mkv and X.avi: auto takes the hardware's where it works; or " + ", ".join(ENCODERS[1:]),
+        ),
     ] = "auto",
+    old_encoder: Annotated[str, typer.Option("--encoder", hidden=True, help="The same as --video-encoder.")] = "auto",
     max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
     overwrite: Overwrite = False,
     json_file: JsonFile = None,
@@ -102,22 +169,41 @@ def run_command(
     if list_cameras_:
         _print_cameras()
         return
-    uri, names = _source_and_outputs(source, camera, outputs or [])
+    uri, names = _source_and_outputs(source, camera, [*(outputs or []), *(more_outputs or [])])
+    rule, given = region_or_none(region), parse_mm_per_pixel(mm_per_pixel) if mm_per_pixel else None
+    if recursive:
+        run_options = RunOptions(None, show.value, threshold, parse_layers(visualize), alpha, max_frames, rule)
+        path = _exported(model, quiet)
+        with open_session(path, device, threads) as session:  # what is wrong with it is told before all else
+            run_options = replace(run_options, hop=_hop(hop, session.info))
+        code = archive_command(uri, names, path, run_options, executor(on, workers), quiet, device, threads)
+        sys.exit(code)
+    if on or workers:
+        raise UsageError("--on and --workers are of whole archives; add --recursive")
     files = [name for name in names if not is_screen(name)]
     check_names([*files, json_file] if json_file else files, (uri, model, sidecar_path(Path(model))))
     if json_file:
         writable_file(json_file)
+    refuse_taken([*files, json_file] if json_file else files, overwrite)
     with ExitStack() as stack:
         opened = stack.enter_context(open_source(uri, parse_capture(resolution, rate, pixel_format)))
-        screen = len(files) < len(names)
+        live = isinstance(opened, LiveSource) or realtime or len(files) < len(names)
+        names, said = destinations(names, uri, live, save, overwrite)
+        screen = any(map(is_screen, names))
         if not isinstance(opened, LiveSource) and (realtime or screen):
             opened = Paced(opened, loop=loop or (screen and uri.startswith("phantom:")))
         if isinstance(opened, LiveSource) and not threads:
             threads = max(1, (os.cpu_count() or 2) - 1)  # one core for the picture
-        session = stack.enter_context(open_session(model, device, threads))
-        if not quiet:
-            for departure in session.info.departures:
-                _console.print(f"note: {session.info.path.name}: {departure}", soft_wrap=True)
+        session = stack.enter_context(open_session(_exported(model, quiet), device, threads))
+        if smooth > 1 and isinstance(opened, LiveSource):
+            raise UsageError("--smooth is for recordings; live, a mask would be later still: leave it out")
+        seen = rule or session.info.takes.rule
+        if seen.kind != AUTO and min(opened.size) > 0:  # what is wrong with it shows before anything is written
+            regions_of(seen, opened, opened.size, opened.name, tuple)
+        if blank_outside and seen.kind == WHOLE:
+            raise UsageError(
+                "--blank-outside needs a region, and whole pictures are seen; give --region X,Y,W,H, dicom or auto"
+            )
         options = RunOptions(
             hop=_hop(hop, session.info),
             show=show.value,
@@ -125,22 +211,35 @@ def run_command(
             layers=parse_layers(visualize),
             alpha=alpha,
             max_frames=max_frames,
+            region=rule,
+            smooth=smooth,
+            scales=scales_of(opened, opened.name, given),
+            gates=parse_gates(gates, sure.domain if (sure := session.info.confidence) else None),
+            blank_outside=blank_outside,
         )
+        if said and not quiet:
+            _console.print(said, soft_wrap=True)
+        if not quiet:
+            for departure in (*session.info.departures, *session.info.departure_of(rule)):
+                _console.print(f"note: {session.info.path.name}: {departure}", soft_wrap=True)
         written = OutputOptions(
             names=tuple(names),
             settings=_settings(opened.name, session.info, session.device, options),
             overwrite=overwrite,
-            encoder=encoder,
+            encoder=encoder if encoder != "auto" else old_encoder,
             json_file=json_file,
             quiet=quiet,
+            scales=options.scales,
         )
         if not isinstance(opened, LiveSource):
             if _run_offline(opened, session, options, written):
                 sys.exit(130)
             return
-        live_options = LiveOptions(run=options, clip_fps=clip_rate, max_mask_age_s=max_mask_age, timeout_s=timeout)
-        screens = ScreenOptions(fullscreen=fullscreen, token=token)
-        code = live_command(opened, session, live_options, screens, written)
+        live_options = LiveOptions(
+            run=options, clip_fps=clip_rate, max_mask_age_s=max_mask_age, timeout_s=timeout, sync=sync
+        )
+        screens = ScreenOptions(fullscreen=fullscreen, token=token, notice=notice)
+        code = live_command(opened, session, live_options, screens, written, hud)
     if code:
         sys.exit(code)
 
@@ -150,8 +249,21 @@ def _source_and_outputs(source: str | None, camera: str | None, outputs: list[st
     if camera is not None:
         return camera, [source, *outputs] if source else outputs
     if source is None:
-        raise UsageError("there is no source; expected vivim-run SRC OUT ..., see vivim-run --help")
+        raise UsageError(
+            "there is no source; expected vivim-run SRC [OUT ...], such as vivim-run clip.mp4 --model tiny; "
+            "see vivim-run --help"
+        )
     return source, outputs
+
+
+def _exported(model: str, quiet: bool) -> Path:
+    """The model's file, which is made where a checkpoint is given."""
+    if is_model_file(model):
+        return Path(model)
+    if not quiet and not _console.is_terminal:  # where a spinner is not seen
+        _console.print(f"exporting {model}, once", soft_wrap=True)
+    with _console.status(f"exporting {model}, once") if not quiet else nullcontext() as status:
+        return model_file(model, lambda text: status.update(f"exporting {model}, once: {text}") if status else None)
 
 
 def _print_cameras() -> None:
@@ -171,13 +283,15 @@ def _run_offline(source: Source, session: Session, options: RunOptions, outputs:
         session.warm_up()
         expected = min((n for n in (source.frame_count, options.max_frames) if n is not None), default=None)
         columns = (TextColumn("segmenting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=_console, transient=True, disable=outputs.quiet) as progress:
+        with Progress(
+            *columns, console=_console, transient=True, disable=outputs.quiet or not _console.is_terminal
+        ) as progress:
             task = progress.add_task("frames", total=expected)
             report = run(source, session, sinks, options, lambda _: progress.advance(task))
         written = [sink.path for sink in sinks]
     outputs.write_summary({**asdict(report), "outputs": written})
     if not outputs.quiet:
-        _print_summary(report, written)
+        _print_summary(report, written, options.scales or Scales())
     elif report.lost:  # never silently
         _console.print(f"warning: {source.name}: {_lost_line(report)}", soft_wrap=True)
     return report.interrupted
@@ -193,8 +307,11 @@ def _settings(source: str, model: ModelInfo, device: str, options: RunOptions) -
         "weights_sha256": model.weights_sha256,
         "departures": model.departures,
         "device": device,
-        **asdict(options),
+        **{name: value for name, value in asdict(options).items() if name != "scales"},
         "hop": options.hop or model.hop,
+        "region": str(options.region or model.takes.rule),
+        "contract": asdict(model.takes),
+        **({} if options.scales is None else {"scale": options.scales.record()}),
     }
 
 
@@ -210,18 +327,39 @@ def _lost_line(report: RunReport) -> str:
     return f"{report.lost} of {report.frames + report.lost} frames could not be read, and have no mask"
 
 
-def _print_summary(report: RunReport, written: list[str]) -> None:
-    for note in report.notes:
-        _console.print(f"note: {note}")
+def _lesion_line(lesion: Mapping[str, Any]) -> str:
+    """The frames of a lesion's curve, and its largest diameter and area."""
+    frames = counted_frames(len(lesion["time_s"]))
+    millimetres = [pair for pair in lesion.get("longest_mm", ()) if pair]
+    if millimetres:
+        longest, error = max(millimetres)
+        area, _ = max(pair for pair in lesion["area_mm2"] if pair)
+        return f"{frames}, longest {longest:.1f} mm (+- {error:.1f}), up to {area:.1f} mm2"
+    return f"{frames}, longest {max(lesion['longest_px']):.0f} px, up to {max(lesion['area_px'])} px"
+
+
+def _print_summary(report: RunReport, written: list[str], scales: Scales) -> None:
+    for note in (*report.notes, scales.describe()):
+        _console.print(f"note: {note}", soft_wrap=True)
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("frames", f"{report.frames} in {report.seconds:.1f} s, {report.fps:.1f} fps")
     table.add_row("with a mask", f"{report.with_mask} of {report.frames}")
+    for state, count in report.states.items():
+        table.add_row(MEANING[state], counted_frames(count))
+    if report.regions:
+        table.add_row("region", ", ".join(report.regions))
+    for lesion in report.lesions[:_SHOWN_LESIONS]:
+        table.add_row(f"lesion {lesion['lesion']}", _lesion_line(lesion))
+    if len(report.lesions) > _SHOWN_LESIONS:
+        table.add_row("", f"and {len(report.lesions) - _SHOWN_LESIONS} more, see --json")
     if report.latency_ms:
         p50, p95, most = (report.latency_ms[key] for key in ("p50", "p95", "max"))
         table.add_row("a clip takes", f"p50 {p50:.1f} ms, p95 {p95:.1f} ms, max {most:.1f} ms ({report.clips} clips)")
     table.add_row("ms a frame", ", ".join(f"{part} {value:.1f}" for part, value in report.stages_ms.items()))
     if report.lost:
         table.add_row("lost", _lost_line(report))
+    if report.resets:
+        table.add_row("forgot", ", ".join(f"{count} x {reason}" for reason, count in report.resets.items()))
     if report.padded_clips:
         table.add_row("padded", "the source is shorter than a clip; its last frame was repeated")
     for path in written:

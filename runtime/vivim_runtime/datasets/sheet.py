@@ -5,9 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from vivim_runtime.clips import mask_at, resized
 from vivim_runtime.datasets.videos import AnnotatedVideo, Dataset
 from vivim_runtime.errors import DataError
+from vivim_runtime.framing import mask_at, resized
 from vivim_runtime.overlay import drawn
 from vivim_runtime.sessions.base import ClassInfo
 from vivim_runtime.sources.base import Image

@@ -9,6 +9,7 @@ from vivim_runtime.doctor.asking import ask
 from vivim_runtime.doctor.findings import Finding, State, wanting
 from vivim_runtime.doctor.hardware import has_driver, l4t_release
 from vivim_runtime.doctor.installed import least_version, older, version_of
+from vivim_runtime.installation import install_words
 from vivim_runtime.sessions.native import NATIVE_VARIABLE
 from vivim_runtime.sessions.plugin import PLUGIN_VARIABLE, build_hint
 
@@ -18,7 +19,7 @@ __all__ = ["cuda_python", "native", "onnxruntime", "plugin", "tensorrt", "tensor
 def tensorrt() -> Finding:
     """TensorRT; on a Jetson it is JetPack's."""
     means = "vivim-export trt --backend tensorrt, and its engines"
-    finding = _library("TensorRT", "tensorrt", means, "'vivim-edge[trt]'")
+    finding = _library("TensorRT", "tensorrt", means, install_words("trt"))
     release = l4t_release()
     if release is None:
         return finding
@@ -29,7 +30,7 @@ def tensorrt() -> Finding:
 def tensorrt_rtx() -> Finding:
     """TensorRT for RTX, which builds engines without a GPU too."""
     means = "vivim-export trt --backend rtx (builds without a GPU), and its engines"
-    return _library("TensorRT for RTX", "tensorrt_rtx", means, "'vivim-edge[rtx]'")
+    return _library("TensorRT for RTX", "tensorrt_rtx", means, install_words("rtx"))
 
 
 def cuda_python() -> Finding:
@@ -95,10 +96,10 @@ def onnxruntime() -> Finding:
     both = ("onnxruntime", "onnxruntime-gpu")
     if all(version_of(name) for name in both):
         means = "which one is used depends on the order of installation"
-        fix = "pip uninstall --yes onnxruntime onnxruntime-gpu && pip install 'vivim-edge[gpu]'"
+        fix = f"pip uninstall --yes onnxruntime onnxruntime-gpu && pip install {install_words('gpu')}"
         return Finding(part, State.broken, " and ".join(both) + " are both installed", means, fix)
     means, asked = "vivim-run on .onnx files", ask("onnxruntime")
-    if lack := wanting(part, asked, means, "'vivim-edge[gpu]'" if has_driver() else "'vivim-edge[cpu]'"):
+    if lack := wanting(part, asked, means, install_words("gpu") if has_driver() else install_words("cpu")):
         return lack
     providers = [name.removesuffix("ExecutionProvider") for name in asked.value["providers"]]
     found = f"{asked.value['version']}: {', '.join(providers)}"
@@ -109,7 +110,7 @@ def onnxruntime() -> Finding:
             part, State.broken, f"{found}; vivim-edge needs {least}", means, f"pip install '{name}>={least}'"
         )
     if has_driver() and "CUDA" not in providers:
-        fix = "pip uninstall --yes onnxruntime && pip install 'vivim-edge[gpu]'"
+        fix = f"pip uninstall --yes onnxruntime && pip install {install_words('gpu')}"
         return Finding(part, State.missing, found, f"{means}, with --device cpu alone", fix)
     return Finding(part, State.ok, found, means)
 
@@ -135,7 +136,7 @@ def torch() -> Finding:
     """PyTorch, which running needs not."""
     part, means = "PyTorch", "vivim-export onnx and vivim-train"
     asked = ask("torch")
-    if lack := wanting(part, asked, means, "'vivim-edge[export]'"):
+    if lack := wanting(part, asked, means, install_words("export")):
         return lack
     version, cuda = asked.value["version"], asked.value["cuda"]
     if cuda is None and has_driver():

@@ -10,6 +10,7 @@ from pathlib import Path
 from vivim_runtime.doctor.asking import ask
 from vivim_runtime.doctor.findings import ON_CPU, Finding, State
 from vivim_runtime.doctor.installed import base_dependencies, older, version_of
+from vivim_runtime.installation import install_words
 from vivim_runtime.sessions.toolkit import jetson_release
 
 __all__ = ["cameras", "cuda", "display", "gpu", "has_driver", "l4t_release", "python"]
@@ -124,7 +125,9 @@ def display() -> Finding:
         return Finding(part, State.missing, found, "no window; watch in a browser", _IN_BROWSER)
     asked = ask("display")
     if asked.absent:
-        return Finding(part, State.missing, "no pygame-ce", f"needed for: {means}", "pip install 'vivim-edge[display]'")
+        return Finding(
+            part, State.missing, "no pygame-ce", f"needed for: {means}", f"pip install {install_words('display')}"
+        )
     if asked.problem:
         return Finding(part, State.missing, asked.problem, "no window; watch in a browser", _IN_BROWSER)
     return Finding(part, State.ok, asked.value, means)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vivim_runtime.doctor.asking import ask
 from vivim_runtime.doctor.findings import Finding, State, wanting
+from vivim_runtime.installation import install_words
 
 __all__ = ["decoders", "dicom", "encoders", "opencv"]
 
@@ -56,7 +57,7 @@ def opencv() -> Finding:
 
 def dicom() -> Finding:
     """pydicom, and the decoders of what ultrasound scanners write."""
-    part, means, package = "DICOM", "DICOM files as SOURCE", "'vivim-edge[dicom]'"
+    part, means, package = "DICOM", "DICOM files as SOURCE", install_words("dicom")
     asked = ask("dicom")
     if lack := wanting(part, asked, means, package):
         return lack

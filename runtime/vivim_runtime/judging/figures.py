@@ -3,13 +3,16 @@
 Table I is a mean over frames. Table II is a mean over videos of the means over their frames, and its maxima are taken
 last, over the thresholds of that mean, as the toolbox does.
 
-Intervals are percentiles of the bootstrap: *videos* are drawn with replacement, since the frames of one are not
-independent, and every figure is computed anew. Of a single video stretches of frames are drawn instead, which says
-nothing about other patients.
+Intervals are studentised: the standard error comes from the bootstrap, in which *videos* are drawn with replacement,
+since the frames of one are not independent, and every figure is computed anew; the interval is that of Student's t, on
+the scale of the figure's logarithm (lengths) or log odds (shares), where it cannot leave what is possible. Percentiles
+of the draws, and BCa's, cover far less than they say where videos are few (benchmarks/coverage.py). Of a single video
+stretches of frames are drawn instead, which says nothing about other patients.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,9 +36,13 @@ __all__ = [
     "Units",
     "difference",
     "estimate",
+    "interval",
+    "student",
 ]
 
 _CONFIDENCE = 0.95
+
+Scale = Literal["share", "length", "difference"]
 
 
 @dataclass(frozen=True)
@@ -120,21 +127,25 @@ class Figure:
     Attributes:
         key: in records.
         title, latex: in tables.
-        better: the end of the scale that is good; of flicker, 0 is.
+        better: the end of the scale that is good.
         digits: after the point, as the paper prints it.
         compute: (units, subset, weights (B, units)) -> (B,).
+        scale: what values there are: shares are within 0 to 1, lengths not below 0.
     """
 
     key: str
     title: str
     latex: str
-    better: Literal["higher", "lower", "zero"]
+    better: Literal["higher", "lower"]
     digits: int
     compute: Callable[[Units, str, Figures], Figures]
+    scale: Scale = "share"
 
 
-def _over_frames(key: str, title: str, better: Literal["higher", "lower"] = "higher", digits: int = 4) -> Figure:
-    return Figure(key, title, title, better, digits, lambda u, subset, w: u.over_frames(subset, key, w)[:, 0])
+def _over_frames(
+    key: str, title: str, better: Literal["higher", "lower"] = "higher", digits: int = 4, scale: Scale = "share"
+) -> Figure:
+    return Figure(key, title, title, better, digits, lambda u, subset, w: u.over_frames(subset, key, w)[:, 0], scale)
 
 
 def _over_videos(
@@ -163,7 +174,7 @@ PAPER_1 = (
     _over_frames("iou", "Jaccard"),
     _over_frames("precision", "Precision"),
     _over_frames("recall", "Recall"),
-    _over_frames("hd95", "HD95, px", "lower", 2),
+    _over_frames("hd95", "HD95, px", "lower", 2, "length"),
 )
 PAPER_2 = (
     _over_videos("max_dice", "maxDice", "maxDice", "toolbox_dice", _largest),
@@ -183,7 +194,7 @@ AVERAGED = (
 ALSO = (
     _over_frames("missed", "missed", "lower"),
     _over_frames("false_alarm", "false alarms", "lower"),
-    Figure("flicker", "flicker", "flicker", "zero", 4, lambda u, subset, w: u.flicker(subset, w)[:, 0]),
+    Figure("flicker", "flicker", "flicker", "lower", 4, lambda u, subset, w: u.flicker(subset, w)[:, 0], "length"),
     _over_videos("e_max", "maximal E", r"$E_\phi^{max}$", "toolbox_e", _largest),
     _over_videos("e_adaptive", "adaptive E", r"$E_\phi^{adp}$", "e_adaptive", _average),
 )
@@ -193,7 +204,8 @@ FIGURES = (*PAPER_1, *PAPER_2, *AVERAGED, *ALSO)
 def estimate(figure: Figure, units: Units, subset: str, bootstrap: Bootstrap) -> Estimate:
     """A figure with its interval."""
     value = float(_values(figure, units, subset)[0])
-    return _estimate(value, figure.compute(units, subset, bootstrap.weights(len(units))), len(units))
+    drawn = figure.compute(units, subset, bootstrap.weights(len(units)))
+    return _estimate(value, drawn, _counting(figure, units, subset), figure.scale)
 
 
 def difference(figure: Figure, a: Units, b: Units, subset: str, bootstrap: Bootstrap) -> Estimate:
@@ -201,18 +213,58 @@ def difference(figure: Figure, a: Units, b: Units, subset: str, bootstrap: Boots
     value = float((_values(figure, b, subset) - _values(figure, a, subset))[0])
     weights = bootstrap.weights(len(a))
     drawn = figure.compute(b, subset, weights) - figure.compute(a, subset, weights)
-    return _estimate(value, drawn, len(a))
+    return _estimate(value, drawn, min(_counting(figure, units, subset) for units in (a, b)), "difference")
 
 
 def _values(figure: Figure, units: Units, subset: str) -> Figures:
     return figure.compute(units, subset, np.ones((1, len(units))))
 
 
-def _estimate(value: float, drawn: Figures, units: int) -> Estimate:
+def _counting(figure: Figure, units: Units, subset: str) -> int:
+    """How many of the units count for a figure."""
+    return int(np.count_nonzero(~np.isnan(figure.compute(units, subset, np.eye(len(units))))))
+
+
+def _estimate(value: float, drawn: Figures, units: int, scale: Scale) -> Estimate:
     known = drawn[~np.isnan(drawn)]
     if np.isnan(value):
         return Estimate(None, None, None)
-    if units < 2 or not len(known):
+    if units < 2 or len(known) < 2:
         return Estimate(value, None, None)
-    low, high = np.percentile(known, (50 * (1 - _CONFIDENCE), 50 * (1 + _CONFIDENCE)))
-    return Estimate(value, float(low), float(high))
+    # Draws of n units deviate by sqrt((n - 1) / n) of what the standard error is.
+    error = float(known.std(ddof=1)) * math.sqrt(units / (units - 1))
+    return Estimate(value, *interval(value, error, units - 1, scale))
+
+
+def interval(value: float, error: float, freedom: int, scale: Scale) -> tuple[float, float]:
+    """Student's interval (95 %) of a value with a standard error.
+
+    Args:
+        freedom: degrees of freedom.
+        scale: log odds of shares, logarithms of lengths, differences as they are; a value at its bound stays alone
+            there, since what would say how far it is from it has not been seen.
+    """
+    reach = student(freedom) * error
+    if scale == "difference":
+        return value - reach, value + reach
+    if scale == "length":
+        if value <= 0:
+            return value, value
+        factor = math.exp(min(reach / value, 700.0))
+        return value / factor, value * factor
+    if not 0 < value < 1:
+        return value, value
+    odds, factor = value / (1 - value), math.exp(min(reach / (value * (1 - value)), 300.0))
+    return 1 / (1 + factor / odds), 1 / (1 + 1 / (factor * odds))
+
+
+@lru_cache(maxsize=256)
+def student(freedom: int) -> float:
+    """The value that Student's t exceeds in either direction with a chance of 5 % in all.
+
+    With t = sqrt(freedom) tan(angle), its density is cos(angle)^(freedom - 1) up to a factor.
+    """
+    angles = np.linspace(0.0, np.pi / 2, 200_001)
+    density = np.cos(angles) ** (freedom - 1)
+    within = np.concatenate(([0.0], np.cumsum((density[1:] + density[:-1]) / 2)))
+    return math.sqrt(freedom) * math.tan(float(np.interp(_CONFIDENCE, within / within[-1], angles)))

@@ -35,7 +35,10 @@ __all__ = ["CURVES", "SCALARS", "WIDTH", "FrameJudge", "columns"]
 SCALARS = (
     *("dice", "iou", "precision", "recall", "hd95"),
     *("missed", "false_alarm"),  # of the frames with a lesion, those without a mask; of the others, those with one
-    *("changes", "area"),  # pixels that change from the frame before, less those of the truth; of the truth
+    *(
+        "changes",
+        "area",
+    ),  # pixels that are right and were wrong in the frame before, or the other way round; of the truth
     *("averaged_dice", "averaged_iou", "averaged_precision", "averaged_recall", "averaged_specificity"),
     *("s_measure", "e_adaptive", "mae"),
 )
@@ -97,5 +100,5 @@ class FrameJudge:
             values["false_alarm"] = float(mask.any())
         if self._last is not None and self._last[0].shape == mask.shape:
             last_mask, last_truth = self._last
-            values["changes"] = float(np.count_nonzero(mask != last_mask)) - np.count_nonzero(truth != last_truth)
+            values["changes"] = float(np.count_nonzero((mask ^ truth) != (last_mask ^ last_truth)))
         return values

@@ -109,23 +109,22 @@ class FlickerMeter:
         self.area += int(np.count_nonzero(mask))
         self._last = mask.copy()
 
-    def value(self, reference: FlickerMeter | None = None) -> float:
-        """See `flicker`."""
+    def value(self, area: float | None = None) -> float:
+        """See `flicker`; `area` instead of the masks' own mean, in pixels."""
         if self.frames < 2:
             return 0.0
-        changes = self.changes - (reference.changes if reference else 0)
-        area = (reference or self).area / self.frames
-        return changes / (self.frames - 1) / max(area, 1.0)
+        return self.changes / (self.frames - 1) / max(self.area / self.frames if area is None else area, 1.0)
 
 
 def flicker(masks: Masks, reference: Masks | None = None) -> float:
     """How restless masks (T, H, W) are: mean over consecutive frames of the pixels that change, over the mean area.
 
-    With a reference (truth, or another model's masks) its own changes are taken off first, so that true motion does
-    not count; the result is then negative where the masks lag behind the motion. 0 for fewer than two frames.
+    With a reference (truth, or another model's masks), pixels count whose error, mask xor reference, changes, over the
+    reference's area: masks that follow its motion are still. (The changes of the reference could not just be taken off:
+    a frozen mask full of speckle would come out as perfect where the lesion moves as much as the speckle.) 0 for fewer
+    than two frames.
     """
-    meters = FlickerMeter(), FlickerMeter()
-    for meter, sequence in zip(meters, (masks, masks if reference is None else reference), strict=True):
-        for mask in sequence:
-            meter.add(mask)
-    return meters[0].value(None if reference is None else meters[1])
+    meter = FlickerMeter()
+    for mask in masks if reference is None else masks ^ reference:
+        meter.add(mask)
+    return meter.value(None if reference is None or not len(reference) else float(reference.sum((1, 2)).mean()))

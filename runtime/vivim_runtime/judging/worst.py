@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vivim_runtime.clips import mask_at, resized
+from vivim_runtime.framing import mask_at, resized
 from vivim_runtime.judging.metrics import Masks
 from vivim_runtime.overlay import drawn
 from vivim_runtime.sessions.base import ClassInfo

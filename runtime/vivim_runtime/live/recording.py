@@ -12,7 +12,9 @@ import numpy as np
 from vivim_runtime.live.inference import Inferred
 from vivim_runtime.live.status import Controls
 from vivim_runtime.live.threads import CLIP_QUEUE, PICTURE_QUEUE, Branch
-from vivim_runtime.sinks.base import Segmented, Sink
+from vivim_runtime.measuring import LesionFinder, Scales
+from vivim_runtime.sinks.base import Segmented, Sink, measured_frame
+from vivim_runtime.sinks.structured_report import StructuredReport
 from vivim_runtime.sinks.video import VideoWriter
 from vivim_runtime.sources.base import Image
 
@@ -39,8 +41,8 @@ class Recorder:
     that was inferred once, with the masks of that very frame.
     """
 
-    def __init__(self, controls: Controls) -> None:
-        self._controls = controls
+    def __init__(self, controls: Controls, scales: Scales) -> None:
+        self._controls, self._scales = controls, scales
         self._pictures: list[Branch[Segmented]] = []
         self._clips: list[Branch[Inferred]] = []
         self.refused: list[str] = []  # recordings that could not begin, and why
@@ -96,9 +98,15 @@ class Recorder:
         return [branch.name for branch in self.branches if not branch.join(max(until, time.monotonic() + 0.05))]
 
     def _write_clip(self, sink: Sink) -> Callable[[Inferred], int]:
+        finder = LesionFinder(self._scales) if isinstance(sink, StructuredReport) else None
+
         def write(result: Inferred) -> int:
+            threshold, views = self._controls.threshold, result.views
             for position in result.fresh:
-                masked = result.masked(position, self._controls.threshold)
+                masked = result.masked(position, threshold)
+                if finder is not None:
+                    grain = 1.0 if views is None else views.grain(masked.masks.shape[1:])
+                    masked = measured_frame(masked, finder, threshold, grain)
                 sink.write(Segmented.drawn(masked, masked.frame.image))
             return len(result.fresh)
 

@@ -14,11 +14,23 @@ from vivim_runtime.sessions.openvino import DEVICE as OPENVINO
 from vivim_runtime.sessions.openvino import OpenVinoSession
 from vivim_runtime.sessions.tensorrt import TensorRTSession
 
-__all__ = ["ClassInfo", "Clips", "Logits", "ModelInfo", "Session", "is_model_file", "open_session", "runner_of"]
+__all__ = [
+    "ClassInfo",
+    "Clips",
+    "Logits",
+    "ModelInfo",
+    "Session",
+    "is_model_file",
+    "model_file",
+    "open_session",
+    "runner_of",
+]
 
 # Distributions register what opens a checkpoint, by its suffix ("safetensors"; "name" for no suffix), as
 # function(name, size, frames, device, threads) -> Session. Ours does so for PyTorch; this package imports none of it.
 _RUNNERS = "vivim.runners"
+# They register, too, what makes an ONNX file of a checkpoint: function(name, say) -> Path.
+_EXPORTERS = "vivim.exporters"
 
 
 def open_session(path: str | Path, device: str = "auto", threads: int = 0) -> Session:
@@ -37,7 +49,7 @@ def open_session(path: str | Path, device: str = "auto", threads: int = 0) -> Se
     """
     path = Path(path)
     if not path.is_file():
-        raise ModelError(f"there is no model {path}; make one with: vivim-export onnx --weights tiny -o {path.name}")
+        raise ModelError(f"there is no model {path}; make one with: vivim-export onnx tiny -o {path.name}")
     if path.suffix == ".engine":
         return TensorRTSession(path, device)
     if path.suffix != ".onnx":
@@ -50,6 +62,32 @@ def open_session(path: str | Path, device: str = "auto", threads: int = 0) -> Se
 def is_model_file(name: str) -> bool:
     """Whether a name stands for a model file, which has a size and T of its own, and not for a checkpoint."""
     return Path(name).suffix in (".onnx", ".engine")
+
+
+def model_file(name: str, say: Callable[[str], None] = lambda text: None) -> Path:
+    """The file of a model that can be run: itself, or what a checkpoint was exported to (once, into the cache).
+
+    Args:
+        say: told what is done while an export runs.
+
+    Raises:
+        MissingExtraError: it is a checkpoint, and what exports it is not installed.
+        CheckpointError: there are no such weights.
+    """
+    suffix = Path(name).suffix.lower().removeprefix(".")
+    if Path(name).is_file() and not suffix:
+        return Path(name)
+    exporters = {}
+    for distribution in distributions():
+        if any(distribution.entry_points.select(group=_RUNNERS, name=suffix or "name")):
+            exporters.update({each.name: each for each in distribution.entry_points.select(group=_EXPORTERS)})
+    if "onnx" not in exporters:
+        return Path(name)
+    try:
+        export = cast("Callable[[str, Callable[[str], None]], Path]", exporters["onnx"].load())
+        return export(name, say)
+    except ModuleNotFoundError:
+        raise MissingExtraError(f"running the checkpoint {name}", "export") from None
 
 
 def runner_of(name: str) -> Callable[..., Session]:

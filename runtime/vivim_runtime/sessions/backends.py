@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vivim_runtime.errors import MissingExtraError, VivimError
+from vivim_runtime.installation import install_words
 
 __all__ = ["BACKENDS", "Backend"]
 
@@ -47,7 +48,7 @@ class Backend:
         except (ImportError, OSError) as error:  # a shared library that is missing or of another CUDA
             raise VivimError(
                 f"the module {self.module} does not load ({error}); install {self.title} again: "
-                f"pip install --force-reinstall 'vivim-edge[{self.extra}]'"
+                f"pip install --force-reinstall {install_words(self.extra)}"
             ) from None
 
 

@@ -7,7 +7,10 @@ package registers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -16,24 +19,41 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from vivim_runtime.confidence import CONFIDENCE_KEY, Confidence
 from vivim_runtime.contract import CONTRACT_KEY, InputContract
 from vivim_runtime.errors import ModelError
+from vivim_runtime.framing import Framing
 from vivim_runtime.provenance import DATA_KEY, TrainingData, data_from_json
+from vivim_runtime.regions import RegionRule
 from vivim_runtime.text import parse_json, parse_number, printable
 
-__all__ = ["ClassInfo", "Clips", "Logits", "ModelInfo", "Session", "model_input"]
+__all__ = [
+    "ClassInfo",
+    "Clips",
+    "Logits",
+    "ModelInfo",
+    "Session",
+    "StateInfo",
+    "Stream",
+    "film_runner",
+    "model_input",
+    "no_stream",
+    "states_to_json",
+]
 
 Clips = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
 
 # The newest description of itself (vivim.format) that this version reads.
-_FORMAT = 1
+_FORMAT = 2  # 2: streaming files, whose states are inputs and outputs
 # Bounds of what a file may say: far beyond every model, and small enough that a lie cannot take all memory.
 _MOST = {"frames": 4096, "height": 16384, "width": 16384}
 _MOST_BATCH = 4096
 _MOST_PIXELS = 1 << 30  # of a call: 3 GB of uint8
 _MOST_CLASSES = 254  # that an 8-bit label image can hold beside the background
 _MOST_LETTERS = 128
+_MOST_STATES = 1024
+_MOST_NUMBERS = 1 << 30  # of the states together
 
 
 @dataclass(frozen=True)
@@ -65,6 +85,48 @@ class ClassInfo:
         return cls(name, tuple(color), _concept(entry.get("category")), _concept(entry.get("type")))
 
 
+@dataclass(frozen=True)
+class StateInfo:
+    """What a streaming file remembers: a tensor that a call gives and the next call takes, float32.
+
+    Attributes:
+        input, output: its names in the file.
+        shape: with the batch first; zeros before a film.
+    """
+
+    input: str
+    output: str
+    shape: tuple[int, ...]
+
+    @classmethod
+    def from_json(cls, entry: Any) -> StateInfo:
+        """An entry of `vivim.states`; KeyError, TypeError or ValueError where it is none."""
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"a state is {_quoted(entry)}; expected names and a shape")
+        shape = entry["shape"]
+        whole = isinstance(shape, list) and all(isinstance(n, int) and not isinstance(n, bool) for n in shape)
+        if not whole or not 1 <= len(shape) <= 8 or not all(0 < n < _MOST_NUMBERS for n in shape):
+            raise ValueError(f"the shape of a state is {_quoted(shape)}; expected sizes")
+        return cls(_word(entry["input"], "a state's input"), _word(entry["output"], "a state's output"), tuple(shape))
+
+
+def states_to_json(states: Sequence[StateInfo]) -> str:
+    """`vivim.states`, which ModelInfo reads."""
+    return json.dumps([{"input": s.input, "output": s.output, "shape": list(s.shape)} for s in states])
+
+
+def _states(values: Any) -> tuple[StateInfo, ...]:
+    if not isinstance(values, list) or len(values) > _MOST_STATES:
+        raise ValueError(f"states are {_quoted(values)}; expected a list of at most {_MOST_STATES}")
+    states = tuple(StateInfo.from_json(value) for value in values)
+    names = [name for state in states for name in (state.input, state.output)]
+    if len(set(names)) < len(names):
+        raise ValueError("two states have one name")
+    if sum(math.prod(state.shape) for state in states) > _MOST_NUMBERS:
+        raise ValueError(f"the states have more than {_MOST_NUMBERS} numbers")
+    return states
+
+
 def _concept(code: Any) -> tuple[str, str, str] | None:
     """(value, scheme, meaning) of a code in JSON, within the lengths of DICOM's SH and LO."""
     if code is None:
@@ -94,6 +156,9 @@ class ModelInfo:
         metadata: everything else, as text.
         contract: pictures and clips that the weights were trained on; None of files that do not say.
         training_data: what they were trained on.
+        confidence: how sure it is, and what pictures it knows; None where nobody has calibrated it.
+        streaming: it takes a film frame by frame (`frames` is 1) and remembers; `Session.stream` runs it.
+        states: what it remembers from one call to the next.
     """
 
     path: Path
@@ -110,17 +175,45 @@ class ModelInfo:
     metadata: dict[str, str] = field(repr=False)
     contract: InputContract | None = None
     training_data: tuple[TrainingData, ...] = field(default=(), repr=False)
+    confidence: Confidence | None = field(default=None, repr=False)
+    streaming: bool = False
+    states: tuple[StateInfo, ...] = field(default=(), repr=False)
 
     @property
     def hop(self) -> int:
         """Frames from one clip to the next where nobody asks for others."""
+        if self.streaming:
+            return 1
         return self.contract.default_hop(self.frames) if self.contract else self.frames
+
+    @property
+    def takes(self) -> InputContract:
+        """How frames become what this file takes; files that do not say take whole pictures, stretched."""
+        return (self.contract or InputContract.assumed(self.frames)).at(self.size, self.frames)
+
+    def framing(self, rule: RegionRule | None = None) -> Framing:
+        """How frames become pictures of it, and its logits come back, before a region is found in any frame.
+
+        Args:
+            rule: where the region comes from; None is that of the training.
+        """
+        contract = self.takes
+        return Framing(contract if rule is None else dataclasses.replace(contract, region=str(rule)))
+
+    def departure_of(self, rule: RegionRule | None) -> tuple[str, ...]:
+        """In what a region that is asked for differs from that of the training; () where it does not."""
+        if rule is None or rule == self.takes.rule:
+            return ()
+        return (f"trained on {self.takes.rule.describe()}, used on {rule.describe()}",)
 
     @property
     def departures(self) -> tuple[str, ...]:
         """In what its clips differ from those of the training, such as "trained at 128x128, exported at 256x256"."""
         done = "exported" if self.path.suffix in (".onnx", ".engine") else "used"
-        return tuple(self.contract.departures(self.size, self.frames, done)) if self.contract else ()
+        if self.contract is None:
+            return ()
+        frames = self.contract.frames if self.streaming else self.frames  # however long its films were in the training
+        return tuple(self.contract.departures(self.size, frames, done))
 
     @classmethod
     def from_metadata(cls, path: Path, metadata: dict[str, str]) -> ModelInfo:
@@ -148,11 +241,15 @@ class ModelInfo:
         """ValueError, TypeError or KeyError say what is wrong."""
         text = {key.removeprefix("vivim."): value for key, value in metadata.items()}
         contract = metadata.get(f"vivim.{CONTRACT_KEY}")
+        confidence = text.get(CONFIDENCE_KEY)
         frames, height, width = (_number(text, key, most) for key, most in _MOST.items())
         batch = None if text["batch"] == "dynamic" else _number(text, "batch", _MOST_BATCH)
         pixels = frames * height * width * (batch or 1)
         if pixels > _MOST_PIXELS:
             raise ValueError(f"a call takes {pixels} pixels; expected at most {_MOST_PIXELS}")
+        streaming = text.get("streaming") == "1"
+        if streaming and (frames != 1 or batch is None):
+            raise ValueError("a streaming file takes more or less than one frame, or any number of films")
         if text["input"] not in ("uint8", "float32"):
             raise ValueError(f"input is {_quoted(text['input'])}; expected uint8 or float32")
         return cls(
@@ -170,6 +267,9 @@ class ModelInfo:
             metadata=metadata,
             contract=None if contract is None else InputContract.from_json(contract, str(path)),
             training_data=data_from_json(text.get(DATA_KEY, "[]"), str(path)),
+            confidence=None if confidence is None else Confidence.from_json(confidence, str(path)),
+            streaming=streaming,
+            states=_states(parse_json(text.get("states", "[]"))) if streaming else (),
         )
 
     def check_logits(self, shape: Sequence[int | str | None], clips: int | None = None) -> None:
@@ -249,7 +349,22 @@ class Session(Protocol):
     def device(self) -> str: ...
 
     def __call__(self, clips: Clips) -> Logits:
-        """uint8 RGB (B, T, H, W, 3) at the model's size -> float32 logits (B, T, K, H, W)."""
+        """uint8 RGB (B, T, H, W, 3) at the model's size -> float32 logits (B, T, K, H, W).
+
+        A streaming file takes any T here, as a film from its first frame on, and forgets it afterwards.
+        """
+        ...
+
+    def step(self, frames: Clips, states: Any) -> tuple[Logits, Any]:
+        """One more frame of a streaming file: uint8 RGB (B, 1, H, W, 3) -> logits (B, 1, K, H, W), and its states.
+
+        Args:
+            states: what the call before gave; None before the first frame. Streams have states of their own, so that
+                several run through one session.
+
+        Raises:
+            ModelError: it is no streaming file.
+        """
         ...
 
     def warm_up(self) -> None:
@@ -261,6 +376,41 @@ class Session(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+class Stream:
+    """A film, or as many at once as a streaming file has a batch for, frame after frame through its session.
+
+    Attributes:
+        seen: frames since the beginning, or the last reset.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session, self._states = session, None
+        self.seen = 0
+
+    def __call__(self, clips: Clips) -> Logits:
+        """The next T >= 1 frames, uint8 RGB (B, T, H, W, 3) -> float32 logits (B, T, K, H, W)."""
+        logits = []
+        for t in range(clips.shape[1]):
+            found, self._states = self._session.step(np.ascontiguousarray(clips[:, t : t + 1]), self._states)
+            logits.append(found)
+            self.seen += 1
+        return logits[0] if len(logits) == 1 else np.concatenate(logits, axis=1)
+
+    def reset(self) -> None:
+        """Forget: the next frame is the first of a film."""
+        self._states, self.seen = None, 0
+
+
+def film_runner(session: Session) -> Callable[[Clips], Logits]:
+    """What runs the clips of one film, in order: a stream that remembers, or the session, whose clips stand alone."""
+    return Stream(session) if session.info.streaming else session
+
+
+def no_stream(info: ModelInfo) -> ModelError:
+    """What `Session.step` of a clip file raises."""
+    return ModelError(f"{info.path} takes clips of {info.frames} frames, and remembers nothing from call to call")
 
 
 def model_input(info: ModelInfo, clips: Clips) -> npt.NDArray[Any]:

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from vivim_runtime.errors import MissingExtraError, ModelError, PluginError, UsageError
-from vivim_runtime.sessions.base import Clips, Logits, ModelInfo, model_input
+from vivim_runtime.installation import install_words
+from vivim_runtime.sessions.base import Clips, Logits, ModelInfo, Stream, model_input, no_stream
 from vivim_runtime.sessions.native import BODIES, NATIVE_VARIABLE, native_library
 from vivim_runtime.sessions.onnx_file import check_onnx_file
 from vivim_runtime.text import parse_number, printable
@@ -25,6 +26,7 @@ __all__ = ["OnnxSession", "inference_session", "node_times", "onnx_runtime"]
 
 _log = logging.getLogger(__name__)
 
+_OPERATORS = (b"SelectiveScan", b"StreamingScan")
 # What an input is called in ONNX Runtime, by the description's name.
 _TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
 
@@ -86,20 +88,20 @@ def inference_session(
         except Exception as error:  # of the file, which then fails again, or of types that the operators do not have
             reason = f"they cannot run this file: {_first_line(error)}"
     session = create(model, options())
-    if not bodies and os.environ.get(NATIVE_VARIABLE) != BODIES and _holds(model, b"SelectiveScan"):
+    if not bodies and os.environ.get(NATIVE_VARIABLE) != BODIES and _holds(model, *_OPERATORS):
         _log.warning("running without compiled operators, several times slower, since %s", reason)
     return session, BODIES
 
 
-def _holds(model: str | bytes, operator: bytes) -> bool:
-    """Whether a file, or its content, names an operator anywhere."""
+def _holds(model: str | bytes, *operators: bytes) -> bool:
+    """Whether a file, or its content, names one of the operators anywhere."""
     if isinstance(model, bytes):
-        return operator in model
+        return any(operator in model for operator in operators)
     with Path(model).open("rb") as file:
         if not Path(model).stat().st_size:
             return False
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return content.find(operator) >= 0
+            return any(content.find(operator) >= 0 for operator in operators)
 
 
 class OnnxSession:
@@ -176,13 +178,29 @@ class OnnxSession:
 
     def __call__(self, clips: Clips) -> Logits:
         """uint8 RGB (B, T, H, W, 3) at the model's size -> float32 logits (B, T, K, H, W)."""
-        feed = {self._input: model_input(self.info, clips)}
+        if self.info.streaming:
+            return Stream(self)(clips)
+        return self._run(clips, {}, ["logits"])[0]
+
+    def step(self, frames: Clips, states: Any) -> tuple[Logits, Any]:
+        """One more frame of a streaming file; see vivim_runtime.sessions.base.Session."""
+        if not self.info.streaming:
+            raise no_stream(self.info)
+        known = self.info.states
+        if states is None:
+            states = [np.zeros(state.shape, np.float32) for state in known]
+        feed = {state.input: value for state, value in zip(known, states, strict=True)}
+        logits, *after = self._run(frames, feed, ["logits", *(state.output for state in known)])
+        return logits, after
+
+    def _run(self, clips: Clips, states: dict[str, Any], outputs: list[str]) -> list[Any]:
+        feed = {self._input: model_input(self.info, clips), **states}
         try:
-            logits: Logits = self._session.run(["logits"], feed)[0]
+            results: list[Any] = self._session.run(outputs, feed)
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise ModelError(f"{self.info.path} failed when it ran: {_first_line(error)}") from None
-        self.info.check_logits(logits.shape, len(clips))
-        return logits
+        self.info.check_logits(results[0].shape, len(clips))
+        return results
 
     def warm_up(self) -> None:
         """Run once on black pixels, so that the first real clip is not the slow one."""
@@ -222,7 +240,7 @@ def _providers(device: str, available: list[str]) -> list[Any]:
     if kind == "cuda" and "CUDAExecutionProvider" not in available:
         raise UsageError(
             f"--device is {device}, but this ONNX Runtime has {', '.join(available)} only; "
-            "pip uninstall onnxruntime and pip install 'vivim-edge[gpu]', or use --device cpu"
+            f"pip uninstall onnxruntime and pip install {install_words('gpu')}, or use --device cpu"
         )
     cpu: list[Any] = ["CPUExecutionProvider"]
     if kind == "cpu" or "CUDAExecutionProvider" not in available:
@@ -237,9 +255,12 @@ def _checked_input(info: ModelInfo, session: Any) -> str:
         ModelError: other inputs, no logits, or other types and sizes.
     """
     inputs = session.get_inputs()
+    states = {state.input: state for state in info.states}
+    inputs = [value for value in inputs if value.name not in states]
     if len(inputs) != 1:
         names = printable(", ".join(value.name for value in inputs) or "none", 200)
         raise ModelError(f"{info.path} has {len(inputs)} inputs ({names}); expected one, the frames; export it again")
+    _check_states(info, session)
     logits = next((value for value in session.get_outputs() if value.name == "logits"), None)
     if logits is None:
         raise ModelError(f"{info.path} has no output `logits`; export it again")
@@ -251,6 +272,21 @@ def _checked_input(info: ModelInfo, session: Any) -> str:
     if logits.shape:  # a file may leave it open, and every call is checked
         info.check_logits(logits.shape)
     return str(inputs[0].name)
+
+
+def _check_states(info: ModelInfo, session: Any) -> None:
+    """ModelError where the graph has other states than the description says."""
+    given = {value.name: value for value in (*session.get_inputs(), *session.get_outputs())}
+    for state in info.states:
+        for name in (state.input, state.output):
+            value = given.get(name)
+            # A file may leave the shape of an output open; what comes out is what goes in, which is checked.
+            if value is None or value.type != "tensor(float)" or (value.shape and tuple(value.shape) != state.shape):
+                found = "no such tensor" if value is None else f"{value.type} {value.shape}"
+                raise ModelError(
+                    f"{info.path} has {printable(name, 80)} as {printable(found, 80)}, its description says "
+                    f"tensor(float) {state.shape}; export it again"
+                )
 
 
 def _tell_fallback(device: str) -> None:

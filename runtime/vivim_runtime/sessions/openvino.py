@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from vivim_runtime.errors import MissingExtraError, ModelError, UsageError
-from vivim_runtime.sessions.base import Clips, Logits, ModelInfo, model_input
+from vivim_runtime.sessions.base import Clips, Logits, ModelInfo, model_input, no_stream
 from vivim_runtime.sessions.onnx_file import check_onnx_file
 from vivim_runtime.text import printable
 
@@ -54,6 +54,8 @@ class OpenVinoSession:
         except Exception as error:  # OpenVINO's exceptions are RuntimeError with several lines
             raise ModelError(_refusal(path, str(error))) from None
         self.info = ModelInfo.from_metadata(path, _metadata(model))
+        if self.info.streaming:
+            raise ModelError(f"{path} streams, and sessions of OpenVINO keep no states yet; give --device cpu")
         if len(model.inputs) != 1 or len(model.outputs) != 1:
             raise ModelError(
                 f"{path} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; expected frames and logits"
@@ -81,6 +83,10 @@ class OpenVinoSession:
         logits: Logits = np.array(found, np.float32)  # OpenVINO writes the next result into the same memory
         self.info.check_logits(logits.shape, len(clips))
         return logits
+
+    def step(self, frames: Clips, states: object) -> tuple[Logits, object]:
+        """Of streaming files, which are not opened here."""
+        raise no_stream(self.info)
 
     def warm_up(self) -> None:
         """Run once on black pixels, so that the first real clip is not the slow one."""

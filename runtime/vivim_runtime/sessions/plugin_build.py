@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from vivim_runtime.errors import MissingExtraError, PluginError, UsageError
+from vivim_runtime.installation import install_words
 from vivim_runtime.sessions.backends import BACKENDS
 from vivim_runtime.sessions.plugin import Plugin, plugin_cache
 from vivim_runtime.sessions.toolkit import compute_capability, find_tool, is_jetson
@@ -115,7 +116,9 @@ def _tools() -> dict[str, str]:
         "c++": "a C++17 compiler (sudo apt install g++)",
         "nvcc": "nvcc "
         + (
-            "(sudo apt install cuda-toolkit)" if jetson else "(pip install 'vivim-edge[cuda-build]', or a CUDA toolkit)"
+            "(sudo apt install cuda-toolkit)"
+            if jetson
+            else f"(pip install {install_words('cuda-build')}, or a CUDA toolkit)"
         ),
     }
     found = {name: find_tool(name) for name in hints}

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from vivim_runtime.errors import SinkError
 from vivim_runtime.files import GrowingFile
 from vivim_runtime.sessions.base import ClassInfo
-from vivim_runtime.sinks.base import Segmented
+from vivim_runtime.sinks.base import MaskedFrame, Segmented
 
-__all__ = ["JsonLines", "Ledger"]
+__all__ = ["JsonLines", "Ledger", "found_in"]
 
 _Self = TypeVar("_Self", bound="JsonLines")
 
@@ -64,6 +64,18 @@ class JsonLines:
                 self._file.keep()
 
 
+def found_in(item: MaskedFrame, classes: Sequence[ClassInfo]) -> dict[str, Any]:
+    """What a line says of the regions and lesions of a frame; nothing where there are none of them."""
+    lesions = [{"class": classes[lesion.label].name, **lesion.record()} for lesion in item.lesions]
+    return {
+        **({"region": [str(region) for region in item.regions]} if item.regions else {}),
+        **({"lesions": lesions} if lesions else {}),
+        **({"state": item.state} if item.state else {}),
+        **({"at_edge": True} if item.at_edge else {}),
+        **({} if item.confidence is None else {"confidence": round(item.confidence, 4)}),
+    }
+
+
 class Ledger(JsonLines):
     """A line a frame (`frame`); the counts of the summary sum to the number of these lines.
 
@@ -90,6 +102,8 @@ class Ledger(JsonLines):
         self._counts["frames"] += 1
         self._counts["with_mask" if any(areas.values()) else "without_mask"] += 1
         self._counts["in_padded_clip"] += item.padded
+        if item.reset:
+            self._counts["resets"] = self._counts.get("resets", 0) + 1
         self.line(
             "frame",
             {
@@ -100,6 +114,8 @@ class Ledger(JsonLines):
                 "padded": item.padded,
                 "latency_ms": round(item.latency_ms, 3),
                 "area_px": areas,
+                **({"reset": item.reset} if item.reset else {}),
+                **found_in(item, self._classes),
             },
         )
 

@@ -35,7 +35,7 @@ from vivim_runtime.sinks.modules import copy_modules
 from vivim_runtime.sources.dicom import DicomFile
 from vivim_runtime.sources.dicom.files import read_header
 
-__all__ = ["DicomSegmentation"]
+__all__ = ["DicomSegmentation", "check_identity", "series_number", "software_version"]
 
 _log = logging.getLogger(__name__)
 
@@ -91,11 +91,7 @@ class DicomSegmentation:
         self._frames = 0
 
     def _check(self, source: DicomFile) -> None:
-        missing = [name for name in _IDENTITY if not self._source.get(name)]
-        if missing:
-            raise SinkError(
-                f"cannot write {self._target}: {source.name} lacks {', '.join(missing)}, which a segmentation refers to"
-            )
+        check_identity(self._source, self._target, source.name)
         size = (source.frame_count or 1) * len(self._model.classes) * source.stored_size[0] * source.stored_size[1] // 8
         if size > _MOST_BYTES:
             raise SinkError(
@@ -201,12 +197,12 @@ class DicomSegmentation:
         data.InstanceCreationDate, data.InstanceCreationTime = date, time
         # General Series, Segmentation Series
         data.Modality, data.SeriesInstanceUID = "SEG", generate_uid()
-        data.SeriesNumber, data.InstanceNumber = _series_number(source), 1
+        data.SeriesNumber, data.InstanceNumber = series_number(source), 1
         data.SeriesDescription = "Vivim segmentation"
         data.SeriesDate, data.SeriesTime = date, time
         # Equipment
         data.Manufacturer, data.ManufacturerModelName = "Vivim Edge", "vivim-run"
-        data.DeviceSerialNumber, data.SoftwareVersions = "none", _version()
+        data.DeviceSerialNumber, data.SoftwareVersions = "none", software_version()
         # Image
         data.ImageType = ["DERIVED", "PRIMARY"]
         data.ContentDate, data.ContentTime = date, time
@@ -244,6 +240,13 @@ class DicomSegmentation:
         data.file_meta = pydicom.dataset.FileMetaDataset()
         data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         return data
+
+
+def check_identity(dataset: Any, target: Path, name: str) -> None:
+    """SinkError where a source (its data set, and its name) lacks what must be referred to."""
+    missing = [keyword for keyword in _IDENTITY if not dataset.get(keyword)]
+    if missing:
+        raise SinkError(f"cannot write {target}: {name} lacks {', '.join(missing)}, which it refers to")
 
 
 class _BitPacker:
@@ -301,7 +304,7 @@ def _segment(number: int, info: ClassInfo, model: ModelInfo) -> Any:
 
     algorithm = pydicom.Dataset()
     algorithm.AlgorithmFamilyCodeSequence = [_coded(_NETWORK)]
-    algorithm.AlgorithmName, algorithm.AlgorithmVersion = f"Vivim {model.preset}"[:64], _version()
+    algorithm.AlgorithmName, algorithm.AlgorithmVersion = f"Vivim {model.preset}"[:64], software_version()
     algorithm.AlgorithmParameters = f"weights sha256 {model.weights_sha256}, precision {model.precision}"
     algorithm.AlgorithmSource = "Vivim Edge"
     item = pydicom.Dataset()
@@ -341,7 +344,7 @@ def _say_whether_lossy(data: Any, source: Any) -> None:
         data.LossyImageCompressionMethod = method
 
 
-def _series_number(source: Any) -> int:
+def series_number(source: Any) -> int:
     """A series of its own behind the source's."""
     try:
         return 1000 + int(source.get("SeriesNumber") or 0)
@@ -349,7 +352,7 @@ def _series_number(source: Any) -> int:
         return 1000
 
 
-def _version() -> str:
+def software_version() -> str:
     try:
         return version("vivim-edge")
     except PackageNotFoundError:  # run from a folder

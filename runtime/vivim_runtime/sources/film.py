@@ -121,7 +121,8 @@ class FilmConverter:
     def _colours(self, picture: Any) -> Image:
         if len(picture.format.components) < 3 and picture.format.name not in ("pal8", "monow", "monob"):
             return np.repeat(self._grey(picture)[..., None], 3, axis=2)
-        if has_loose_bits(picture):
+        if not _is_yuv(picture) and max(component.bits for component in picture.format.components) > 8:
+            # By ourselves: FFmpeg dithers what it narrows.
             return to_bytes(_sixteen_bits(picture), 0, self._white)
         rgb = {"format": "rgb24", "dst_color_range": ColorRange.JPEG}
         if _is_yuv(picture):
@@ -141,7 +142,7 @@ class FilmConverter:
             values = self._reformatter.reformat(picture, format="gray16le").to_ndarray()
             black, white = 0.0, float(self._white if bits == 16 else 65535)
         if int(picture.color_range) == _LIMITED:
-            black, white = white * 16 / 255, white * 235 / 255
+            black, white = (white + 1) * 16 / 256, (white + 1) * 235 / 256
         elif bits <= 8:
             return values
         return to_bytes(values, black, white)

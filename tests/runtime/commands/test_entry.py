@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -135,6 +137,31 @@ def test_ctrl_c_exits_with_130(install: Install, capsys: pytest.CaptureFixture[s
         entry.main("vivim-run", install(raising(KeyboardInterrupt())))
     assert caught.value.code == 130
     assert capsys.readouterr() == ("", "vivim-run: interrupted\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_an_extension_is_loaded_is_no_defect(
+    number: signal.Signals, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The exception of its handler ends the extension's initialisation, which tells of an ImportError alone."""
+
+    def app(**options: object) -> NoReturn:
+        try:
+            os.kill(os.getpid(), number)
+            pytest.fail("the signal was not handled")
+        except (SystemExit, KeyboardInterrupt):
+            raise ImportError("initialization failed") from None
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with pytest.raises(SystemExit) as caught:
+            entry.main("vivim-run", install(app))
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    assert caught.value.code == 128 + number
+    assert capsys.readouterr().err == ("vivim-run: interrupted\n" if number == signal.SIGINT else "")
 
 
 @pytest.fixture

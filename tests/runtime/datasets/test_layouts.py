@@ -11,6 +11,7 @@ from tests.runtime.datasets.trees import frame_of, mask_of, write_film, write_im
 from vivim_runtime.datasets import PHANTOM_SPLITS, Dataset, open_dataset, read_clip
 from vivim_runtime.datasets.phantom import phantom_clip
 from vivim_runtime.errors import DataError, UsageError
+from vivim_runtime.framing import Framing
 from vivim_runtime.phantom import PhantomSpec
 
 VTUS = Path(__file__).parents[4] / "shared" / "data" / "vtus"
@@ -56,7 +57,7 @@ def test_masks_of_a_case_without_frames_are_not_lost(tmp_path: Path) -> None:
 def test_the_real_video_is_read() -> None:
     opened = open_dataset(str(VTUS), "train")
     assert (opened.name, opened.layout, names(opened), len(opened)) == ("VTUS", "vtus", ["0002"], 91)
-    clip = read_clip(opened.videos[0], range(5), (256, 256))
+    clip = read_clip(opened.videos[0], range(5), Framing.stretched((256, 256)))
     assert clip.pixels.shape == (5, 256, 256, 3) and clip.masks.shape == (5, 256, 256)
     # By eye the nodule of this case fills a tenth of the frame.
     assert 0.05 < clip.masks.mean() < 0.25 and clip.pixels.std() > 20
@@ -259,7 +260,7 @@ def test_phantoms_have_the_seeds_of_their_split() -> None:
     opened = open_dataset("phantom:clips=2,frames=3,size=48x64", "validation")
     assert opened.layout == "phantom" and names(opened) == ["validation-0000", "validation-0001"]
     made = phantom_clip(PhantomSpec(PHANTOM_SPLITS["validation"] + 1, 3, (48, 64)))
-    clip = read_clip(opened.videos[1], range(3), (48, 64))
+    clip = read_clip(opened.videos[1], range(3), Framing.stretched((48, 64)))
     assert np.array_equal(clip.pixels, made.pixels) and np.array_equal(clip.masks, made.masks)
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from tests.runtime.datasets.trees import frame_of, mask_of, write_image, write_video_folders
-from vivim_runtime.clips import resized
 from vivim_runtime.datasets import Part, clip_indices, read_clip
 from vivim_runtime.datasets.folder import FolderVideo, read_mask
 from vivim_runtime.datasets.videos import binary
 from vivim_runtime.errors import DataError, UsageError
+from vivim_runtime.framing import Framing, resized
 
 
 def listed(folder: Path) -> FolderVideo:
@@ -54,7 +54,7 @@ def test_frames_and_masks_come_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_a_clip_is_resized_as_the_runtime_does_it(tmp_path: Path) -> None:
-    clip = read_clip(video(tmp_path), (3, 1), (12, 20))
+    clip = read_clip(video(tmp_path), (3, 1), Framing.stretched((12, 20)))
     assert clip.pixels.shape == (2, 12, 20, 3) and clip.masks.shape == (2, 12, 20)
     assert np.array_equal(clip.pixels[0], resized(frame_of(4), (12, 20)))
     assert np.array_equal(clip.pixels[1], resized(frame_of(2), (12, 20)))
@@ -65,7 +65,10 @@ def test_a_pixel_of_a_smaller_mask_is_set_where_at_least_half_of_it_was(tmp_path
     mask[0, 0] = mask[0:2, 2] = mask[0:2, 4] = mask[0, 5] = 255  # 1, 2, 3 and 0 of the 4 pixels of each block
     write_image(tmp_path / "f" / "1.png", frame_of(1, (4, 8)))
     write_image(tmp_path / "m" / "1.png", mask)
-    assert read_clip(listed(tmp_path), (0,), (2, 4)).masks[0].tolist() == [[False, True, True, False], [False] * 4]
+    assert read_clip(listed(tmp_path), (0,), Framing.stretched((2, 4))).masks[0].tolist() == [
+        [False, True, True, False],
+        [False] * 4,
+    ]
 
 
 def test_an_enlarged_mask_stays_centred(tmp_path: Path) -> None:
@@ -73,7 +76,7 @@ def test_an_enlarged_mask_stays_centred(tmp_path: Path) -> None:
     mask[2:6, 2:6] = 255
     write_image(tmp_path / "f" / "1.png", frame_of(1, (8, 8)))
     write_image(tmp_path / "m" / "1.png", mask)
-    larger = read_clip(listed(tmp_path), (0,), (32, 32)).masks[0]
+    larger = read_clip(listed(tmp_path), (0,), Framing.stretched((32, 32))).masks[0]
     assert np.array_equal(larger, larger[::-1]) and np.array_equal(larger, larger[:, ::-1])
     assert np.flatnonzero(larger.any(axis=0)).tolist() == list(range(8, 24))
 

@@ -15,9 +15,9 @@ from tests.runtime.fake_gpu import FakeCuda, FakeTensorRT
 from tests.runtime.judging.masks import VTUS
 from tests.runtime.judging.sets import SIZE, KnownSession, MadeVideo, brightness, dataset, moving, nothing, shifted
 from tests.runtime.models import brightness_model
-from vivim_runtime.clips import logits_at, resized
 from vivim_runtime.datasets import Part, open_dataset
 from vivim_runtime.errors import DataError, ModelError, UsageError
+from vivim_runtime.framing import logits_at, resized
 from vivim_runtime.judging import Bootstrap, EvaluationOptions, evaluate, metrics
 from vivim_runtime.sessions import open_session, runner_of
 from vivim_runtime.sessions.base import Clips
@@ -117,9 +117,9 @@ def test_few_videos_are_said_to_be_few() -> None:
         videos = [MadeVideo(str(i), moving, 3) for i in range(count)]
         return " ".join(evaluate(KnownSession(brightness, frames=3), dataset(*videos), options).notes)
 
-    assert "intervals from 9 videos are rough" in notes(9, OPTIONS)
-    assert "rough" not in notes(10, OPTIONS)
-    assert "rough" not in notes(9, EvaluationOptions(bootstrap=Bootstrap(0)))
+    assert "few videos: intervals from 10" in notes(10, OPTIONS)
+    assert "few videos" not in notes(11, OPTIONS)
+    assert "few videos" not in notes(9, EvaluationOptions(bootstrap=Bootstrap(0)))
 
 
 def test_the_worst_frames_are_kept_one_of_each_neighbourhood() -> None:

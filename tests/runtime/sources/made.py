@@ -41,8 +41,19 @@ MATRIX = {
     7: (0, -1, -1, 0),
     8: (0, -1, 1, 0),
 }
-# Kr, Kb of ITU-R BT.601 and BT.709, and what ISO/IEC 23091-2 calls the matrix.
-MATRICES = {"bt601": (0.299, 0.114, 6), "bt709": (0.2126, 0.0722, 1)}
+# The same as what a stream of H.264 or HEVC says of itself: mirrored first, then turned counterclockwise (D.2.27).
+MESSAGE = {
+    1: "",
+    2: "flip=horizontal:rotate=0",
+    3: "rotate=180",
+    4: "flip=vertical:rotate=0",
+    5: "flip=horizontal:rotate=90",
+    6: "rotate=270",
+    7: "flip=horizontal:rotate=270",
+    8: "rotate=90",
+}
+# Kr, Kb of ITU-R BT.601, BT.709 and BT.2020, and what ISO/IEC 23091-2 calls the matrix.
+MATRICES = {"bt601": (0.299, 0.114, 6), "bt709": (0.2126, 0.0722, 1), "bt2020": (0.2627, 0.0593, 9)}
 
 
 def picture(index: int, size: tuple[int, int] = (48, 64)) -> Picture:
@@ -63,8 +74,8 @@ def grey(index: int, size: tuple[int, int] = (48, 64)) -> Picture:
     return (4 + 150 * x / width + 70 * y / height + 3 * index).round().clip(0, 255).astype(np.uint8)
 
 
-def planes(rgb: Picture, matrix: str, full: bool, bits: int = 8) -> npt.NDArray[np.uint16]:
-    """RGB (H, W, 3) -> Y, Cb, Cr (3, H, W), by the formulas of BT.601 and BT.709."""
+def planes(rgb: npt.NDArray[Any], matrix: str, full: bool, bits: int = 8) -> npt.NDArray[np.uint16]:
+    """RGB (H, W, 3) from 0 to 255 -> Y, Cb, Cr (3, H, W), by the formulas of BT.601, BT.709 and BT.2020."""
     kr, kb, _ = MATRICES[matrix]
     red, green, blue = (rgb[..., channel] / 255.0 for channel in range(3))
     luma = kr * red + (1 - kr - kb) * green + kb * blue
@@ -103,15 +114,20 @@ def write_film(
     frames: Sequence[Any],
     codec: str = "ffv1",
     pixels: str = "bgr0",
-    rate: int = 10,
+    rate: int | Fraction = 10,
     matrix: str | None = None,
     full: bool | None = None,
     aspect: tuple[int, int] | None = None,
     turn: int = 1,
     options: dict[str, str] | None = None,
     form: str | None = None,
+    by_stream: bool = False,
 ) -> Path:
-    """Encode frames of FFmpeg; the tags of colours, aspect and turn are those given."""
+    """Encode frames of FFmpeg; the tags of colours, aspect and turn are those given.
+
+    Args:
+        by_stream: let the coded pictures tell the turn (H.264, HEVC), not the container (MP4).
+    """
     with av.open(str(path), "w", format=form) as container:
         stream: Any = container.add_stream(codec, rate=rate, options=options or {})
         stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, pixels
@@ -121,17 +137,32 @@ def write_film(
             stream.codec_context.color_range = 2 if full else 1
         if aspect is not None:
             stream.codec_context.sample_aspect_ratio = Fraction(*aspect)
+        held: list[Any] = []
         for index, frame in enumerate(frames):
             if matrix is not None:
                 frame.colorspace = MATRICES[matrix][2]
             if full is not None:
                 frame.color_range = 2 if full else 1
-            frame.pts, frame.time_base = index, Fraction(1, rate)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    if turn != 1:
+            frame.pts, frame.time_base = index, 1 / Fraction(rate)
+            packets = stream.encode(frame)
+            held += packets if by_stream else []
+            container.mux([] if by_stream else packets)
+        held += stream.encode(None)
+        container.mux(_saying(held, stream, turn) if by_stream else held)
+    if turn != 1 and not by_stream:
         turn_mp4(path, turn)
+    if aspect not in (None, (1, 1)) and path.suffix == ".mkv":
+        stretch_mkv(path, (frames[0].width * aspect[0], frames[0].height * aspect[1]))
     return path
+
+
+def _saying(packets: list[Any], stream: Any, turn: int) -> list[Any]:
+    """Packets of H.264 or HEVC with a message that says how their pictures are turned."""
+    if turn == 1:
+        return packets
+    coding = "hevc" if stream.codec_context.name == "libx265" else "h264"
+    saying = av.BitStreamFilterContext(f"{coding}_metadata=display_orientation=insert:{MESSAGE[turn]}", stream)
+    return [told for packet in [*packets, None] for told in saying.filter(packet)]
 
 
 def turn_mp4(path: Path, turn: int) -> None:
@@ -142,6 +173,35 @@ def turn_mp4(path: Path, turn: int) -> None:
     a, b, c, d = (value << 16 for value in MATRIX[turn])
     struct.pack_into(">9i", data, place, a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
+
+
+def stretch_mkv(path: Path, size: tuple[int, int]) -> None:
+    """Put DisplayWidth and DisplayHeight into a Matroska file (RFC 9559 5.1.4.1.28), which PyAV leaves out."""
+    told = b"".join(
+        name + b"\x84" + value.to_bytes(4, "big") for name, value in zip((b"\x54\xb0", b"\x54\xba"), size, strict=True)
+    )
+    data = path.read_bytes().replace(b"\x54\xb2\x81\x04", b"\x54\xb2\x81\x00")  # of DisplayUnit: pixels, not unknown
+    path.write_bytes(_with_element(data, [b"\x18\x53\x80\x67", b"\x16\x54\xae\x6b", b"\xae", b"\xe0"], told))
+
+
+def _with_element(data: bytes, masters: list[bytes], element: bytes) -> bytes:
+    """EBML with an element more in the first master of these names, each of which lies within the one before."""
+    if not masters:
+        return data + element
+    place, out = 0, b""
+    while place < len(data):
+        start, wide = place, 9 - data[place].bit_length()
+        name, place = data[place : place + wide], place + wide
+        wide = 9 - data[place].bit_length()
+        length = int.from_bytes(data[place : place + wide], "big") & ((1 << 7 * wide) - 1)
+        place += wide
+        content, place = data[place : place + length], place + length
+        if name != masters[0]:
+            out += data[start:place]
+            continue
+        content = _with_element(content, masters[1:], element)
+        return out + name + (len(content) | 1 << 56).to_bytes(8, "big") + content + data[place:]
+    raise ValueError("no such master")
 
 
 def rgb_frames(pictures: Sequence[Picture], pixels: str = "bgr0") -> list[Any]:
@@ -155,6 +215,7 @@ def loop(
     pixels: npt.NDArray[Any],
     stored: int | None = None,
     photometric: str | None = None,
+    syntax: str = ExplicitVRLittleEndian,
     **attributes: Any,
 ) -> Path:
     """An uncompressed ultrasound loop (N, H, W) or (N, H, W, 3); an attribute of None is left out."""
@@ -167,7 +228,7 @@ def loop(
     dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
     dataset.PixelData = pixels.tobytes() + b"\0" * (pixels.nbytes % 2)
     dataset["PixelData"].VR = "OB" if bits == 8 else "OW"
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.TransferSyntaxUID = syntax
     return _saved(path, dataset, attributes)
 
 

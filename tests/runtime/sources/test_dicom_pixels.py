@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
-from pydicom.uid import MPEG2MPML, MPEG4HP41, RLELossless
+from pydicom.uid import MPEG2MPML, MPEG4HP41, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from tests.runtime.sources.made import (
     coded_loop,
@@ -148,8 +148,11 @@ def words(values: np.ndarray) -> list[bytes]:
         ),
     ],
 )
-def test_palettes_give_their_colours_however_they_are_stored(tmp_path: Path, attributes: dict[str, Any]) -> None:
-    found = read(loop(tmp_path / "a.dcm", GREYS, **attributes))[1]
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_palettes_give_their_colours_however_they_are_stored(
+    tmp_path: Path, attributes: dict[str, Any], syntax: str
+) -> None:
+    found = read(loop(tmp_path / "a.dcm", GREYS, syntax=syntax, **attributes))[1]
     for frame, indices in zip(found, GREYS, strict=True):
         assert np.array_equal(frame.image, ENTRIES[indices].astype(np.uint8))
 
@@ -221,9 +224,10 @@ def test_narrow_windows_of_other_functions_are_no_mistake(tmp_path: Path, functi
     assert source.notes == [] and set(np.unique(found[0].image)) <= {0, 127, 128, 255}
 
 
-def test_a_lookup_table_is_used_by_the_bits_of_its_entries(tmp_path: Path) -> None:
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_a_lookup_table_is_used_by_the_bits_of_its_entries(tmp_path: Path, syntax: str) -> None:
     table = lut_item([256, 0, 16], [(255 - value) * 16 for value in range(256)])  # 12 bits, inverted
-    _, found = read(loop(tmp_path / "a.dcm", GREYS, VOILUTSequence=[table]))
+    _, found = read(loop(tmp_path / "a.dcm", GREYS, syntax=syntax, VOILUTSequence=[table]))
     assert shown_grey(found, 255 - GREYS) <= 1
 
 

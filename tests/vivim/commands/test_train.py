@@ -154,6 +154,8 @@ OPTIONS = {
     "directions": ("forward,spatial", ("forward", "spatial")),
     "mamba_layers": ("1", 1),
     "st_module": ("window_attention", "window_attention"),
+    "only": ("edge_head", "edge_head"),
+    "new_edge_head": ("", True),
     "epochs": ("7", 7),
     "batch": ("3", 3),
     "frames": ("2", 2),
@@ -163,6 +165,7 @@ OPTIONS = {
     "min_lr": ("1e-5", 1e-5),
     "warmup": ("0.1", 0.1),
     "weight_decay": ("0.2", 0.2),
+    "encoder_rate": ("0.3", 0.3),
     "max_norm": ("1.5", 1.5),
     "ema": ("0.99", 0.99),
     "boundary": ("0.1", 0.1),
@@ -170,10 +173,12 @@ OPTIONS = {
     "delta_1": ("0.9", 0.9),
     "delta_2": ("0.02", 0.02),
     "weighting": ("authors", "authors"),
-    "balanced": (None, False),
+    "balanced": ("", True),
     "target": ("centre", "centre"),
     "regressor": ("r.safetensors", "r.safetensors"),
     "amp": ("bf16", "bf16"),
+    "criterion": ("all", "all"),
+    "initialisation": ("authors", "authors"),
     "patience": ("4", 4),
     "seed": ("5", 5),
 }
@@ -184,7 +189,7 @@ def test_every_part_of_a_recipe_has_its_option(train: Train, monkeypatch: pytest
     arguments = []
     for name, (text, _) in OPTIONS.items():
         option = name.replace("_", "-")
-        arguments += [f"--no-{option}"] if text is None else [f"--{option}", text]
+        arguments += [f"--{option}", text] if text else [f"--{option}"]
     outcome = train("fit", *arguments)
     assert outcome.code == 0, outcome.err
     assert seen[0][0] == FitConfig(**{name: value for name, (_, value) in OPTIONS.items()})
@@ -207,6 +212,41 @@ def test_every_part_of_a_recipe_may_stand_in_a_file(
     assert outcome.code == 0, outcome.err
     values = {name: value for name, (_, value) in OPTIONS.items()}
     assert seen[0] == (FitConfig(**values, augmentation=Augmentation(flip=0.25, speckle=0.0)), (96, 96))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("paper", {"epochs": 100, "batch": 4, "boundary": 0.3, "balanced": False, "target": "all"}),
+        # Figures of the published script: 200 epochs of 8 clips, no edge head, the middle frame.
+        (
+            "authors",
+            {"epochs": 200, "batch": 8, "boundary": 0.0, "affine": 0.0, "target": "centre", "criterion": "all"},
+        ),
+        ("ours", {"optimizer": "adamw", "ema": 0.999, "encoder_rate": 0.3, "max_norm": 1.0}),
+    ],
+)
+def test_recipes_of_the_package_stand_where_neither_options_nor_a_file_do(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, expected: dict[str, Any]
+) -> None:
+    seen = watch(monkeypatch)
+    config = tmp_path / "mine.toml"
+    config.write_text("seed = 7\nlr = 0.25\n")
+    for arguments in (("--recipe", name, "--config", config), ("--config", config, "--recipe", name)):
+        outcome = train("fit", *arguments, "--patience", 9)
+        assert outcome.code == 0, outcome.err
+        recipe, size = seen.pop()
+        assert {key: getattr(recipe, key) for key in expected} == expected
+        assert (recipe.seed, recipe.lr, recipe.patience, size) == (7, 0.25, 9, (256, 256))
+    assert (recipe.augmentation == Augmentation()) == (name != "authors")
+
+
+def test_the_recipe_paper_is_what_happens_without_one(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = watch(monkeypatch)
+    assert train("fit", "--recipe", "paper").code == 0
+    assert seen == [(FitConfig(), (256, 256))]
+    outcome = train("fit", "--recipe", "papers")
+    assert outcome.code == 2 and "paper, authors, ours" in outcome.err
 
 
 def test_options_override_the_file(train: Train, tmp_path: Path) -> None:

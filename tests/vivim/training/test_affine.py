@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import vivim
 import vivim.training.affine
@@ -19,12 +20,15 @@ from vivim.training.affine import (
     AffineRegressor,
     affine_loss,
     affine_patches,
+    ladder,
     load_regressor,
     random_maps,
     save_regressor,
     train_regressor,
 )
 from vivim.training.losses import sobel_edges
+
+THICK = "4 pixels thicker on both sides"
 
 
 class Told(AffineRegressor):
@@ -78,25 +82,53 @@ def test_frames_smaller_than_a_patch_are_refused() -> None:
         affine_patches(torch.zeros(1, 1, 63, 64))
 
 
-def test_loss_is_equation_8() -> None:
+def missing(true: Tensor, predicted: Tensor) -> float:
+    """1.41 (1 - d) of one frame of one patch (1, 1, 1, 64, 64), pixel by pixel in float64."""
+
+    def dice(p: np.ndarray, q: np.ndarray) -> float:
+        return float(2 * (p * q).sum() / ((p**2).sum() + (q**2).sum()))
+
+    def halved(edges: Tensor) -> np.ndarray:
+        return edges[0, 0, 0].double().numpy().reshape(SIDE, 2, SIDE, 2).mean((1, 3))
+
+    def blurred(patch: np.ndarray) -> np.ndarray:
+        weights = np.exp(-((np.arange(-9, 10) / 3) ** 2) / 2)
+        weights /= weights.sum()
+        wide = np.pad(patch, 9)
+        found = np.zeros_like(patch)
+        for row, column in np.ndindex(SIDE, SIDE):
+            found[row, column] = weights @ wide[row : row + 19, column : column + 19] @ weights
+        return found
+
+    p, q = halved(true), halved(predicted)
+    return math.sqrt(2) * (1 - (dice(p, q) + dice(blurred(p), blurred(q))) / 2)
+
+
+def test_loss_is_equation_8_with_what_is_missing_added_to_every_distance() -> None:
     # One patch, two frames; outlines of 0.25 (one pixel), predictions of 0.5 and 0.75 (two and three pixels).
     edges = one_pixel(3, 3, frames=2)
     predicted = torch.zeros(1, 2, 1, PATCH, PATCH)
     predicted[0, 0, 0, 0, :2] = 1
     predicted[0, 1, 0, 0, :3] = 1
-    pull = [math.hypot(0.25, 0.5), math.hypot(0.25, 0.75)]
+    pull = [
+        math.hypot(0.25, size) + missing(edges[:, :1], predicted[:, frame : frame + 1])
+        for frame, size in enumerate((0.5, 0.75))
+    ]
     push = pull  # the first frame's outline is the same
     expected = sum(1.0 * a - 0.01 * b for a, b in zip(pull, push, strict=True)) / 2
-    assert affine_loss(Told(), predicted, edges, edges[:, :1]).item() == pytest.approx(expected)
+    # float32, sums of some hundred terms.
+    assert affine_loss(Told(), predicted, edges, edges[:, :1]).item() == pytest.approx(expected, rel=1e-5)
     weighted = sum(0.5 * a - 0.2 * b for a, b in zip(pull, push, strict=True)) / 2
-    assert affine_loss(Told(), predicted, edges, edges[:, :1], 0.5, 0.2).item() == pytest.approx(weighted)
+    assert affine_loss(Told(), predicted, edges, edges[:, :1], 0.5, 0.2).item() == pytest.approx(weighted, rel=1e-5)
 
 
 def test_first_frame_pushes_with_its_own_outline() -> None:
-    edges = torch.cat((one_pixel(3, 3), one_pixel(3, 3) + one_pixel(9, 9)), dim=1)  # 0.25, then 0.5
-    predicted = one_pixel(20, 20, frames=2)
-    expected = (0.99 * math.hypot(0.25, 0.25) + math.hypot(0.5, 0.25) - 0.01 * math.hypot(0.25, 0.25)) / 2
-    assert affine_loss(Told(), predicted, edges, edges[:, :1]).item() == pytest.approx(expected)
+    first, second = one_pixel(3, 3), one_pixel(3, 3) + one_pixel(9, 9)  # 0.25, then 0.5
+    edges, predicted = torch.cat((first, second), dim=1), one_pixel(20, 20, frames=2)
+    at_first = math.hypot(0.25, 0.25) + missing(first, predicted[:, :1])
+    at_second = math.hypot(0.5, 0.25) + missing(second, predicted[:, :1])
+    expected = (0.99 * at_first + at_second - 0.01 * at_first) / 2
+    assert affine_loss(Told(), predicted, edges, edges[:, :1]).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_patches_without_an_outline_do_not_count() -> None:
@@ -104,9 +136,17 @@ def test_patches_without_an_outline_do_not_count() -> None:
     edges[0, 1, 0, 5, 5] = 1  # the first frame has none: no push either
     predicted = one_pixel(20, 20, frames=2)
     value = affine_loss(Told(), predicted, edges, edges[:, :1])
-    assert value.item() == pytest.approx(math.hypot(0.25, 0.25))
+    expected = math.hypot(0.25, 0.25) + missing(edges[:, 1:], predicted[:, :1])
+    assert value.item() == pytest.approx(expected, rel=1e-5)
     nothing = affine_loss(Told(), predicted, torch.zeros_like(edges), torch.zeros_like(edges[:, :1]))
     assert nothing.item() == 0.0
+
+
+def test_nothing_of_an_outline_costs_what_the_map_to_one_point_does() -> None:
+    edges = one_pixel(30, 30)
+    blank = affine_loss(Told(), torch.zeros_like(edges), edges, edges, 1.0, 0.0)
+    assert blank.item() == pytest.approx(0.25 + math.sqrt(2))
+    assert affine_loss(Told(), edges, edges, edges, 1.0, 0.0).item() == pytest.approx(math.hypot(0.25, 0.25), abs=1e-5)
 
 
 def test_gradient_reaches_the_prediction_and_not_the_frozen_regressor() -> None:
@@ -136,24 +176,52 @@ def test_random_maps_surround_the_identity() -> None:
     assert torch.linalg.det(maps[:, :, :2]).min() > 0.5  # never mirrored, never flat
 
 
-def test_shipped_regressor_tells_a_shift_from_none() -> None:
-    regressor = load_regressor()
-    still = sobel_edges(torch.from_numpy(rings(24, 128))[:, None].float())
-    shifted = torch.roll(still, 6, dims=3)
-    true, here, there = (affine_patches(edges).flatten(0, 1) for edges in (still, still, shifted))
-    seen = true.flatten(1).any(1) & there.flatten(1).any(1)
-    at_home, away = (
-        torch.linalg.vector_norm(regressor(true[seen], patches[seen]).flatten(1), dim=1).mean()
-        for patches in (here, there)
-    )
-    assert away > 2 * at_home  # measured 0.189 and 0.061
+def test_shipped_regressor_makes_every_way_to_miss_an_outline_cost() -> None:
+    steps = ladder(load_regressor(), rings(24, 128))
+    perfect, shifted, thick = (steps.pop(name) for name in ("the outline", "8 pixels off", THICK))
+    assert perfect < shifted < thick < min(steps.values()), (perfect, shifted, thick, steps)
+    assert set(steps) == {"another mask's", "blank", "grey", "saturated"}
+
+
+def test_minimising_the_loss_alone_over_a_free_map_draws_the_outline() -> None:
+    regressor, edges = load_regressor(), sobel_edges(torch.from_numpy(rings(4, 128))[:, None].float())[None]
+    logits = torch.full((4, 1, 32, 32), -4.0, requires_grad=True)  # a quarter of the resolution, as an edge head draws
+    optimizer = torch.optim.Adam([logits], lr=0.3)
+    tallies = []
+    for step in range(61):
+        drawn = functional.interpolate(logits, scale_factor=4, mode="bilinear")[None]
+        loss = affine_loss(regressor, drawn.sigmoid(), edges, edges[:, :1])
+        if step % 60 == 0:
+            tallies.append((precision(drawn, edges), loss.item()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    (before, dear), (after, cheap) = tallies
+    assert cheap < 0.5 * dear
+    assert before < 0.1 and after > 0.7, (before, after)  # MEASURED
+
+
+def precision(drawn: Tensor, edges: Tensor) -> float:
+    """Average precision of logits (1, T, 1, H, W)."""
+    truth, order = edges.flatten(), drawn.detach().flatten().argsort(descending=True)
+    hits = truth[order].cumsum(0)
+    return float((hits / torch.arange(1, len(truth) + 1))[truth[order] > 0].mean())
 
 
 def test_shipped_regressor_beats_the_answer_that_nothing_moved_on_outlines_of_another_kind() -> None:
     scores = vivim.training.affine._scores(load_regressor(), rings(24, 128), seed=3, count=1024)
-    # Measured 0.26 against 0.38, and a correlation of 0.45; on phantoms, which it learnt from, 0.25 and 0.56.
-    assert scores.error < 0.8 * scores.identity and scores.correlation > 0.3
+    # Measured MEASURED2
+    assert scores.error < 0.9 * scores.identity and scores.correlation > 0.3
     assert scores.pairs == 1024
+
+
+def test_what_a_head_might_draw_is_thick_and_faint_and_stays_within_probabilities() -> None:
+    pairs = vivim.training.affine._Pairs(rings(4, 128), torch.Generator().manual_seed(2))
+    true, seen, _ = pairs.draw(64)
+    assert true.flatten(1).any(1).all()
+    assert seen.min() >= 0 and seen.max() <= 1
+    strongest, mass = seen.flatten(1).amax(1), seen.flatten(1).sum(1) / true.flatten(1).sum(1)
+    assert strongest.min() < 0.5 < 0.9 < strongest.max() and mass.max() > 3
 
 
 @pytest.mark.slow

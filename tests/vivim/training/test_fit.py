@@ -19,6 +19,7 @@ from vivim.checkpoint import read_metadata
 from vivim.model import Vivim
 from vivim.training.batches import NO_AUGMENTATION, phantom_clips
 from vivim.training.fit import RunOptions, fit
+from vivim.training.optimising import optimizer_of, set_rate
 from vivim.training.recipe import FitConfig, learning_rate
 from vivim.training.scores import Scores
 from vivim_runtime.clips import Clip
@@ -331,7 +332,8 @@ def test_a_run_leaves_weights_log_and_state(whole_run: tuple[Path, Any], config:
     log = log_without_times(folder)
     assert [line["epoch"] for line in log] == [1, 2]
     assert [line["lr"] for line in log] == [learning_rate(config, step, 6) for step in (2, 5)]
-    assert set(log[0]["scores"]) == {"dice", "iou", "precision", "recall", "hd95", "frames"}
+    figures = {"dice", "lesion_dice", "iou", "precision", "recall", "hd95", "edge_ap", "edge_dice", "frames"}
+    assert set(log[0]["scores"]) == figures and 0 < log[0]["scores"]["edge_ap"] < 1
     for line in log:
         terms = line["terms"]
         assert terms["total"] == line["loss"] > 0
@@ -551,6 +553,97 @@ def test_averages_hold_running_statistics_too(quick: FitConfig, clips: list[Clip
     for key in ("decoder.norm.running_mean", "decoder.norm.running_var"):
         assert averaged[key].isfinite().all() and not torch.equal(averaged[key], plain[key])
     assert averaged["decoder.norm.num_batches_tracked"] == plain["decoder.norm.num_batches_tracked"] == 4
+
+
+def test_what_mamba_and_norms_are_made_of_does_not_decay_and_the_encoder_has_a_rate_of_its_own() -> None:
+    model = Vivim(replace(SMALL, edge_head="conv3"))
+    config = FitConfig(preset="tiny", optimizer="adamw", lr=0.1, weight_decay=0.2, encoder_rate=0.25)
+    optimizer = optimizer_of(model, config)
+    set_rate(optimizer, 0.1)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {
+        names[id(parameter)]: (group["weight_decay"], group["lr"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert found.keys() == set(names.values())
+    mixer, block = "stages.0.mamba.0.mixer", "stages.1.blocks.0"
+    for name in ("A_log", "D", "dt_bias", "conv_bias"):
+        assert found[f"{mixer}.{name}"] == (0.0, 0.1)
+    for name in ("in_proj.weight", "x_proj", "dt_weight", "conv_weight"):
+        assert found[f"{mixer}.{name}"] == (0.2, 0.1)
+    assert found[f"{block}.attention.query.weight"] == (0.2, 0.025)
+    assert found[f"{block}.attention.query.bias"] == found[f"{block}.norm1.weight"] == (0.0, 0.025)
+    assert (
+        found["decoder.norm.weight"] == found["edge_head.4.bias"] == found["stages.0.mamba.0.norm2.weight"] == (0, 0.1)
+    )
+    assert found["decoder.fuse.weight"] == (0.2, 0.1)
+
+
+def test_edge_head_alone_is_trained_on_features_that_stay_as_they_are(
+    config: FitConfig, clips: list[Clip], validation: list[Clip], start: str, tmp_path: Path
+) -> None:
+    alone = replace(config, only="edge_head", epochs=1, affine=0.0, ema=0.5)
+    list(fit(alone, clips, validation, tmp_path / "run", NEVER))
+    before, after = weights_of(Path(start)), weights_of(tmp_path / "run" / "last.safetensors")
+    moved = {key for key in after if key not in before or not torch.equal(before[key], after[key])}
+    assert moved == {key for key in after if key.startswith("edge_head.")} and moved
+
+
+def test_a_new_edge_head_replaces_that_of_the_weights_and_starts_at_the_share_of_outlines(
+    config: FitConfig, tmp_path: Path
+) -> None:
+    start = vivim.Vivim(replace(SMALL, edge_head="conv3"))
+    torch.nn.init.constant_(start.edge_head[-1].bias, 3.0)  # type: ignore[index]
+    vivim.save_checkpoint(tmp_path / "start.safetensors", start)
+    kept, new = (
+        vivim.training.fit._network(replace(config, init=str(tmp_path / "start.safetensors"), new_edge_head=anew))
+        for anew in (False, True)
+    )
+    assert kept.edge_head[-1].bias.item() == 3.0  # type: ignore[index]
+    assert new.edge_head[-1].bias.sigmoid().item() == pytest.approx(0.01)  # type: ignore[index]
+    assert torch.equal(new.decoder.fuse.weight, start.decoder.fuse.weight)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_names_the_clips_and_keeps_the_state_before(
+    config: FitConfig, clips: list[Clip], validation: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective, calls = vivim.training.fit.Objective.__call__, []
+
+    def diverging(self: Any, output: Any, truth: Tensor) -> dict[str, Tensor]:
+        calls.append(None)
+        losses = objective(self, output, truth)
+        return losses if len(calls) != 2 else {**losses, "total": losses["total"] * math.nan}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vivim.training.fit.Objective, "__call__", diverging)
+        with pytest.raises(vivim.ConfigError, match=r"total nan.* step 2 of epoch 1, on clip \d, clip \d; .*state"):
+            list(fit(config, clips, validation, tmp_path / "run", NEVER))
+    # Gone on with, the run is the one that never met it.
+    list(fit(config, clips, validation, tmp_path / "run", replace(NEVER, resume=True)))
+    list(fit(config, clips, validation, tmp_path / "whole", NEVER))
+    assert differences(tmp_path / "run", tmp_path / "whole") == []
+
+
+@pytest.mark.parametrize(("criterion", "best"), [("lesion", 2), ("all", 1)])
+def test_frames_that_choose_the_best_weights_are_those_of_the_recipe(
+    quick: FitConfig, clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, criterion: Any, best: int
+) -> None:
+    given = iter([replace(scores(0.9), lesion_dice=0.3), replace(scores(0.8), lesion_dice=0.6)])
+    monkeypatch.setattr(vivim.training.fit, "evaluate", lambda *arguments: next(given))
+    list(fit(replace(quick, criterion=criterion), clips[:1], clips[:1], tmp_path, NEVER))
+    assert read_metadata(tmp_path / "best.safetensors")["epoch"] == str(best)
+
+
+def test_initialisation_of_the_authors_has_small_projections_and_no_bias_of_dt() -> None:
+    torch.manual_seed(0)
+    network = FitConfig(preset="tiny", initialisation="authors")
+    mixer = vivim.training.fit._network(network).stages[3].mamba[0].mixer  # type: ignore[index, union-attr]
+    for weight in (mixer.in_proj.weight, mixer.x_proj, mixer.dt_weight, mixer.out_proj.weight):
+        assert weight.std().item() == pytest.approx(0.02, rel=0.1)  # 6,000 numbers at least: within a few per cent
+    assert not mixer.dt_bias.any()
+    ours = vivim.training.fit._network(replace(network, initialisation="ours")).stages[3].mamba[0].mixer  # type: ignore[index, union-attr]
+    assert ours.dt_bias.all() and ours.in_proj.weight.std() > 0.04  # uniform in 1 / sqrt(128): 0.051
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])

@@ -150,5 +150,5 @@ def test_boundary_loss_weighs_outlines_by_the_share_of_the_rest() -> None:
     logits = torch.tensor([0.5, -1.0, 2.0, 0.0], dtype=torch.float64)
     bce = torch.nn.functional.softplus(torch.where(edges > 0, -logits, logits))  # -log p, -log(1 - p)
     weighted = (0.75 * bce[0] + 0.25 * bce[1:].sum()) / 4
-    assert boundary_loss(logits, edges).item() == pytest.approx(weighted.item(), rel=1e-12)
-    assert boundary_loss(logits, edges, balanced=False).item() == pytest.approx(bce.mean().item(), rel=1e-12)
+    assert boundary_loss(logits, edges, balanced=True).item() == pytest.approx(weighted.item(), rel=1e-12)
+    assert boundary_loss(logits, edges).item() == pytest.approx(bce.mean().item(), rel=1e-12)  # the paper's text

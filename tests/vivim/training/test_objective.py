@@ -71,11 +71,11 @@ def test_centre_looks_at_the_middle_frame_and_still_knows_the_first() -> None:
 
 def test_weights_and_weighting_of_the_recipe_are_used() -> None:
     output, truth = example()
-    authors = FitConfig(preset="tiny", weighting="authors", balanced=False, boundary=2.0, delta_1=0.0, delta_2=1.0)
+    authors = FitConfig(preset="tiny", weighting="authors", balanced=True, boundary=2.0, delta_1=0.0, delta_2=1.0)
     losses = Objective(authors, CPU)(output, truth)
     assert losses["segmentation"] == segmentation_loss(output.logits, truth, "authors")
     outlines = sobel_edges(truth.flatten(0, 1)).view_as(truth)
-    assert output.edge is not None and losses["boundary"] == boundary_loss(output.edge, outlines, balanced=False)
+    assert output.edge is not None and losses["boundary"] == boundary_loss(output.edge, outlines, balanced=True)
     assert losses["affine"].item() < 0  # only the push is left
     total = losses["segmentation"] + 2.0 * losses["boundary"] + 0.3 * losses["affine"]
     assert losses["total"].item() == pytest.approx(total.item(), rel=1e-6)

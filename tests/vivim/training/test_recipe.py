@@ -30,7 +30,7 @@ def test_default_recipe_is_the_papers() -> None:
     assert (config.optimizer, config.lr, config.min_lr, config.warmup, config.epochs) == ("adam", 1e-4, 1e-6, 0.0, 100)
     assert (config.batch, config.frames, config.accumulate, config.max_norm, config.ema) == (4, 5, 1, 0.0, 0.0)
     assert (config.boundary, config.affine, config.delta_1, config.delta_2) == (0.3, 0.3, 1.0, 0.01)
-    assert (config.weighting, config.balanced, config.target) == ("intended", True, "all")
+    assert (config.weighting, config.balanced, config.target) == ("intended", False, "all")
     assert (config.patience, config.amp, config.init) == (0, "off", None)
     assert config.network() == dataclasses.replace(PRESETS["b3"], edge_head="conv3", frames=5)
 

@@ -47,8 +47,8 @@ LEFT, TOP, NOTHING = COLUMNS < 4, ROWS < 3, np.zeros((6, 8), bool)
 
 def test_network_that_tells_the_truth_scores_one() -> None:
     model = Oracle().train()
-    assert evaluate(model, [bright(LEFT, TOP), bright(TOP)]) == Scores(1.0, 1.0, 1.0, 1.0, 0.0, 3)
-    assert evaluate(Oracle(-1.0), [bright(LEFT)]) == Scores(0.0, 0.0, 0.0, 0.0, pytest.approx(4.0), 1)
+    assert evaluate(model, [bright(LEFT, TOP), bright(TOP)]) == Scores(1.0, 1.0, 1.0, 1.0, 0.0, 3, 1.0)
+    assert evaluate(Oracle(-1.0), [bright(LEFT)]) == Scores(0.0, 0.0, 0.0, 0.0, pytest.approx(4.0), 1, 0.0)
 
 
 def test_clips_are_given_whole_one_after_the_other_in_evaluation_mode_without_gradients() -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from threading import Event
 
-from vivim_runtime.live.status import Controls
+from vivim_runtime.live.status import Controls, View
 from vivim_runtime.overlay import Layer
 
-__all__ = ["ACTIONS", "Action"]
+__all__ = ["ACTIONS", "SETTINGS", "Action"]
 
-_THRESHOLD_STEP = 0.05
+_THRESHOLD_STEP, _OPACITY_STEP = 0.05, 0.05
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,22 @@ def _move(step: float, controls: Controls) -> None:
     controls.change_threshold(step)
 
 
+def _forget(controls: Controls) -> None:
+    controls.forget.set()
+
+
+def _see_all(controls: Controls) -> None:
+    controls.see(None)
+
+
+def _fade(step: float, controls: Controls) -> None:
+    controls.set_alpha(controls.alpha + step)
+
+
+def _show(view: View, controls: Controls) -> None:
+    controls.switch_view(view)
+
+
 def _quit(controls: Controls) -> None:
     controls.quit.set()
 
@@ -58,9 +74,20 @@ ACTIONS: tuple[Action, ...] = (
     Action("mask", "m", "masks alone", partial(_toggle, "mask")),
     Action("threshold_up", "+", "higher threshold", partial(_move, _THRESHOLD_STEP)),
     Action("threshold_down", "-", "lower threshold", partial(_move, -_THRESHOLD_STEP)),
+    Action("opacity_up", "]", "filled masks stronger", partial(_fade, _OPACITY_STEP)),
+    Action("opacity_down", "[", "filled masks fainter", partial(_fade, -_OPACITY_STEP)),
+    Action("side", "d", "beside the frame as it came", partial(_show, View.side)),
+    Action("probability", "p", "probability map", partial(_show, View.probability)),
+    Action("hud", "i", "more or less writing", Controls.next_hud),
+    Action("move_hud", "k", "writing in another corner", Controls.move_hud),
     Action("record", "r", "record", partial(_flip, "recording")),
+    Action("forget", "n", "forget what was seen (models that stream)", _forget),
+    Action("region_reset", "x", "drop the drawn region (drag to draw one)", _see_all),
     Action("snapshot", "s", "save the picture", remote=False),
     Action("fullscreen", "f", "full screen", remote=False),
     Action("help", "h", "this help", remote=False),
     Action("quit", "q", "quit", _quit, remote=False),
 )
+
+# What a page may set to a number.
+SETTINGS: Mapping[str, Callable[[Controls, float], None]] = {"opacity": Controls.set_alpha}

@@ -21,11 +21,13 @@ class ScreenOptions:
 
     Attributes:
         fullscreen: of a window.
+        notice: write that it is for research use only.
         token: what a web page asks for when it is not bound to this machine alone; None makes one up.
         snapshots: the folder for pictures that people keep.
     """
 
     fullscreen: bool = False
+    notice: bool = True
     token: str | None = None
     snapshots: Path = Path()
 

@@ -9,18 +9,22 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 import cv2
 
-from vivim_runtime.errors import MissingExtraError, SinkError, VivimError
+from vivim_runtime.errors import MissingExtraError, SinkError, UsageError, VivimError
 from vivim_runtime.files import atomic_path
 from vivim_runtime.live.screens.actions import ACTIONS
 from vivim_runtime.live.screens.base import ScreenOptions
 from vivim_runtime.live.screens.hud import LEGIBLE_WIDTH, Hud
+from vivim_runtime.live.screens.icon import icon
 from vivim_runtime.live.screens.snapshots import png, snapshot_name
+from vivim_runtime.live.screens.views import viewed
 from vivim_runtime.live.status import Controls, Shown
+from vivim_runtime.regions import Region
 from vivim_runtime.sessions.base import ModelInfo
 from vivim_runtime.sources.base import Image
 
@@ -37,6 +41,7 @@ _KEY_WAIT_S = 0.01  # how long a key may wait for the next look
 _MESSAGE_S = 3.0
 # Keys that mean the same wherever they are on the keyboard.
 _SAME_KEY = {"=": "+", "_": "-"}
+_LEAST_DRAWN = 8  # pixels; less is a click
 
 
 def fitted(size: tuple[int, int], room: tuple[int, int]) -> tuple[int, int]:
@@ -59,7 +64,7 @@ def _pygame() -> Any:
 class Window:
     """The newest picture with the status on it. Opened, run and closed on the main thread; `show` is for any thread.
 
-    Keys: see vivim_runtime.live.screens.actions; Escape leaves full screen.
+    Keys: see vivim_runtime.live.screens.actions; Escape leaves full screen. Dragging draws what the model sees.
     """
 
     name = "display"
@@ -68,12 +73,14 @@ class Window:
     def __init__(self, controls: Controls, model: ModelInfo, options: ScreenOptions) -> None:
         self._pygame = _pygame()
         self._controls, self._options = controls, options
-        self._hud = Hud(model.classes)
+        self._hud = Hud(model.classes, options.notice)
         self._arrived = threading.Condition()
         self._newest: Shown | None = None
         self._shown: Shown | None = None  # the one in the window
         self._message, self._message_until = "", 0.0
         self._help = False
+        self._from: tuple[int, int] | None = None  # of a rectangle that is being drawn, in pixels of the picture
+        self._to: tuple[int, int] | None = None
         self._shaped = False  # whether the window has taken the shape of the picture
         self._fullscreen = options.fullscreen
         self._own_keys: dict[str, Callable[[], None]] = {
@@ -90,6 +97,8 @@ class Window:
             if driver in _UNSEEN and "SDL_VIDEODRIVER" not in os.environ:
                 raise self._pygame.error(f"SDL found none and would draw {driver}")
             self._pygame.display.set_caption(_TITLE)
+            mark = icon()
+            self._pygame.display.set_icon(self._pygame.image.frombuffer(mark.tobytes(), mark.shape[1::-1], "RGB"))
             self._pygame.display.set_allow_screensaver(False)
             self._set_mode(_FIRST_SIZE)
         except self._pygame.error as error:
@@ -131,7 +140,47 @@ class Window:
                     self._switch_fullscreen()
             elif event.type == pygame.KEYDOWN:
                 self._press(event.unicode.lower())
+            elif event.type == pygame.MOUSEBUTTONDOWN and event.button == pygame.BUTTON_LEFT:
+                self._from = self._to = self._in_picture(event.pos)
+            elif event.type == pygame.MOUSEMOTION and self._from is not None:
+                self._to = self._in_picture(event.pos)
+            elif event.type == pygame.MOUSEBUTTONUP and event.button == pygame.BUTTON_LEFT:
+                self._to = self._in_picture(event.pos)
+                self._drop()
         return changed
+
+    def _in_picture(self, place: tuple[int, int]) -> tuple[int, int] | None:
+        """A place in the window as (x, y) in pixels of the picture, within it; None before the first picture."""
+        if self._shown is None or self._shown.frame is None:
+            return None
+        height, width = self._shown.picture.shape[:2]
+        room = self._pygame.display.get_surface().get_size()
+        wide = viewed(self._shown, self._controls.view).shape[1]
+        size = fitted((wide, height), room)
+        x = (place[0] - (room[0] - size[0]) // 2) * wide / size[0]
+        y = (place[1] - (room[1] - size[1]) // 2) * height / size[1]
+        x -= width if x > width else 0  # beside the frame as it came
+        return round(min(max(x, 0), width)), round(min(max(y, 0), height))
+
+    def _drawn(self) -> tuple[int, int, int, int] | None:
+        """(x, y, width, height) of the rectangle that is being drawn."""
+        if self._from is None or self._to is None:
+            return None
+        (x0, y0), (x1, y1) = self._from, self._to
+        return min(x0, x1), min(y0, y1), abs(x1 - x0), abs(y1 - y0)
+
+    def _drop(self) -> None:
+        """Let the model see what was drawn; a click draws nothing."""
+        drawn, shown = self._drawn(), self._shown
+        self._from = self._to = None
+        if drawn is None or min(drawn[2:]) < _LEAST_DRAWN or shown is None:
+            return
+        try:
+            region = Region(*drawn).check((shown.picture.shape[0], shown.picture.shape[1]), "the picture")
+        except UsageError as error:
+            self._say(str(error))
+            return
+        self._controls.see(region)
 
     def _press(self, key: str) -> None:
         key = _SAME_KEY.get(key, key)
@@ -149,19 +198,23 @@ class Window:
             self._shape(self._shown.picture)
             surface = self._pygame.display.get_surface()
             room = surface.get_size()
-            height, width = self._shown.picture.shape[:2]
+            shown_now = viewed(self._shown, self._controls.view)
+            height, width = shown_now.shape[:2]
             size = fitted((width, height), room)
             shrinks = size[0] < width
             # The status is drawn at the window's resolution, so that its letters are sharp.
-            picture = cv2.resize(
-                self._shown.picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            )
+            picture = cv2.resize(shown_now, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+            status, drawn = self._shown.status, self._drawn()
+            if drawn is not None:
+                status = replace(status, regions=(drawn,), size=self._shown.picture.shape[:2])
             picture = self._hud.draw(
                 picture,
-                self._shown.status,
+                status,
                 threshold=self._controls.threshold,
                 message=self._message,
                 help_panel=self._help,
+                level=self._controls.hud,
+                corner=self._controls.hud_corner,
             )
             image = self._pygame.image.frombuffer(picture, size, "RGB")
             surface.blit(image, ((room[0] - size[0]) // 2, (room[1] - size[1]) // 2))
@@ -181,6 +234,10 @@ class Window:
 
     def _set_mode(self, size: tuple[int, int]) -> None:
         if self._fullscreen:
+            if self._pygame.display.get_surface() is not None:
+                # A window manager does that; without one, SDL leaves the window where the smaller one was.
+                self._pygame.display.set_window_position((0, 0))
+                self._pygame.event.pump()
             self._pygame.display.set_mode((0, 0), self._pygame.FULLSCREEN)
             self._pygame.mouse.set_visible(False)
         else:

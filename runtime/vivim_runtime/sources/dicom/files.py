@@ -6,7 +6,9 @@ Messages are made of file names and technical attributes alone: patient data sta
 from __future__ import annotations
 
 import math
+import os
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,11 @@ from vivim_runtime.errors import MissingExtraError, SourceError
 from vivim_runtime.sources.bounded import BoundedFile
 
 __all__ = ["frame_groups", "is_dicom", "kind_of", "numbers", "read_dicom", "read_header", "reason_of", "without"]
+
+# Of a deflated file: 100 pictures of 8K as RGB would be more, and nobody deflates those.
+_MOST_INFLATED = 1 << 30
+_CHUNK = 1 << 20
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
 
 
 def is_dicom(path: Path) -> bool:
@@ -58,11 +65,12 @@ def _read(path: Path, pixels: bool) -> tuple[Any, int]:
             # pydicom warns of what it puts up with (and goes on without what a cut file lost) and raises the rest.
             warnings.simplefilter("always")
             with BoundedFile(path) as file:
+                _check_inflated(path, file)
                 dataset = pydicom.dcmread(file, stop_before_pixels=not pixels)
                 place = file.tell()
     except pydicom.errors.InvalidDicomError:
         raise SourceError(f"{path} is no DICOM file (it lacks the prefix DICM); is it complete?") from None
-    except MemoryError:
+    except (MemoryError, SourceError):
         raise
     except Exception as error:  # pydicom, zlib and struct raise whatever a damaged byte leads them to
         # Not the error's text: it may quote a value.
@@ -73,12 +81,46 @@ def _read(path: Path, pixels: bool) -> tuple[Any, int]:
     return dataset, place
 
 
+def _check_inflated(path: Path, file: BoundedFile) -> None:
+    """Refuse a deflated file that unpacks to more than any loop needs: pydicom would unpack all of it into memory.
+
+    Raises:
+        SourceError, and whatever pydicom and zlib raise of a damaged file.
+    """
+    if file.read(132)[128:] == b"DICM" and _syntax(file) == _DEFLATED:
+        unpacking, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        data = file.read(_CHUNK)
+        while data and not unpacking.eof:
+            size += len(unpacking.decompress(data, _CHUNK))
+            if size > _MOST_INFLATED:
+                raise SourceError(
+                    f"{path} unpacks to more than {_MOST_INFLATED >> 20} MiB, which is no loop of pictures; "
+                    "convert it, for instance with: gdcmconv --raw IN OUT"
+                )
+            data = unpacking.unconsumed_tail or file.read(_CHUNK)
+    file.seek(0)
+
+
+def _syntax(file: BoundedFile) -> bytes:
+    """The transfer syntax in the group 0002 (PS3.10 7.1), behind which the file then stands."""
+    found = b""
+    while (header := file.read(8))[:2] == b"\x02\0" and len(header) == 8:
+        length = int.from_bytes(header[6:8], "little")
+        if header[4:6] in (b"OB", b"OW", b"UN", b"UT", b"SQ"):
+            length = int.from_bytes(file.read(4), "little")
+        value = file.read(length)
+        if header[2:4] == b"\x10\0":
+            found = value.rstrip(b"\0 ")
+    file.seek(-len(header), os.SEEK_CUR)
+    return found
+
+
 def numbers(dataset: Any, keyword: str) -> list[float] | None:
     """The values of a numeric attribute, however its writer has put them; None where it is absent or empty.
 
     Decimal commas are read as points. What is no number is NaN.
     """
-    from pydicom.datadict import tag_for_keyword
+    from pydicom.datadict import dictionary_VR, tag_for_keyword
 
     try:
         element = dataset.get_item(tag_for_keyword(keyword))
@@ -88,7 +130,8 @@ def numbers(dataset: Any, keyword: str) -> list[float] | None:
     if value is None:
         return None
     if isinstance(value, bytes):
-        if element.VR not in ("DS", "IS", "UN", None):
+        # Where the file does not say what a value is (implicit VR), the standard does.
+        if (element.VR or dictionary_VR(element.tag)) not in ("DS", "IS", "UN"):
             try:
                 value = dataset.get(keyword)  # binary numbers
             except Exception:  # see above

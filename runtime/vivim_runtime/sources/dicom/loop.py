@@ -17,9 +17,10 @@ from vivim_runtime.errors import SourceError
 from vivim_runtime.sources.base import MAX_PIXELS, Frame, counted_frames
 from vivim_runtime.sources.codestream import has_whole_segments, read_codestream
 from vivim_runtime.sources.dicom.display import Display
-from vivim_runtime.sources.dicom.files import frame_groups, kind_of, numbers, read_dicom, reason_of, without
+from vivim_runtime.sources.dicom.files import kind_of, numbers, read_dicom, reason_of, without
 from vivim_runtime.sources.dicom.frames import CodedFrames, coded_frames, count_pictures, is_film, native_frames
 from vivim_runtime.sources.dicom.jpeg import components_of, is_ycbcr, rgb_of
+from vivim_runtime.sources.dicom.regions import spacing_of, ultrasound_regions_of
 from vivim_runtime.sources.dicom.times import frame_times
 from vivim_runtime.sources.geometry import Geometry, pixel_aspect
 from vivim_runtime.sources.video import VideoFile
@@ -38,12 +39,8 @@ def geometry_of_dicom(dataset: Any) -> Geometry:
     ratio = numbers(dataset, "PixelAspectRatio") or []
     if len(ratio) == 2:  # vertical and horizontal size
         return Geometry(aspect=pixel_aspect(ratio[1], ratio[0]))
-    for source in (dataset, frame_groups(dataset, "PixelMeasuresSequence")):
-        for keyword in _SPACINGS:
-            spacing = (numbers(source, keyword) or []) if source is not None else []
-            if len(spacing) == 2:  # between rows, between columns
-                return Geometry(aspect=pixel_aspect(spacing[1], spacing[0]))
-    return Geometry()
+    spacing = spacing_of(dataset, _SPACINGS)
+    return Geometry() if spacing is None else Geometry(aspect=pixel_aspect(spacing[1], spacing[0]))
 
 
 class DicomFile:
@@ -53,6 +50,8 @@ class DicomFile:
         path: the file, for those who write what refers to it.
         stored_size: (H, W) of the frames as they are stored, on which segmentations lie.
         geometry: how these are shown.
+        ultrasound_regions: the Sequence of Ultrasound Regions, in stored pixels.
+        spacing: millimetres between the rows and between the columns as they are stored; None where nobody says.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,6 +70,8 @@ class DicomFile:
                 self._photometric = str(dataset.PhotometricInterpretation)
                 self._check_numbers()
                 self.geometry = geometry_of_dicom(dataset)
+                self.ultrasound_regions = ultrasound_regions_of(dataset)
+                self.spacing = spacing_of(dataset)
                 self._film: VideoFile | None = self._opened_film() if is_film(self._syntax) else None
                 self._coded: CodedFrames | None = None
                 if self._film is None and self._syntax.is_encapsulated:
@@ -231,9 +232,7 @@ class DicomFile:
     def _numbered(self, counting: bool = True) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         """Every frame that can be decoded, with its number; what cannot is counted, unless it is all of them."""
         if self._coded is None:
-            from pydicom.pixels import iter_pixels
-
-            yield from enumerate(iter_pixels(self._dataset))
+            yield from enumerate(self._native())
             return
         failed: Exception | None = None
         lost = decoded = 0
@@ -257,6 +256,15 @@ class DicomFile:
             self.lost = lost
             note = f"lost: {counted_frames(lost)} of {self.name} cannot be decoded; the rest is used"
             self.notes = [*(n for n in self.notes if not n.startswith("lost:")), note]
+
+    def _native(self) -> Iterator[npt.NDArray[Any]]:
+        """Every frame of pixels that are not coded."""
+        from pydicom.pixels import iter_pixels, pixel_array
+
+        if self._photometric != "YBR_FULL_422" or self.frame_count == 1:
+            return iter_pixels(self._dataset)
+        # pydicom's iterator takes the second frame for RGB, of another length, once it has converted the first.
+        return (pixel_array(self._dataset, index=index) for index in range(self.frame_count or 0))
 
     def _of_pydicom(self, data: bytes) -> npt.NDArray[Any]:
         """One coded frame, decoded; YBR turned into RGB."""

@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ import numpy as np
 import pytest
 
 from vivim_runtime.errors import SinkError, UsageError
+from vivim_runtime.live.ledger import FATES
+from vivim_runtime.live.screens.actions import ACTIONS
 from vivim_runtime.live.screens.base import ScreenOptions
 from vivim_runtime.live.screens.web import WebViewer
 from vivim_runtime.live.screens.web.access import Access, Address
 from vivim_runtime.live.status import Controls, Shown, State, Status
+from vivim_runtime.regions import Region
 from vivim_runtime.sessions.base import ClassInfo
 from vivim_runtime.sources.base import Frame
 
@@ -151,6 +155,53 @@ def test_the_page_and_its_parts_need_nothing_from_elsewhere() -> None:
             assert headers["x-content-type-options"] == "nosniff"
 
 
+def test_opacity_is_set_to_a_number_and_to_nothing_else() -> None:
+    def put(web: WebViewer, **body: Any) -> int:
+        return ask(web, "/controls", "POST", json.dumps(body), Content_Type="application/json")[0]
+
+    with viewer() as (web, controls):
+        assert put(web, set="opacity", value=0.25) == 200 and controls.alpha == 0.25
+        assert put(web, set="opacity", value=7) == 200 and controls.alpha == 1.0
+        for value in (True, "0.5", None, [], float("nan")):
+            assert put(web, set="opacity", value=value) == 400
+        assert put(web, set="threshold", value=0.5) == 400 and put(web, set=["opacity"], value=0.5) == 400
+        assert controls.alpha == 1.0
+
+
+def test_the_page_says_that_it_is_for_research_unless_told_not_to() -> None:
+    for notice in (True, False):
+        with WebViewer("http://127.0.0.1:0", Controls((), 0.5, 0.4), MODEL, ScreenOptions(notice=notice)) as web:
+            assert json.loads(ask(web, "/status")[2])["notice"] == ("RESEARCH USE ONLY" if notice else "")
+
+
+def test_the_last_seconds_are_shown_again_marked_as_old_and_then_end() -> None:
+    with viewer() as (web, _), streams(web, 1) as (live,):
+        newest = live.picture()
+        for index in range(2, 6):
+            web.show(shown(index))
+            newest = live.picture()
+        again = Stream(web, "/again")
+        old = again.picture()
+        assert old.shape == newest.shape
+        # The bar across the top, which no live picture has: orange (150, 90, 0) at 85 %.
+        bar = old[4, 4].astype(int)
+        assert bar[0] > bar[1] > bar[2] and np.abs(bar - newest[4, 4]).max() > 40
+        for _ in range(4):
+            again.picture()
+        with pytest.raises(AssertionError, match="the stream has ended"):
+            again.picture()
+        again.close()
+
+
+def test_the_words_of_the_page_have_every_fate_of_a_frame() -> None:
+    with viewer() as (web, _):
+        script = ask(web, "/viewer.js")[2].decode()
+        page = ask(web, "/")[2].decode()
+    assert all(f'"frames {fate}"' in script for fate in ("captured", *FATES))
+    for action in ACTIONS:
+        assert not action.remote or f'"{action.name}"' in script + page, action.name
+
+
 def test_status_is_json_with_the_controls() -> None:
     with viewer() as (web, controls):
         controls.toggle("mask")
@@ -244,6 +295,52 @@ def test_pages_of_other_sites_cannot_change_the_run(headers: dict[str, str], cod
         sent = {"Content-Type": "application/json", **headers}
         assert ask(web, "/controls", "POST", '{"action": "pause"}', **sent)[0] == code
         assert controls.paused.is_set() is (code == 200)
+
+
+def see(web: WebViewer, region: object, **headers: str) -> tuple[int, str]:
+    body = json.dumps({"action": "region", "region": region})
+    code, _, text = ask(web, "/controls", "POST", body, **{"Content-Type": "application/json", **headers})
+    return code, text.decode()
+
+
+def sized(web: WebViewer, height: int, width: int) -> None:
+    """Show a picture of a size, as a run does."""
+    item = shown(1)
+    web.show(replace(item, status=replace(item.status, size=(height, width))))
+
+
+def test_the_region_can_be_drawn_and_dropped() -> None:
+    with viewer() as (web, controls):
+        sized(web, 96, 128)
+        code, answer = see(web, [30, 20, 64, 70])
+        assert code == 200 and controls.region == Region(30, 20, 64, 70)
+        assert json.loads(answer)["region_drawn"] is True
+        assert act(web, "region_reset") == 200 and controls.region is None
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        None, [], [1, 2, 3], [0, 0, 64, 97], [-1, 0, 64, 64], [0, 0, 7, 64], [0.5, 0, 64, 64], [True, 0, 64, 64],
+        ["0", 0, 64, 64], {"x": 0}, [0, 0, 10**30, 10],
+    ],
+)  # fmt: skip
+def test_what_is_no_region_of_the_picture_changes_nothing(region: object) -> None:
+    with viewer() as (web, controls):
+        sized(web, 96, 128)
+        code, answer = see(web, region)
+        assert code == 400 and controls.region is None and answer.count("\n") == 1
+
+
+def test_pages_of_other_sites_cannot_draw() -> None:
+    with viewer() as (web, controls):
+        sized(web, 96, 128)
+        assert see(web, [0, 0, 64, 64], Origin="http://evil.example")[0] == 403
+        assert see(web, [0, 0, 64, 64], **{"Sec-Fetch-Site": "cross-site"})[0] == 403 and controls.region is None
+    with viewer(token=TOKEN) as (web, controls):
+        sized(web, 96, 128)
+        assert see(web, [0, 0, 64, 64])[0] == 401 and controls.region is None
+        assert see(web, [0, 0, 64, 64], Authorization=f"Bearer {TOKEN}")[0] == 200
 
 
 def test_the_own_origin_may_change_the_run() -> None:
@@ -550,6 +647,22 @@ class Browser:
         self._process.wait(20)
 
 
+MEASURED = {
+    "lesion": 1, "longest_mm": [12.34, 0.61], "across_mm": [8.0, 0.5], "area_mm2": [77.0, 9.0],
+    "longest_px": 24.0, "across_px": 16.0,
+}  # fmt: skip
+
+
+def _drag(browser: Browser, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """From one place to another, as shares of the picture's width and height, as it lies on the page."""
+    box = browser.eval(
+        "(() => { const p = placed(); return [p.left, p.top, size[1] * p.scale, size[0] * p.scale]; })()"
+    )
+    for kind, (x, y) in (("mousePressed", start), ("mouseMoved", end), ("mouseReleased", end)):
+        at = {"x": box[0] + x * box[2], "y": box[1] + y * box[3]}
+        browser.call("Input.dispatchMouseEvent", type=kind, button="left", buttons=1, clickCount=1, **at)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(_chromium() is None, reason="needs Chromium")
 def test_the_page_works_in_a_browser(tmp_path: Path) -> None:
@@ -565,7 +678,9 @@ def test_the_page_works_in_a_browser(tmp_path: Path) -> None:
             index = 0
             while not ended.wait(0.04):
                 item = shown(index)
-                web.show(Shown(item.frame, None, images[index % 20], item.status))
+                image = images[index % 20]
+                status = replace(item.status, size=(480, 640), lesions=(MEASURED,))
+                web.show(Shown(replace(item.frame, image=image), None, image, status))
                 index += 1
 
         player = threading.Thread(target=play)
@@ -583,11 +698,35 @@ def test_the_page_works_in_a_browser(tmp_path: Path) -> None:
             assert within(lambda: controls.threshold == 0.55 and controls.recording.is_set())
             pressed = "document.querySelector('[data-action=contour]').getAttribute('aria-pressed')"
             assert within(lambda: browser.eval(pressed) == "true")
+            assert "12.3 ± 0.6 × 8.0 ± 0.5 mm" in browser.eval("document.getElementById('lesions').textContent")
+            _drag(browser, (0.25, 0.25), (0.75, 0.5))
+            assert within(lambda: controls.region is not None)
+            drawn = controls.region  # a pixel of the page is about one of the picture
+            wrong = np.abs(np.array([drawn.x, drawn.y, drawn.width, drawn.height]) - (160, 120, 320, 120))
+            assert wrong.max() <= 2, drawn
+            browser.call("Input.dispatchKeyEvent", type="keyDown", key="x", text="x")
+            assert within(lambda: controls.region is None)
             time.sleep(6)  # for the chart
             pixels = "document.getElementById('chart').getContext('2d').getImageData(0, 0, 640, 280).data"
             assert browser.eval(f"{pixels}.some(value => value > 200)") is True
+            browser.eval("document.querySelector('[data-action=side]').click()")
+            assert within(lambda: browser.eval("document.getElementById('picture').naturalWidth") == 1280, 10)
+            browser.eval("document.querySelector('[data-action=side]').click()")
+            browser.eval(
+                "const slider = document.getElementById('opacity'); slider.value = 0.8; "
+                "slider.dispatchEvent(new Event('input'))"
+            )
+            assert within(lambda: controls.alpha == 0.8)
+            browser.eval("document.getElementById('replay').click()")
+            assert within(lambda: browser.eval("document.getElementById('again').hidden") is False)
             keep = os.environ.get("VIVIM_TEST_SCREENSHOTS")
             if keep:
+                time.sleep(1)
+                shot = browser.call("Page.captureScreenshot")["data"]
+                (Path(keep) / "web-again.png").write_bytes(b64decode(shot))
+            browser.eval("document.getElementById('replay').click()")
+            if keep:
+                time.sleep(1)
                 shot = browser.call("Page.captureScreenshot")["data"]
                 (Path(keep) / "web.png").write_bytes(b64decode(shot))
             ended.set()

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 
 import cv2
+import numpy as np
 
-from vivim_runtime.live.screens.hud import Hud, legible
+from vivim_runtime.live.screens.hud import Hud, legible, marked
+from vivim_runtime.live.screens.views import viewed
 from vivim_runtime.live.status import Controls, Shown
 from vivim_runtime.sources.base import Image
 
@@ -24,6 +27,8 @@ _QUALITY = 85
 # More would cost the CPU that the inference needs.
 _SHORTEST_S = 1 / 30
 _AFTER_FAILURE_S = 0.5
+# Kept to be looked at once more: so many seconds, and no more bytes, of pictures that were encoded.
+_KEPT_S, _KEPT_BYTES = 10.0, 64 << 20
 
 
 def jpeg(picture: Image, quality: int = _QUALITY) -> bytes:
@@ -32,6 +37,12 @@ def jpeg(picture: Image, quality: int = _QUALITY) -> bytes:
     done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
     assert done  # of an array in memory this cannot fail
     return data.tobytes()
+
+
+def _marked_as_old(data: bytes, age_s: float) -> bytes:
+    """A picture that was shown before, with a bar that says so."""
+    picture = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return jpeg(marked(picture.astype(np.uint8), f"AGAIN: {age_s:.1f} s ago"))
 
 
 class Pictures:
@@ -50,6 +61,8 @@ class Pictures:
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._changed = threading.Condition()  # guards what follows
         self._jpeg: bytes | None = None
+        self._kept: deque[tuple[float, bytes]] = deque()  # time.monotonic() of the last seconds' pictures
+        self._kept_bytes = 0
         self._closing = False
         self.viewers = self.encoded = self.failed = 0
         self._thread = threading.Thread(target=self._encode, name="web pictures", daemon=True)
@@ -79,7 +92,7 @@ class Pictures:
                 continue
             started = time.monotonic()
             try:
-                data = jpeg(self._hud.draw(legible(shown.picture), shown.status, threshold=self._controls.threshold))
+                data = jpeg(self._drawn(shown))
             except Exception:
                 # A stream that stands still looks like one that runs: it ends, and the page opens a new one.
                 with self._changed:
@@ -90,13 +103,34 @@ class Pictures:
                 continue
             with self._changed:
                 self._jpeg, self.encoded = data, self.encoded + 1
+                self._keep(started, data)
                 self._changed.notify_all()
                 rest = started + _SHORTEST_S - time.monotonic()
                 self._changed.wait_for(lambda: self._closing, max(0.0, rest))
 
+    def _keep(self, now: float, data: bytes) -> None:
+        self._kept.append((now, data))
+        self._kept_bytes += len(data)
+        while self._kept and (now - self._kept[0][0] > _KEPT_S or self._kept_bytes > _KEPT_BYTES):
+            self._kept_bytes -= len(self._kept.popleft()[1])
+
+    def _drawn(self, shown: Shown) -> Image:
+        controls = self._controls
+        return self._hud.draw(
+            legible(viewed(shown, controls.view)),
+            shown.status,
+            threshold=controls.threshold,
+            level=controls.hud,
+            corner=controls.hud_corner,
+        )
+
     @contextmanager
-    def watch(self) -> Iterator[Iterator[bytes] | None]:
-        """The pictures for one viewer, as JPEG, until `close`; None when there are too many viewers already."""
+    def watch(self, again: bool = False) -> Iterator[Iterator[bytes] | None]:
+        """The pictures for one viewer, as JPEG, until `close`; None when there are too many viewers already.
+
+        Args:
+            again: those of the last ten seconds, as fast as they came and marked as old, and then no more.
+        """
         with self._changed:
             if self.viewers >= self._limit or self._closing:
                 admitted = False
@@ -106,7 +140,7 @@ class Pictures:
                     self._jpeg = None  # from when somebody last watched
                     self._wake.put(None)
         try:
-            yield self._stream() if admitted else None
+            yield None if not admitted else self._once_more() if again else self._stream()
         finally:
             if admitted:
                 with self._changed:
@@ -123,6 +157,18 @@ class Pictures:
                     return
                 sent = self._jpeg
             yield sent
+
+    def _once_more(self) -> Iterator[bytes]:
+        with self._changed:
+            kept = list(self._kept)
+        if not kept:
+            return
+        began, first = time.monotonic(), kept[0][0]
+        for taken, data in kept:
+            with self._changed:
+                if self._changed.wait_for(lambda: self._closing, max(0.0, began + taken - first - time.monotonic())):
+                    return
+            yield _marked_as_old(data, time.monotonic() - taken)
 
     def close(self) -> None:
         """End every viewer's stream and the encoding."""

@@ -29,7 +29,11 @@ def as_json(
         "viewers": viewers,
         "threshold": controls.threshold,
         "layers": list(controls.layers),
+        "opacity": controls.alpha,
+        "view": controls.view.value,
+        "hud": controls.hud.value,
         "paused": controls.paused.is_set(),
+        "region_drawn": controls.region is not None,
         "recording_wanted": controls.recording.is_set(),
         "classes": [{"name": info.name, "color": list(info.color)} for info in classes],
     }

@@ -1,23 +1,29 @@
 """The server: a page, the picture stream, the status and the controls, over HTTP/1.1.
 
 GET  /              the page (and /viewer.css, /viewer.js)
+GET  /icon.png      its icon
 GET  /stream        multipart JPEG
+GET  /again         the last ten seconds that somebody watched, once more, as multipart JPEG
 GET  /status        JSON
 GET  /metrics       Prometheus
 GET  /snapshot.png  the picture as shown, without the status
-POST /controls      {"action": NAME}, of vivim_runtime.live.screens.actions where `remote`
+POST /controls      {"action": NAME}, of vivim_runtime.live.screens.actions where `remote`; or
+                    {"set": NAME, "value": NUMBER}, of SETTINGS there; or, to draw what the model sees,
+                    {"action": "region", "region": [X, Y, WIDTH, HEIGHT]} in pixels of the frame
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import socket
 import socketserver
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from importlib.resources import files
@@ -25,17 +31,19 @@ from types import TracebackType
 from typing import IO, Any, ClassVar
 from urllib.parse import SplitResult, urlsplit
 
-from vivim_runtime.errors import SinkError
-from vivim_runtime.live.screens.actions import ACTIONS
+from vivim_runtime.errors import SinkError, UsageError
+from vivim_runtime.live.screens.actions import ACTIONS, SETTINGS
 from vivim_runtime.live.screens.base import ScreenOptions
-from vivim_runtime.live.screens.hud import Hud
+from vivim_runtime.live.screens.hud import NOTICE, Hud
+from vivim_runtime.live.screens.icon import icon
 from vivim_runtime.live.screens.snapshots import png, snapshot_name
 from vivim_runtime.live.screens.web.access import Access, Address
 from vivim_runtime.live.screens.web.pictures import Pictures
 from vivim_runtime.live.screens.web.reports import as_json, as_metrics
 from vivim_runtime.live.status import Controls, Shown, State, Status
+from vivim_runtime.regions import Region
 from vivim_runtime.sessions.base import ModelInfo
-from vivim_runtime.text import parse_json
+from vivim_runtime.text import parse_json, printable
 
 __all__ = ["WebViewer"]
 
@@ -81,7 +89,7 @@ class WebViewer:
         address = Address.from_name(name)
         access = Access(address, options.token)
         try:
-            self._server = _Server(address, access, controls, model)
+            self._server = _Server(address, access, controls, model, options)
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise SinkError(f"cannot serve {name} ({reason}); choose another address or port") from None
@@ -118,14 +126,16 @@ class _Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
     request_queue_size = _MOST_CONNECTIONS
 
-    def __init__(self, address: Address, access: Access, controls: Controls, model: ModelInfo) -> None:
+    def __init__(
+        self, address: Address, access: Access, controls: Controls, model: ModelInfo, options: ScreenOptions
+    ) -> None:
         self.address_family = address.family
         self._lock = threading.Lock()
         self._connections: dict[socket.socket, threading.Thread] = {}
         self.waiting: dict[socket.socket, float] = {}  # connections without a whole request, and since when
         super().__init__((address.host, address.port), _Handler)
-        self.access, self.controls, self.model = access, controls, model
-        self.pictures = Pictures(Hud(model.classes), controls, _MOST_VIEWERS)
+        self.access, self.controls, self.model, self.options = access, controls, model, options
+        self.pictures = Pictures(Hud(model.classes, options.notice), controls, _MOST_VIEWERS)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         thread = threading.Thread(target=self.process_request_thread, args=(request, client_address), daemon=True)
@@ -234,6 +244,8 @@ class _Handler(BaseHTTPRequestHandler):
         "/status": "_status",
         "/metrics": "_metrics",
         "/stream": "_stream",
+        "/again": "_again",
+        "/icon.png": "_icon",
         "/snapshot.png": "_snapshot",
     }
 
@@ -300,14 +312,43 @@ class _Handler(BaseHTTPRequestHandler):
     def _control(self, body: bytes) -> None:
         try:
             asked = parse_json(body.decode())
-            name = asked.get("action") if isinstance(asked, dict) else None
         except ValueError:
-            name = None
+            asked = None
+        asked = asked if isinstance(asked, dict) else {}
+        if "set" in asked:
+            self._set(asked["set"], asked.get("value"))
+            return
+        name = asked.get("action")
+        if name == "region":
+            self._see(asked.get("region"))
+            return
         action = _REMOTE.get(name) if isinstance(name, str) else None
         if action is None or action.apply is None:
-            self._refuse(HTTPStatus.BAD_REQUEST, f"expected an action of {', '.join(_REMOTE)}")
+            self._refuse(HTTPStatus.BAD_REQUEST, f"expected an action of {', '.join(_REMOTE)}, region")
             return
         action.apply(self.server.controls)
+        self._status()
+
+    def _see(self, numbers: Any) -> None:
+        """Let the model see the part of the picture that somebody has drawn."""
+        status, _ = self._newest()
+        try:
+            if not isinstance(numbers, list) or len(numbers) != 4:
+                raise UsageError("expected a region of [X, Y, WIDTH, HEIGHT]")
+            region = Region(*numbers).check(status.size, "the picture")
+        except UsageError as error:
+            self._refuse(HTTPStatus.BAD_REQUEST, printable(str(error), 300))
+            return
+        self.server.controls.see(region)
+        self._status()
+
+    def _set(self, name: Any, value: Any) -> None:
+        change = SETTINGS.get(name) if isinstance(name, str) else None
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if change is None or not number:
+            self._refuse(HTTPStatus.BAD_REQUEST, f"expected a number for one of {', '.join(SETTINGS)}")
+            return
+        change(self.server.controls, float(value))
         self._status()
 
     def _path(self) -> SplitResult | None:
@@ -360,6 +401,7 @@ class _Handler(BaseHTTPRequestHandler):
         server = self.server
         values = as_json(status, server.controls, server.model.classes, age, server.pictures.viewers)
         values["stream_failures"] = server.pictures.failed
+        values["notice"] = NOTICE if server.options.notice else ""
         self._answer(json.dumps(values).encode(), "application/json")
 
     def _metrics(self) -> None:
@@ -375,8 +417,17 @@ class _Handler(BaseHTTPRequestHandler):
         name = {"Content-Disposition": f'attachment; filename="{snapshot_name(shown)}"'}
         self._answer(png(shown.picture), "image/png", headers=name)
 
+    def _icon(self) -> None:
+        self._answer(png(icon()), "image/png")
+
     def _stream(self) -> None:
-        with self.server.pictures.watch() as pictures:
+        self._send(self.server.pictures.watch())
+
+    def _again(self) -> None:
+        self._send(self.server.pictures.watch(again=True))
+
+    def _send(self, watched: AbstractContextManager[Iterator[bytes] | None]) -> None:
+        with watched as pictures:
             if pictures is None:
                 self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, f"{_MOST_VIEWERS} viewers watch already")
                 return

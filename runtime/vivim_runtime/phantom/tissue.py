@@ -1,128 +1,33 @@
-"""Synthetic B-mode ultrasound video with exact ground truth: data that ships, and a source that is always there.
+"""Tissue, and the echoes that come back from it: what a probe shows before a scanner puts its screen around it.
 
 A frame is made as a scanner makes it. Tissue is a field of random scatterers whose strength follows an echogenicity map
 in decibels (skin, wavy layers, fascia, vessels, and mostly one hypoechoic lesion). Probe and breathing move the tissue:
 scatterers and map are sampled where each pixel's tissue was at rest, so speckle moves with the tissue and the mask is
 exact. A point-spread function, wider across the beam than along it, blurs the complex signal; its envelope has Rayleigh
-statistics (fully developed speckle). Attenuation, time-gain bands, shadows and enhancement act along depth; then come
-log compression, the sector of a curved probe, and the furniture of a screen.
+statistics (fully developed speckle). Attenuation, time-gain bands, shadows and enhancement act along depth; then comes
+log compression.
 
-Everything is a function of `PhantomSpec`; the draws of different seeds are independent.
+The echoes are computed on a grid of beams (`Beams`): of a plain phantom the picture's own pixels, of a probe the depths
+and directions that it really listens to, so that speckle widens with depth in a fan and shadows follow its beams.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from vivim_runtime.errors import UsageError
-from vivim_runtime.sizes import parse_size
+from vivim_runtime.phantom.probe import Beams, Probe
+from vivim_runtime.phantom.spec import PhantomSpec
 
-__all__ = ["PhantomName", "PhantomSpec", "phantom_frames"]
+__all__ = ["Scene"]
 
-Image = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
 Field = npt.NDArray[np.float32]
 
 # Lengths below are in the unit of a frame's height, decibels are of amplitude.
 _DECORRELATION = 0.06  # share of the speckle's power that is new in every frame (out-of-plane motion, noise)
-
-
-@dataclass(frozen=True)
-class PhantomSpec:
-    """What to synthesise.
-
-    Attributes:
-        seed: everything else about the video follows from it.
-        frames: how many frames.
-        size: (H, W) in pixels, each at least 32.
-        fps: frames per second; motion is per second.
-        lesion: whether there is one; None lets the seed decide (nine in ten have one).
-    """
-
-    seed: int = 0
-    frames: int = 5
-    size: tuple[int, int] = (256, 256)
-    fps: float = 25.0
-    lesion: bool | None = None
-
-    def __post_init__(self) -> None:
-        if self.frames < 1 or self.seed < 0 or not 0.0 < self.fps < float("inf"):  # which also refuses NaN
-            raise UsageError(
-                f"phantom with seed {self.seed}, {self.frames} frames, {self.fps} fps: expected a seed of at least 0, "
-                "at least 1 frame and a positive, finite rate"
-            )
-        if min(self.size) < 32 or max(self.size) > 4096:
-            raise UsageError(f"phantom of {self.size[0]}x{self.size[1]}: expected height and width of 32 to 4096")
-
-
-@dataclass(frozen=True)
-class PhantomName:
-    """What a name of phantoms asks for: `phantom`, or `phantom:seed=1,frames=90,size=480x640,fps=25`.
-
-    One grammar for sources and data sets: keys and values, commas between them, each key at most once, sizes as height
-    x width. The form of a web address, `phantom:?seed=1&frames=90`, says the same.
-
-    Attributes:
-        text: the name.
-        values: what it says, key by key.
-        example: what to expect, for messages.
-    """
-
-    text: str
-    values: Mapping[str, str]
-    example: str
-
-    @classmethod
-    def parse(cls, text: str, keys: Iterable[str], example: str) -> PhantomName:
-        """UsageError where a key is not one of `keys`, comes twice, or has no value."""
-        values: dict[str, str] = {}
-        asked = text.partition(":")[2].removeprefix("?")
-        for part in filter(None, re.split("[,&]", asked)):
-            key, equals, value = part.partition("=")
-            if key not in set(keys) or not equals:
-                raise UsageError(f"{text}: unknown {key or part}; expected something like {example}")
-            if key in values:
-                raise UsageError(f"{text}: {key} is there twice; expected something like {example}")
-            values[key] = value
-        return cls(text, values, example)
-
-    def number(self, key: str, default: float) -> float:
-        """A value as a number; UsageError where it is none."""
-        try:
-            return float(self.values.get(key, default))
-        except ValueError:
-            raise self._no_number(key) from None
-
-    def whole(self, key: str, default: int) -> int:
-        """A value as a whole number; UsageError where it is none."""
-        try:
-            return int(self.values.get(key, default))
-        except ValueError:
-            raise self._no_number(key) from None
-
-    def size(self, default: str) -> tuple[int, int]:
-        """The value of `size` as (H, W); UsageError where it is none."""
-        return parse_size(self.values.get("size", default), f"size of {self.text}")
-
-    def _no_number(self, key: str) -> UsageError:
-        return UsageError(
-            f"{self.text} has a value that is no number ({key}={self.values[key]}); "
-            f"expected something like {self.example}"
-        )
-
-
-def phantom_frames(spec: PhantomSpec) -> Iterator[tuple[Image, Mask]]:
-    """The frames (H, W, 3) and masks (H, W) of `spec`, one by one."""
-    rng = np.random.default_rng([spec.seed, 0x5641])
-    scene = _Scene(spec, rng)
-    for index in range(spec.frames):
-        yield scene.frame(index / spec.fps, np.random.default_rng([spec.seed, 0x4652, index]))
 
 
 def _smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[int, int]) -> Field:
@@ -168,6 +73,13 @@ class _Lesion:
             behind=rng.uniform(-7.0, 5.0),
         )
 
+    def below(self, probe: Probe, aspect: float) -> _Lesion:
+        """The same where depth and beam are what this one has for its centre; where a fan is narrow, deeper."""
+        deep = self.centre[0] + (0.14 if probe.kind == "sector" else 0.0)
+        lateral = 2 * self.centre[1] / aspect - 1
+        y, x = probe.place(np.array([[deep]], np.float32), np.array([[lateral]], np.float32))
+        return replace(self, centre=(float(y.item()), float(x.item())))
+
     def inside(self, y: Field, x: Field, time: float) -> Field:
         """Signed depth below the outline (positive inside), in units of height, at tissue positions."""
         dy, dx = y - self.centre[0], x - self.centre[1]
@@ -180,25 +92,28 @@ class _Lesion:
         return (self.radius * outline - np.hypot(along, across)).astype(np.float32)
 
 
-class _Scene:
+class Scene:
     """One patient and one scanner setting: everything that does not change during the video."""
 
-    def __init__(self, spec: PhantomSpec, rng: np.random.Generator) -> None:
-        self.height, self.width = spec.size
-        self.scale = self.height  # pixels per unit
-        aspect = self.width / self.height
-        # Tissue reaches beyond the frame, so that motion never brings in an edge.
+    def __init__(self, spec: PhantomSpec, rng: np.random.Generator, beams: Beams) -> None:
+        self.beams = beams
+        self.scale = beams.scale
+        height, width = beams.y.shape
+        aspect = width / height
+        # Tissue reaches beyond the picture, so that motion never brings in an edge.
         self.margin = int(0.16 * self.scale) + 2
-        shape = (self.height + 2 * self.margin, self.width + 2 * self.margin)
-        grid = np.mgrid[0 : self.height, 0 : self.width].astype(np.float32) / self.scale
-        self.y, self.x = grid[0], grid[1]
+        rows, columns = (round(side * self.scale) for side in beams.extent)
+        shape = (rows + 2 * self.margin, columns + 2 * self.margin)
         tissue = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
         tissue_y, tissue_x = (tissue - self.margin) / self.scale
 
         present = rng.random() < 0.9 if spec.lesion is None else spec.lesion
         self.lesion = _Lesion.draw(rng, aspect) if present else None
         self.scatterers = rng.standard_normal((*shape, 2)).astype(np.float32)
-        self.echo = self._echogenicity(rng, tissue_y, tissue_x, aspect)
+        if beams.probe is not None:
+            self.lesion = self.lesion and self.lesion.below(beams.probe, aspect)
+            tissue_y = beams.probe.layered(tissue_y, tissue_x)
+        self.echo = self._echogenicity(rng, tissue_y, tissue_x, beams.extent[1])
         self.texture = _smooth_noise(rng, shape, (14, 14)) * rng.uniform(0.3, 2.2)
         self.psf = (rng.uniform(0.0024, 0.0045) * self.scale, rng.uniform(0.0045, 0.0105) * self.scale)
 
@@ -207,12 +122,12 @@ class _Scene:
         self.rates = rng.uniform(0.15, 1.6, 3)
         self.offsets = rng.uniform(0, 2 * np.pi, 3)
         self.drift = rng.normal(0.0, 0.012, 2)
-        self.bulge = [_smooth_noise(rng, spec.size, (2, 2)) * rng.uniform(0.002, 0.012) for _ in range(2)]
+        self.bulge = [_smooth_noise(rng, (height, width), (2, 2)) * rng.uniform(0.002, 0.012) for _ in range(2)]
         self.pulse = (rng.uniform(0.6, 1.6), rng.uniform(0, 2 * np.pi))
 
         # The scanner.
-        bands = _smooth_noise(rng, (self.height, 1), (6, 1)) * rng.uniform(0.5, 2.5)
-        self.depth_gain = bands - self.y[:, :1] * rng.uniform(2.0, 14.0)
+        bands = _smooth_noise(rng, (height, 1), (6, 1)) * rng.uniform(0.5, 2.5)
+        self.depth_gain = bands - beams.deep * rng.uniform(2.0, 14.0)
         self.shadows = self._shadows(rng, aspect)
         self.range_db = rng.uniform(44.0, 62.0)
         self.gain_db = rng.uniform(-11.0, 4.0)
@@ -221,8 +136,15 @@ class _Scene:
         self.gamma = rng.uniform(0.85, 1.3)
         self.flicker = rng.uniform(0.0, 0.5)
         self.tint = 1.0 + np.array([0.0, 0.0, rng.uniform(-0.06, 0.06)]) * (rng.random() < 0.3)
-        self.sector = self._sector(rng, aspect)
-        self.furniture = self._furniture(rng)
+
+        if not spec.contact:
+            self.lose_contact()
+
+    def lose_contact(self) -> None:
+        """Lift the probe: sound goes to and fro between its face and the air, and nothing comes from below."""
+        self.lesion, self.echo[:], self.texture[:], self.shadows[:] = None, 0, 0, 0
+        rings = 8 * np.cos(2 * np.pi * self.beams.deep / 0.045)
+        self.depth_gain = (2 + rings - 150 * self.beams.deep).astype(np.float32)
 
     def _echogenicity(self, rng: np.random.Generator, y: Field, x: Field, aspect: float) -> Field:
         """Decibels over the tissue: skin, layers with wavy borders, fascia, and vessels with bright walls."""
@@ -253,73 +175,50 @@ class _Scene:
 
     def _shadows(self, rng: np.random.Generator, aspect: float) -> Field:
         """Decibels (H, W) of the shadows behind bone or bad contact: dark columns from some depth on."""
-        total = np.zeros((self.height, self.width), np.float32)
+        total = np.zeros(self.beams.y.shape, np.float32)
         for _ in range(int(rng.integers(0, 2))):
             column, half = rng.uniform(0, aspect), rng.uniform(0.02, 0.07)
             top = rng.choice([0.0, rng.uniform(0.1, 0.6)])
-            beyond = np.minimum((np.abs(self.x - column) - half) / 0.012, 80.0)  # e^80: zero, and no overflow
+            beyond = np.minimum(
+                (np.abs(self.beams.across - column) - half) / 0.012, 80.0
+            )  # e^80: zero, and no overflow
             across = 1 / (1 + np.exp(beyond))
-            total -= (across * rng.uniform(3, 8) / (1 + np.exp(-(self.y - top) / 0.02))).astype(np.float32)
+            total -= (across * rng.uniform(3, 8) / (1 + np.exp(-(self.beams.deep - top) / 0.02))).astype(np.float32)
         return total
 
-    def _sector(self, rng: np.random.Generator, aspect: float) -> Mask:
-        """The visible area: the whole frame, a rectangle with margins, or the sector of a curved probe."""
-        kind = rng.choice(["full", "margins", "sector"], p=[0.45, 0.3, 0.25])
-        if kind == "full":
-            return np.ones(self.y.shape, bool)
-        if kind == "margins":
-            top, bottom = rng.uniform(0, 0.08), 1 - rng.uniform(0, 0.1)
-            left, right = rng.uniform(0, 0.14) * aspect, (1 - rng.uniform(0, 0.14)) * aspect
-            return (self.y >= top) & (self.y < bottom) & (self.x >= left) & (self.x < right)
-        apex, inner = -rng.uniform(0.15, 0.6), rng.uniform(0.02, 0.08)
-        radius = np.hypot(self.y - apex, self.x - aspect / 2)
-        angle = np.abs(np.arctan2(self.x - aspect / 2, self.y - apex))
-        return (radius > inner - apex) & (radius < 1.0 - apex - 0.02) & (angle < rng.uniform(0.5, 0.8))
-
-    def _furniture(self, rng: np.random.Generator) -> Image:
-        """What a screen shows over the image: depth ticks, a grey bar, letters. Grey levels; 0 is see-through."""
-        canvas = np.zeros((self.height, self.width), np.uint8)
-        if rng.random() < 0.5:
-            return canvas
-        unit = self.scale / 256
-        grey = int(rng.integers(120, 240))
-        if rng.random() < 0.6:
-            side = int(rng.choice([1, self.width - 2 - int(5 * unit)]))
-            for tick in np.arange(rng.uniform(0.02, 0.08), 1.0, rng.uniform(0.05, 0.12)):
-                y = int(tick * self.height)
-                cv2.line(canvas, (side, y), (side + int(4 * unit), y), grey, max(1, int(unit)))
-        if rng.random() < 0.35:
-            x, y0, y1 = int(self.width * 0.96), int(self.height * 0.15), int(self.height * 0.5)
-            bar = np.linspace(255, 20, y1 - y0).astype(np.uint8)
-            canvas[y0:y1, x : x + max(2, int(5 * unit))] = bar[:, None]
-        for _ in range(int(rng.integers(0, 4))):
-            text = "".join(rng.choice(list("ABDEFGHMRT0123456789.:"), int(rng.integers(2, 9))))
-            at = (int(rng.uniform(0.01, 0.7) * self.width), int(rng.choice([0.05, 0.1, 0.94, 0.98]) * self.height))
-            size = rng.uniform(0.25, 0.42) * unit
-            cv2.putText(canvas, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, grey, max(1, round(unit)), cv2.LINE_AA)
-        return canvas
-
     def _tissue_at(self, time: float) -> tuple[Field, Field]:
-        """Where the tissue of each pixel was at rest: (H, W) twice, in units of height."""
+        """Where the tissue of each cell was at rest: (rows, columns) twice, in units."""
         swing = np.sin(2 * np.pi * self.rates * time + self.offsets) @ self.sway + self.drift * time
         swing = 0.13 * np.tanh(swing / 0.13)  # stay within the margin
         beat = np.float32(np.sin(2 * np.pi * self.pulse[0] * time + self.pulse[1]))
-        return self.y + np.float32(swing[0]) + self.bulge[0] * beat, self.x + np.float32(swing[1]) + self.bulge[
-            1
-        ] * beat
+        y = self.beams.y + np.float32(swing[0]) + self.bulge[0] * beat
+        return y, self.beams.x + np.float32(swing[1]) + self.bulge[1] * beat
 
-    def frame(self, time: float, rng: np.random.Generator) -> tuple[Image, Mask]:
-        """The frame uint8 (H, W, 3) and the mask bool (H, W) at a time in seconds; `rng` is the frame's own noise."""
+    def echoes(
+        self, time: float, rng: np.random.Generator, gain_db: float = 0.0, visibility: float = 1.0
+    ) -> tuple[Field, Field | None]:
+        """What the beams bring back at a time in seconds.
+
+        Args:
+            rng: the frame's own noise.
+            gain_db: what the user has turned the gain up by.
+            visibility: of the lesion, 1 as drawn and 0 like the tissue around it.
+
+        Returns:
+            grey: (rows, columns), of 0..1 but not clipped; depth below the lesion's outline, in units, positive inside,
+            None where there is no lesion.
+        """
         y, x = self._tissue_at(time)
         map_x, map_y = x * self.scale + self.margin, y * self.scale + self.margin
         echo = cv2.remap(self.echo, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
         texture = cv2.remap(self.texture, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
         echo += texture
-        mask = np.zeros(echo.shape, bool)
+        depth = None
         if self.lesion is not None:
             depth = self.lesion.inside(y, x, time)
-            mask = depth > 0
             body = 0.5 + 0.5 * np.tanh(depth / (2 * self.lesion.edge))  # the logistic function, without overflow
+            if visibility < 1.0:
+                body = body * np.float32(visibility)
             inner = np.float32(-11.0 + self.lesion.contrast) + 1.3 * texture
             echo += body * (np.minimum(echo + self.lesion.contrast * 0.8, inner) - echo)
             # Sound that crossed the lesion was weakened less (enhancement) or more (shadow) than its surroundings.
@@ -334,13 +233,10 @@ class _Scene:
         envelope = cv2.magnitude(signal[..., 0], signal[..., 1]) * np.float32(
             np.sqrt(4 * np.pi * self.psf[0] * self.psf[1])
         )
-        level = 20 * np.log10(envelope + 1e-4) + self.depth_gain + self.shadows + self.gain_db
+        level = 20 * np.log10(envelope + 1e-4) + self.depth_gain + self.shadows + (self.gain_db + gain_db)
         if self.smoothing > 0.3:
             level = _blurred(level, self.smoothing, self.smoothing)
         level += self.flicker * rng.standard_normal()
         grey = np.clip(1 + (level - 4.0) / self.range_db, 0, 1) ** self.gamma
         grey += rng.normal(0, 0.004)
-        image = np.where(self.sector, np.clip(grey, 0, 1) * 255, 0)
-        image = np.where(self.furniture > 0, np.maximum(image, self.furniture), image)
-        rgb = np.clip(image[..., None] * self.tint, 0, 255).astype(np.uint8)
-        return rgb, mask & self.sector
+        return grey, depth
