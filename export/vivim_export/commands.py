@@ -431,7 +431,10 @@ def trt_command(
     from vivim_export.engine import EngineOptions, build_engine, emit_graph, plan_engine
     from vivim_export.engine_graph import default_precision
 
-    check_outputs((output, emit_onnx, json_file, html_file), (given,))
+    stem = Path(given).with_suffix("") if is_model_file(given) else Path(Path(given).stem)
+    engine = output or stem.with_name(f"{stem.name}.engine")
+    built = (engine, sidecar_path(engine)) if output or not (emit_onnx or dry_run) else ()
+    check_outputs((*built, emit_onnx, json_file, html_file, timing_cache_file), (given,))
     model = _onnx_of(given)
     asked = [name for name, given in (("fp32", fp32), ("fp16", fp16), ("bf16", bf16), ("int8", int8)) if given]
     if len(asked) > 1:
@@ -461,9 +464,9 @@ def trt_command(
     if dry_run:
         _console.print(_plan_table(plan_engine(model, options)))
         return
-    output = output or (model.with_suffix(".engine") if is_model_file(given) else Path(f"{Path(given).stem}.engine"))
+    output = engine
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=_progress, transient=True) as progress:
+    with Progress(*columns, console=_progress, transient=True, disable=not _progress.is_terminal) as progress:
         task = progress.add_task("reading the model", total=None)
 
         def show(phase: str, done: int, steps: int) -> None:

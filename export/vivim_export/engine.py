@@ -310,7 +310,10 @@ class _Builder:
         if options.version_compatible:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
         if options.timing_cache is not None:
-            content = options.timing_cache.read_bytes() if options.timing_cache.is_file() else b""
+            try:
+                content = options.timing_cache.read_bytes() if options.timing_cache.is_file() else b""
+            except OSError as error:
+                raise UsageError(f"cannot read the timing cache {options.timing_cache}: {error.strerror}") from None
             cache = config.create_timing_cache(content)
             if cache is None or not config.set_timing_cache(cache, False):
                 raise UsageError(

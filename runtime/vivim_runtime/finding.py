@@ -392,6 +392,13 @@ class RegionFinder:
         self._look = _Variation()
         self._rival: Finding | None = None
 
+    @classmethod
+    def of(cls, region: Region) -> RegionFinder:
+        """One that goes on from a region that was found already."""
+        finder = cls()
+        finder.finding = Finding(region, "", "found before")
+        return finder
+
     def add(self, image: Image) -> bool:
         """Takes a picture, uint8 (H, W, 3); whether `finding` has changed."""
         size = (image.shape[0], image.shape[1])

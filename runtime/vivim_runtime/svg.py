@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
+
+from vivim_runtime.text import html_text
 
 __all__ = ["COLORS", "FAINT", "INK", "RULE", "bar", "dot", "line", "page", "rule", "text"]
 
@@ -25,7 +26,7 @@ def page(width: float, height: float, title: str, parts: Sequence[str]) -> str:
 def text(x: float, y: float, words: str, color: str, size: int = 11, anchor: str = "start") -> str:
     """Words whose baseline starts, is centred (anchor `middle`) or ends (`end`) at a point."""
     place = f'x="{x:.1f}" y="{y:.1f}"'
-    return f'<text {place} fill="{color}" font-size="{size}" text-anchor="{anchor}">{html.escape(words)}</text>'
+    return f'<text {place} fill="{color}" font-size="{size}" text-anchor="{anchor}">{html_text(words)}</text>'
 
 
 def bar(x: float, y: float, width: float, height: float, color: str) -> str:

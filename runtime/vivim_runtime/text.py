@@ -6,15 +6,36 @@ table are torn by them, and a parser that recurses ends with the stack.
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["check_depth", "parse_json", "parse_number", "printable"]
+__all__ = [
+    "check_depth",
+    "csv_cell",
+    "html_text",
+    "latex_text",
+    "markdown_text",
+    "parse_json",
+    "parse_number",
+    "printable",
+]
 
 # Of lists and objects within each other; ours have six.
 _MOST_DEPTH = 64
+_LATEX = {
+    **{character: "\\" + character for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "–": "--",
+    "\N{REPLACEMENT CHARACTER}": "?",
+}
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
 
@@ -26,6 +47,27 @@ def printable(text: str, most: int = 2000) -> str:
     """
     shown = text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
+def html_text(text: str) -> str:
+    """Text of others within a page or a picture of XML: words, and nothing else."""
+    return html.escape(printable(text))
+
+
+def markdown_text(text: str) -> str:
+    """Text of others in a line or a cell of Markdown: no column, page, link or emphasis of its own."""
+    return re.sub(r"[\\`*\[\]<|]", r"\\\g<0>", printable(text))
+
+
+def latex_text(text: str) -> str:
+    """Text of others in LaTeX."""
+    return "".join(_LATEX.get(c, c) for c in printable(text))
+
+
+def csv_cell(text: str) -> str:
+    """Text of others in a cell of CSV, which a spreadsheet takes for no formula."""
+    shown = printable(text)
+    return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
 
 
 def parse_number(text: str) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -207,7 +208,11 @@ def test_trt_plans_and_builds_without_a_gpu_and_run_says_which_one_it_needs(
         pytest.param(["EXPORTED", "--backend", "openvino"], "expected auto, tensorrt, rtx", id="backend"),
         pytest.param(["EXPORTED", "--compute-capability", "1.0"], "none that TensorRT for RTX", id="old GPU"),
         pytest.param(["EXPORTED", "-o", "text.onnx/m.engine"], "cannot create the folder", id="unwritable"),
-        pytest.param([], "Missing argument 'MODEL.onnx'", id="no model"),
+        pytest.param(["EXPORTED", "--timing-cache-file", "EXPORTED"], "both read and written", id="cache is the model"),
+        pytest.param(["EXPORTED", "-o", "m.engine", "--timing-cache-file", "m.engine"], "named twice", id="the engine"),
+        pytest.param(["EXPORTED", "-o", "m.engine", "--json", "m.engine.json"], "named twice", id="the record"),
+        pytest.param(["EXPORTED", "--timing-cache-file", "fifo"], "not a regular file", id="cache is a FIFO"),
+        pytest.param([], "there is no model model.onnx", id="no model"),
     ],
 )
 def test_bad_input_to_trt_gets_one_line_and_exit_code_2(
@@ -222,6 +227,7 @@ def test_bad_input_to_trt_gets_one_line_and_exit_code_2(
     monkeypatch.chdir(tmp_path)
     foreign_onnx(tmp_path / "foreign.onnx")
     Path("text.onnx").write_text("hello")
+    os.mkfifo("fifo")
     before = sorted(p.name for p in tmp_path.iterdir())
     given = [str(exported) if a == "EXPORTED" else a for a in args]
     backend = [] if "--backend" in args else ["--backend", "rtx"]

@@ -627,3 +627,18 @@ def test_a_film_says_how_many_pictures_its_encoder_gave(tmp_path: Path) -> None:
     assert not (tmp_path / "o.mp4").exists()
     with av.open(str(tmp_path / "o.part.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 2
+
+
+@pytest.mark.parametrize("what", ["masks", "video", "ledger"])
+def test_an_output_folder_that_is_deleted_in_mid_run_is_one_line(work: Path, what: str) -> None:
+    name = {"masks": "out/m", "video": "out/o.mp4", "ledger": "out/o.jsonl"}[what]
+    frames = 100_000 if what == "masks" else 1500
+    process = start(work, f"phantom:?frames={frames}&size=32x48", name, "-q")
+    deadline = time.monotonic() + 60
+    while not any((work / "out").rglob("*.*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    (work / "out").rename(work / "gone")  # at once, whatever is written into it
+    shutil.rmtree(work / "gone", ignore_errors=True)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 2 and error.count("\n") == 1 and "No such file or directory" in error
+    assert not (work / name).is_file()

@@ -368,6 +368,8 @@ def load_regressor(path: Path | None = None) -> AffineRegressor:
         CheckpointError: a file that is missing, damaged or not ours.
     """
     source = path or Path(str(files("vivim") / "weights" / _WEIGHTS))
+    if not source.is_file():  # a FIFO would be waited for
+        raise CheckpointError(f"there is no affine regressor {source}; make one with vivim-train boundary")
     regressor = AffineRegressor()
     try:
         regressor.load_state_dict(load_file(source))
@@ -376,4 +378,6 @@ def load_regressor(path: Path | None = None) -> AffineRegressor:
         raise CheckpointError(
             f"{source} holds no affine regressor ({reason}); make one with vivim-train boundary"
         ) from None
+    if not all(bool(torch.isfinite(value).all()) for value in regressor.state_dict().values()):
+        raise CheckpointError(f"{source} holds values that are not finite; make one with vivim-train boundary")
     return regressor.eval().requires_grad_(False)

@@ -166,7 +166,8 @@ class _Run:
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         update = _moving_average(config.ema)
         self.average = AveragedModel(self.model, multi_avg_fn=update, use_buffers=True) if config.ema else None
-        self._batches = TrainingBatches(clips, config.frames, config.seed, config.augmentation, options.workers)
+        pinned = device.type == "cuda"
+        self._batches = TrainingBatches(clips, config.frames, config.seed, config.augmentation, options.workers, pinned)
         self._clips = len(clips)
         self._source = clip_source(clips)
         self._state: Path | None = None
@@ -367,6 +368,8 @@ def _training(config: FitConfig, clips: ClipSource | Sequence[Clip], options: Ru
     if config.init:
         start = read_training(config.init)
         before = start.data
+        if (meeting := contract.meets(start.contract, "this training", str(config.init))) and options.group.leads:
+            _log.warning("%s", meeting)
         if (start.contract.mean, start.contract.std) != (contract.mean, contract.std):
             raise ConfigError(
                 f"{config.init} takes frames normalised by {start.contract.mean} and {start.contract.std}; training "

@@ -11,6 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from vivim_runtime.bench.worker import Opened
+from vivim_runtime.text import markdown_text
 
 __all__ = ["ModelResult", "markdown_table", "record", "terminal_table"]
 
@@ -135,6 +136,6 @@ def terminal_table(results: list[ModelResult]) -> Table:
 
 def markdown_table(results: list[ModelResult]) -> str:
     """The table in Markdown."""
-    head, *rows = _cells(results)
+    head, *rows = ([markdown_text(cell) for cell in line] for line in _cells(results))
     lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)

@@ -283,7 +283,9 @@ def _run_offline(source: Source, session: Session, options: RunOptions, outputs:
         session.warm_up()
         expected = min((n for n in (source.frame_count, options.max_frames) if n is not None), default=None)
         columns = (TextColumn("segmenting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=_console, transient=True, disable=outputs.quiet) as progress:
+        with Progress(
+            *columns, console=_console, transient=True, disable=outputs.quiet or not _console.is_terminal
+        ) as progress:
             task = progress.add_task("frames", total=expected)
             report = run(source, session, sinks, options, lambda _: progress.advance(task))
         written = [sink.path for sink in sinks]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 
 import cv2
 
@@ -13,18 +12,19 @@ from vivim_runtime.judging.report import Report
 from vivim_runtime.judging.tables import grids, html_table
 from vivim_runtime.judging.worst import MASK_COLOR, TRUTH_COLOR, WorstFrame, drawn_errors
 from vivim_runtime.sources.base import Image
+from vivim_runtime.text import html_text
 
 __all__ = ["html_page", "png"]
 
 
 def html_page(report: Report) -> str:
     """The page."""
-    title = f"Evaluation on {html.escape(report.title)}"
+    title = f"Evaluation on {html_text(report.title)}"
     tables = "".join(
-        f"<h2>{html.escape(grid.title)}</h2><div class=wide>{html_table(grid)}</div>" for grid in grids(report)
+        f"<h2>{html_text(grid.title)}</h2><div class=wide>{html_table(grid)}</div>" for grid in grids(report)
     )
     models = "".join(_model(name, e) for name, e in zip(report.names, report.evaluations, strict=True))
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in report.notes)
+    notes = "".join(f"<li>{html_text(note)}</li>" for note in report.notes)
     worst = "".join(_worst(label, e) for label, e in zip(report.labels, report.evaluations, strict=True))
     return f"""<!doctype html>
 <html lang=en><head><meta charset=utf-8><meta name=viewport content="width=device-width">
@@ -61,18 +61,18 @@ def _model(name: str, evaluation: Evaluation) -> str:
     m = evaluation.model
     clip = f"{m.frames} x {m.size[0]} x {m.size[1]}"
     cells = name, f"{m.backend} ({m.device})", m.preset, m.precision, clip, f"{evaluation.hop}", m.weights_sha256[:12]
-    return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+    return "<tr>" + "".join(f"<td>{html_text(cell)}</td>" for cell in cells) + "</tr>"
 
 
 def _worst(label: str, evaluation: Evaluation) -> str:
     frames = "".join(_frame(frame) for frame in evaluation.worst) or "<p>There is none: every mask is the true one.</p>"
-    return f"<h3>{html.escape(label)}</h3>{frames}"
+    return f"<h3>{html_text(label)}</h3>{frames}"
 
 
 def _frame(frame: WorstFrame) -> str:
     data = base64.b64encode(png(drawn_errors(frame))).decode()
     return (
-        f'<figure><img alt="" src="data:image/png;base64,{data}"><figcaption>{html.escape(frame.video)}, '
+        f'<figure><img alt="" src="data:image/png;base64,{data}"><figcaption>{html_text(frame.video)}, '
         f"frame {frame.frame}: Dice {frame.dice:.4f}, {frame.wrong} pixels wrong</figcaption></figure>"
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 from collections.abc import Iterator
 
 import cv2
@@ -15,6 +14,7 @@ from vivim_runtime.judging.parity import Comparison, WorstFrame
 from vivim_runtime.overlay import drawn
 from vivim_runtime.sessions.base import ClassInfo
 from vivim_runtime.sources.base import Image
+from vivim_runtime.text import html_text
 
 __all__ = ["html_report", "rows", "terminal_table"]
 
@@ -70,20 +70,21 @@ def html_report(comparison: Comparison) -> str:
     """One HTML page: verdict, sides, figures, and the worst frames as pictures."""
     a, b = comparison.a, comparison.b
     sides = "".join(
-        f"<tr><td>{label}</td><td>{html.escape(side.name)}</td><td>{side.backend}</td><td>{html.escape(side.preset)}</td>"
-        f"<td>{side.precision}</td><td>{side.device}</td><td><code>{side.weights_sha256[:12]}</code></td></tr>"
+        f"<tr><td>{label}</td><td>{html_text(side.name)}</td><td>{html_text(side.backend)}</td>"
+        f"<td>{html_text(side.preset)}</td><td>{html_text(side.precision)}</td><td>{html_text(side.device)}</td>"
+        f"<td><code>{html_text(side.weights_sha256[:12])}</code></td></tr>"
         for label, side in (("A", a), ("B", b))
     )
     figures = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows(comparison)
+        "<tr>" + "".join(f"<td>{html_text(cell)}</td>" for cell in row) + "</tr>" for row in rows(comparison)
     )
-    sources = "".join(f"<li>{html.escape(name)}: {count} frames</li>" for name, count in comparison.sources.items())
-    notes = "".join(f"<p class=note>{html.escape(note)}</p>" for note in comparison.notes)
+    sources = "".join(f"<li>{html_text(name)}: {count} frames</li>" for name, count in comparison.sources.items())
+    notes = "".join(f"<p class=note>{html_text(note)}</p>" for note in comparison.notes)
     worst = "".join(_worst_frame(frame, comparison.classes) for frame in comparison.worst)
     height, width = comparison.size
     return f"""<!doctype html>
 <html lang=en><head><meta charset=utf-8><meta name=viewport content="width=device-width">
-<title>Parity: {html.escape(a.name)} and {html.escape(b.name)}</title>
+<title>Parity: {html_text(a.name)} and {html_text(b.name)}</title>
 <style>
 body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1c2430 }}
 h1 {{ font-size: 1.5rem; margin-bottom: .3rem }} h2 {{ font-size: 1.1rem; margin-top: 2rem }}
@@ -95,8 +96,8 @@ figure {{ margin: 1rem 0 }} figure img {{ width: 100%; image-rendering: pixelate
 figcaption {{ color: #5a6675; font-size: .9rem }} .a {{ color: #00944c; font-weight: 600 }}
 .b {{ color: #c8128f; font-weight: 600 }}
 </style></head><body>
-<h1>Parity: {html.escape(a.name)} and {html.escape(b.name)}</h1>
-<p class="verdict {"pass" if comparison.passed else "fail"}">{html.escape(_verdict(comparison))}</p>
+<h1>Parity: {html_text(a.name)} and {html_text(b.name)}</h1>
+<p class="verdict {"pass" if comparison.passed else "fail"}">{html_text(_verdict(comparison))}</p>
 {notes}
 <p>Clips of {comparison.frames} frames, {width} x {height} pixels. A is the reference.</p>
 <table><thead><tr><th></th><th>file</th><th>runs in</th><th>network</th><th>precision</th><th>device</th>
@@ -125,7 +126,7 @@ def _worst_frame(frame: WorstFrame, classes: tuple[ClassInfo, ...]) -> str:
     )
     strip = np.concatenate([part for panel in panels for part in (panel, gap)][:-1], axis=1)
     return (
-        f'<figure><img alt="" src="data:image/png;base64,{_png(strip)}"><figcaption>{html.escape(frame.source)}, '
+        f'<figure><img alt="" src="data:image/png;base64,{_png(strip)}"><figcaption>{html_text(frame.source)}, '
         f"frame {frame.frame}: Dice {frame.dice:.6f}, largest difference {frame.max_abs:.2e}</figcaption></figure>"
     )
 

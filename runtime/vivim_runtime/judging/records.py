@@ -13,7 +13,7 @@ from vivim_runtime.bench import record as bench_record
 from vivim_runtime.judging.evaluation import Evaluation
 from vivim_runtime.judging.figures import FIGURES, Estimate
 from vivim_runtime.judging.report import Report
-from vivim_runtime.text import printable
+from vivim_runtime.text import csv_cell
 
 __all__ = ["csv_text", "record"]
 
@@ -74,7 +74,7 @@ def csv_text(report: Report) -> str:
     writer.writerow(_HEAD)
     for name, evaluation in zip(report.names, report.evaluations, strict=True):
         for line in _lines(evaluation):
-            writer.writerow((printable(name), printable(line[0]), *line[1:]))
+            writer.writerow((csv_cell(name), csv_cell(line[0]), *line[1:]))
     return out.getvalue()
 
 

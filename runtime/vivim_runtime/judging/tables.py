@@ -5,7 +5,6 @@ A table is made once, as cells; Markdown, LaTeX, HTML and the terminal are ways 
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from rich.text import Text
 
 from vivim_runtime.judging.figures import ALSO, AVERAGED, PAPER_1, PAPER_2, Estimate, Figure
 from vivim_runtime.judging.report import Report
-from vivim_runtime.text import printable
+from vivim_runtime.text import html_text, latex_text, markdown_text
 
 __all__ = ["Cell", "Grid", "grids", "html_table", "latex", "markdown", "terminal_tables"]
 
@@ -161,35 +160,17 @@ def _videos(report: Report) -> Grid:
 
 def markdown(report: Report) -> str:
     """All tables and notes in Markdown."""
-    lines = [f"# {report.title}", ""]
+    lines = [f"# {markdown_text(report.title)}", ""]
     for grid in grids(report):
-        lines += [f"**{_escaped(grid.title)}**", ""]
-        lines.append("| " + " | ".join(_escaped(name) for name in grid.head) + " |")
+        lines += [f"**{markdown_text(grid.title)}**", ""]
+        lines.append("| " + " | ".join(markdown_text(name) for name in grid.head) + " |")
         lines.append("| --- |" + " ---: |" * (len(grid.head) - 1))
         for name, cells in grid.rows:
             texts = [" ".join(filter(None, (f"**{c.text}**" if c.best else c.text, c.interval))) for c in cells]
-            lines.append("| " + " | ".join((_escaped(name), *texts)) + " |")
+            lines.append("| " + " | ".join((markdown_text(name), *texts)) + " |")
         lines.append("")
-    lines += [f"- {_escaped(note)}" for note in report.notes]
+    lines += [f"- {markdown_text(note)}" for note in report.notes]
     return "\n".join(lines) + "\n"
-
-
-def _escaped(text: str) -> str:
-    """Text of others in a cell of Markdown: one line, and no column of its own."""
-    return printable(text).replace("|", "\\|")
-
-
-_LATEX = {
-    **{character: "\\" + character for character in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "\\": r"\textbackslash{}",
-    "–": "--",
-}
-
-
-def _latex_text(text: str) -> str:
-    return "".join(_LATEX.get(c, c) for c in text)
 
 
 def latex(report: Report) -> str:
@@ -200,12 +181,12 @@ def latex(report: Report) -> str:
             continue
         parts.append("\\begin{table}\n\\centering")
         caption = grid.title.partition(": ")[2].capitalize()
-        parts.append(f"\\caption{{{_latex_text(caption)} ({_latex_text(report.title)}).}}")
+        parts.append(f"\\caption{{{latex_text(caption)} ({latex_text(report.title)}).}}")
         parts.append(f"\\begin{{tabular}}{{l{'c' * (len(grid.head) - 1)}}}\n\\toprule")
         parts.append(" & ".join(grid.latex_head) + " \\\\\n\\midrule")
         for name, cells in grid.rows:
-            values = [f"\\textbf{{{c.text}}}" if c.best else _latex_text(c.text) for c in cells]
-            parts.append(" & ".join((_latex_text(name), *values)) + " \\\\")
+            values = [f"\\textbf{{{c.text}}}" if c.best else latex_text(c.text) for c in cells]
+            parts.append(" & ".join((latex_text(name), *values)) + " \\\\")
             if any(c.interval for c in cells):
                 small = [f"{{\\scriptsize {c.interval}}}" if c.interval else "" for c in cells]
                 parts.append(" & ".join(("", *small)) + " \\\\")
@@ -215,9 +196,9 @@ def latex(report: Report) -> str:
 
 def html_table(grid: Grid) -> str:
     """A table in HTML, without its title."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in grid.head)
+    head = "".join(f"<th>{html_text(name)}</th>" for name in grid.head)
     rows = "".join(
-        f"<tr><td>{html.escape(name)}</td>"
+        f"<tr><td>{html_text(name)}</td>"
         + "".join(
             f"<td>{f'<b>{c.text}</b>' if c.best else c.text}"
             + (f"<br><small>{c.interval}</small>" if c.interval else "")

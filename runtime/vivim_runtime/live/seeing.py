@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from vivim_runtime.contract import InputContract
+from vivim_runtime.finding import RegionFinder
 from vivim_runtime.framing import Views
 from vivim_runtime.live.status import Controls
 from vivim_runtime.locating import LOOKED_AT, Finder, find_region, regions_of
@@ -19,7 +20,8 @@ class Seeing:
     """Views of the frames; used in the inference's thread, `current` and `message` in all.
 
     A region that is to be found is looked for in the first frames, and again in pictures of another size. Until then
-    nothing is inferred.
+    nothing is inferred. Once it is found, it is watched: where the scanner's screen changes its layout, the region
+    follows (vivim_runtime.finding.RegionFinder).
 
     Attributes:
         current: of the newest clip; None before the first.
@@ -37,6 +39,8 @@ class Seeing:
         self._contract, self._rule, self._source = contract, rule or contract.rule, source
         self._controls, self._finder = controls, finder
         self._known: tuple[tuple[int, int], Region | None] | None = None  # size and drawn region of `current`
+        self._watch: RegionFinder | None = None
+        self._watched = -1  # index of the newest frame that the watch has seen
         self._looked_at: OrderedDict[int, Image] = OrderedDict()
         self.current: Views | None = None
         self.message = ""
@@ -60,6 +64,8 @@ class Seeing:
         image, drawn = frames[-1].image, self._controls.region
         size = (image.shape[0], image.shape[1])
         if self._known == (size, drawn):
+            if drawn is None and self._watch is not None:
+                self._follow(frames, self._watch)
             return self.current
         if drawn is not None and drawn.fits(size):
             regions: tuple[Region, ...] = (drawn,)
@@ -67,11 +73,19 @@ class Seeing:
             found = self._look(frames, size)
             if found is None:
                 return None
-            regions = (found,)
+            regions, self._watch = (found,), RegionFinder.of(found)
         else:
             regions = regions_of(self._rule, self._source, size, self._source.name, tuple)
         self._known, self.current, self.message = (size, drawn), Views.of(self._contract, regions), ""
         return self.current
+
+    def _follow(self, frames: Sequence[Frame], watch: RegionFinder) -> None:
+        """Another region, where the screen shows its picture elsewhere now."""
+        for frame in frames:
+            if frame.index > self._watched:
+                self._watched = frame.index
+                if watch.add(frame.image) and watch.finding is not None and watch.finding.region is not None:
+                    self.current = Views.of(self._contract, (watch.finding.region,))
 
     def _look(self, frames: Sequence[Frame], size: tuple[int, int]) -> Region | None:
         kept = self._looked_at

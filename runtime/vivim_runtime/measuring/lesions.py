@@ -28,7 +28,7 @@ _LEAST_IOU = 0.1
 _REMEMBERED_S = 0.5
 # The outline may be anywhere between the threshold moved by this, in logits, up and down (probabilities of 0.0025 to
 # 0.9975 around 0.5): networks are surer than they are right. The least whole number that covers 98 % of the diameters
-# and areas of phantoms that validate (benchmarks/measuring.py --split validation); a band of 1 covers half of them.
+# and areas of phantoms that validate (benchmarks/millimetres.py --split validation); a band of 1 covers half of them.
 _BAND = 6.0
 
 

@@ -6,6 +6,7 @@ Messages are made of file names and technical attributes alone: patient data sta
 from __future__ import annotations
 
 import math
+import os
 import warnings
 import zlib
 from pathlib import Path
@@ -19,6 +20,7 @@ __all__ = ["frame_groups", "is_dicom", "kind_of", "numbers", "read_dicom", "read
 # Of a deflated file: 100 pictures of 8K as RGB would be more, and nobody deflates those.
 _MOST_INFLATED = 1 << 30
 _CHUNK = 1 << 20
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
 
 
 def is_dicom(path: Path) -> bool:
@@ -85,34 +87,32 @@ def _check_inflated(path: Path, file: BoundedFile) -> None:
     Raises:
         SourceError, and whatever pydicom and zlib raise of a damaged file.
     """
-    from pydicom.filereader import read_partial
-    from pydicom.uid import DeflatedExplicitVRLittleEndian
-
-    if file.read(132)[128:] == b"DICM":
-        file.seek(0)
-        meta = read_partial(file, lambda tag, vr, length: True).file_meta  # up to the first element of the data set
-        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-            file.seek(_end_of_meta(file))
-            unpacking, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-            data = file.read(_CHUNK)
-            while data and not unpacking.eof:
-                size += len(unpacking.decompress(data, _CHUNK))
-                if size > _MOST_INFLATED:
-                    raise SourceError(
-                        f"{path} unpacks to more than {_MOST_INFLATED >> 20} MiB, which is no loop of pictures; "
-                        "convert it, for instance with: gdcmconv --raw IN OUT"
-                    )
-                data = unpacking.unconsumed_tail or file.read(_CHUNK)
+    if file.read(132)[128:] == b"DICM" and _syntax(file) == _DEFLATED:
+        unpacking, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        data = file.read(_CHUNK)
+        while data and not unpacking.eof:
+            size += len(unpacking.decompress(data, _CHUNK))
+            if size > _MOST_INFLATED:
+                raise SourceError(
+                    f"{path} unpacks to more than {_MOST_INFLATED >> 20} MiB, which is no loop of pictures; "
+                    "convert it, for instance with: gdcmconv --raw IN OUT"
+                )
+            data = unpacking.unconsumed_tail or file.read(_CHUNK)
     file.seek(0)
 
 
-def _end_of_meta(file: BoundedFile) -> int:
-    """Where the group 0002 ends, by its first element, its length (PS3.10 7.1)."""
-    file.seek(132)
-    group = file.read(12)
-    if group[:8] != b"\x02\0\0\0UL\x04\0":
-        raise ValueError("no length of the file's meta information")
-    return 144 + int.from_bytes(group[8:], "little")
+def _syntax(file: BoundedFile) -> bytes:
+    """The transfer syntax in the group 0002 (PS3.10 7.1), behind which the file then stands."""
+    found = b""
+    while (header := file.read(8))[:2] == b"\x02\0" and len(header) == 8:
+        length = int.from_bytes(header[6:8], "little")
+        if header[4:6] in (b"OB", b"OW", b"UN", b"UT", b"SQ"):
+            length = int.from_bytes(file.read(4), "little")
+        value = file.read(length)
+        if header[2:4] == b"\x10\0":
+            found = value.rstrip(b"\0 ")
+    file.seek(-len(header), os.SEEK_CUR)
+    return found
 
 
 def numbers(dataset: Any, keyword: str) -> list[float] | None:
