@@ -37,7 +37,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from machine import in_fresh_process, machine, peak_mb, relative_l2, resident_mb
+from measuring import in_fresh_process, machine, peak_mb, relative_l2, resident_mb
 
 from vivim_runtime.bench.process import MeasuringProcess
 from vivim_runtime.sessions.native import native_library

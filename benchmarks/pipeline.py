@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import in_fresh_process, machine, resident_mb
+from measuring import in_fresh_process, machine, resident_mb
 
 from vivim_runtime.live.run import LiveOptions, Outputs, run_live
 from vivim_runtime.live.status import Controls, Shown

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from machine import in_fresh_process, machine, peak_mb, relative_l2, reset_peak, resident_mb
+from measuring import in_fresh_process, machine, peak_mb, relative_l2, reset_peak, resident_mb
 from sequential import sequential_scan
 from torch import Tensor
 

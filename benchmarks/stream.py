@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from machine import machine, relative_l2
+from measuring import machine, relative_l2
 
 from vivim.checkpoint import load_checkpoint
 from vivim.config import STREAMING_DIRECTIONS, VivimConfig

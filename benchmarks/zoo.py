@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import machine
+from measuring import machine
 
 from vivim_export.foreign import ForeignOptions, export_network, load_network, stand_ins
 from vivim_export.foreign.exporting import run_file
