@@ -4,6 +4,8 @@ VENV   ?= .venv
 # torch is pinned: an open range would pull several GB of CUDA packages on a machine that has no GPU.
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
+# Says what it downloads, and how far it is, without a line for every file that it finds.
+PIP     = $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on
 # Of the system, or of the wheels of extra cuda-build.
 NVCC   ?= $(or $(shell command -v nvcc),$(firstword $(wildcard $(VENV)/lib/python3*/site-packages/nvidia/cu13/bin/nvcc)))
 CMAKE  ?= $(or $(shell command -v cmake),$(BIN)/cmake)
@@ -20,18 +22,19 @@ LONG := tests/runtime/live tests/runtime/commands tests/runtime/test_bench.py te
         tests/plugins tests/vivim/training tests/vivim/commands tests/vivim/test_efficiency.py \
         tests/vivim/test_rivals.py tests/vivim/test_weights.py tests/vivim/scan
 
-.PHONY: help dev format lint types test quick test-all lowest native wheels plugins gpu-check compat demo bench clean
+.PHONY: help dev format lint types test quick test-all lowest docs evidence native wheels plugins gpu-check compat demo bench zoo clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 dev: $(VENV)/.installed  ## create .venv with everything that the tests and the demo need
 
 $(VENV)/.installed: pyproject.toml
+	@echo "Making $(VENV) (about 2 GB; a few minutes, which the downloads below take most of)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" "$(TORCH)"
+	$(PIP) "$(TORCH)"
+	$(PIP) -e ".[dev]" "$(TORCH)"
 	@# Of the tests of vivim-eval alone. It asks for numpy 1.18 and runs with any; --no-deps lets it.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "pysodmetrics==1.4.4"
+	$(PIP) --no-deps "pysodmetrics==1.4.4"
 	@touch $@
 
 format: dev  ## let ruff and clang-format format the code
@@ -55,6 +58,14 @@ quick: dev  ## for the inner loop, within a minute: no live runs, exports, engin
 
 test-all: dev  ## every test that this machine can run
 	$(PYTEST)
+
+docs: dev  ## the documentation as a site, in build/site; links are checked (REPOSITORY_URL: where the code will be)
+	$(PIP) --quiet -e ".[docs]" "$(TORCH)"
+	$(BIN)/mkdocs build --strict
+	@echo "Look at build/site/index.html, or: $(BIN)/mkdocs serve"
+
+evidence: dev  ## what a regulator asks for, in build/evidence, signed (KEY=file)
+	$(BIN)/python docs/tools/evidence.py --out build/evidence $(if $(KEY),--key "$(KEY)")
 
 lowest: dev  ## the oldest and newest of every dependency, and releases of ONNX Runtime from 1.18 on (downloads them)
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS) tests/test_dependencies.py tests/export/test_runtime_versions.py
@@ -84,6 +95,10 @@ demo: dev  ## export, check and run the shipped weights; results in demo/
 bench: dev  ## the CPU benchmarks: the scan, and whole clips end to end
 	$(BIN)/python benchmarks/scan_cpu.py
 	$(BIN)/python benchmarks/e2e_cpu.py
+
+zoo: dev  ## Mamba networks of others, from your checkouts of them, to ONNX: a table (FORKS=folder, ONLY=names)
+	@[ -d "$(FORKS)" ] || { echo "FORKS is $(or $(FORKS),not given); expected the folder of your checkouts" >&2; exit 2; }
+	$(BIN)/python benchmarks/zoo.py --path "$(FORKS)" $(if $(ONLY),--only "$(ONLY)") $(if $(ENGINE),--engine)
 
 clean:  ## remove the environment and what the demo wrote
 	rm -rf $(VENV) demo build plugins/build *.egg-info

@@ -1,12 +1,15 @@
-"""Whole clips on the CPU, pixels in and logits out: the authors' arithmetic, our PyTorch, our ONNX file.
+"""Whole clips on the CPU, pixels in and logits out: the authors' arithmetic, our PyTorch, our ONNX files, OpenVINO.
 
-    python benchmarks/e2e_cpu.py [--presets tiny,b3] [--threads 2] [--rounds 5] [--json FILE]
+    python benchmarks/e2e_cpu.py [--presets tiny,b3] [--threads 2] [--rounds 5] [--openvino-python PYTHON] [--json FILE]
 
     authors   Vivim in PyTorch with the scan as a loop over all steps (benchmarks/sequential.py), decoder unfolded
     torch     Vivim in PyTorch, with the scan in chunks
     compiled  the same with the compiled operators (make native)
     bodies    the file that vivim-export writes, in ONNX Runtime through vivim_runtime; its bodies compute the scan
     library   the same file with the compiled operators
+    cpu       the file of vivim-export onnx --cpu, with the compiled operators: what a user without a GPU runs
+    openvino  the file of vivim-export onnx --form lowered in OpenVINO, float32, where --openvino-python names a Python
+              of this version whose environment has it (python -m venv V; V/bin/pip install openvino)
 
 One clip of 5 frames of 256x256, random weights (seed 0; speed does not depend on them). Each side lives in a process of
 its own, and they take turns clip by clip, so that other load on the machine meets all. Still, wait for an idle machine:
@@ -21,6 +24,7 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -47,12 +51,16 @@ SIDES = {
     "compiled": "Vivim, PyTorch, operators",
     "bodies": "ONNX Runtime, bodies",
     "library": "ONNX Runtime, operators",
+    "cpu": "ONNX Runtime, operators, --cpu",
+    "openvino": "OpenVINO, float32, lowered",
 }
-# How many times faster the ONNX file with the operators is to be, by network.
+# How many times faster the ONNX file for CPUs is to be, by network.
 AIMS = {
-    "b3": {"library over torch": 2.5, "library over authors": 4.5},
-    "tiny": {"library over authors": 10.0},
+    "b3": {"cpu over torch": 2.5, "cpu over authors": 4.5},
+    "tiny": {"cpu over authors": 10.0},
 }
+# What each side's file is exported with.
+FILES = {"bodies": {}, "library": {}, "cpu": {"cpu": True}, "openvino": {"form": "lowered"}}
 TOLERANCE = 1e-4  # rel-L2 of the logits, means removed
 # A side sits out further rounds once its clips have taken this long, seconds.
 PATIENCE = 25.0
@@ -178,6 +186,26 @@ class OnnxSide:
         return _costs_of_events(events)
 
 
+class OpenVinoSide:
+    """The lowered file in OpenVINO, out of another environment."""
+
+    def __init__(self, path: Path, threads: int, packages: str) -> None:
+        sys.path.append(packages)  # behind ours: of what both have, ours is taken
+        import openvino  # noqa: F401
+
+        from vivim_runtime.sessions.openvino import OpenVinoSession
+
+        self.imported_mb = resident_mb()
+        self._session = OpenVinoSession(path, threads=threads)
+        self._session.warm_up()
+
+    def __call__(self, clip: Clip) -> Logits:
+        return self._session(clip)
+
+    def costs(self, clip: Clip) -> list[Cost]:
+        return []
+
+
 def _costs_of_events(events: list[dict[str, Any]]) -> list[Cost]:
     """Costs by operator in the last run of an ONNX Runtime profile; what runs inside a Scan is listed apart."""
     last = max((e for e in events if e["name"] == "model_run"), key=lambda e: e["ts"])
@@ -197,21 +225,26 @@ def _costs_of_events(events: list[dict[str, Any]]) -> list[Cost]:
 class Measured:
     """A side on one clip of noise, in a process of its own."""
 
-    def __init__(self, name: str, preset: str, threads: int, path: Path) -> None:
-        if name not in ("compiled", "library"):
+    def __init__(self, name: str, preset: str, threads: int, folder: Path, packages: str) -> None:
+        if name not in ("compiled", "library", "cpu"):
             os.environ["VIVIM_ORT"] = "bodies"  # of this process; what computes is chosen by the first call
         elif native_library() is None:
             raise SystemExit("the compiled operators are not there; build them: make native")
-        in_onnx = name in ("bodies", "library")
-        self._side: Side = OnnxSide(path, threads) if in_onnx else TorchSide(preset, threads, name == "authors")
+        self._side: Side
+        if name == "openvino":
+            self._side = OpenVinoSide(_file(folder, preset, name), threads, packages)
+        elif name in FILES:
+            self._side = OnnxSide(_file(folder, preset, name), threads)
+        else:
+            self._side = TorchSide(preset, threads, name == "authors")
         self._loaded = resident_mb()
         self._clip = np.random.default_rng(0).integers(0, 256, (1, FRAMES, *SIZE, 3), np.uint8)
 
-    def run(self) -> tuple[float, Logits]:
-        """Seconds of a clip, and its logits."""
-        start = time.perf_counter()
+    def run(self) -> tuple[float, float, Logits]:
+        """Seconds of a clip, of the processor for it, and its logits."""
+        start, worked = time.perf_counter(), time.process_time()
         logits = self._side(self._clip)
-        return time.perf_counter() - start, logits
+        return time.perf_counter() - start, time.process_time() - worked, logits
 
     def memory(self) -> Memory:
         """After the imports, loaded, and at most, MiB."""
@@ -222,13 +255,37 @@ class Measured:
         return self._side.costs(self._clip)
 
 
-def export(preset: str, path: Path) -> tuple[float, float]:
-    """Write the ONNX file; seconds and peak MiB. To be called in a fresh process."""
+def export(preset: str, name: str, path: Path) -> tuple[float, float]:
+    """Write a side's ONNX file; seconds and peak MiB. To be called in a fresh process."""
     from vivim_export.onnx_export import OnnxOptions, onnx_from_model, save_onnx
 
     start = time.perf_counter()
-    save_onnx(onnx_from_model(_network(preset), OnnxOptions(size=SIZE)), path)
+    save_onnx(onnx_from_model(_network(preset), OnnxOptions(size=SIZE, **FILES[name])), path)
     return time.perf_counter() - start, peak_mb()
+
+
+def _file(folder: Path, preset: str, name: str) -> Path:
+    """Of a side; those with the same options share one."""
+    first = next(other for other, options in FILES.items() if options == FILES[name])
+    return folder / f"{preset}.{first}.onnx"
+
+
+def openvino_packages(python: str | None) -> str | None:
+    """Where the packages of an environment with OpenVINO are; None, and a line, where there is no such."""
+    if python is None:
+        print("OpenVINO is left out: --openvino-python names a Python that has it")
+        return None
+    program = "import sys, sysconfig, openvino; print(*sys.version_info[:2], sysconfig.get_path('platlib'))"
+    try:
+        done = subprocess.run([python, "-c", program], capture_output=True, text=True)
+    except OSError as error:
+        print(f"OpenVINO is left out: {python} does not run: {error.strerror}")
+        return None
+    *version, packages = done.stdout.split() or [""]
+    if done.returncode or version != [str(part) for part in sys.version_info[:2]]:
+        print(f"OpenVINO is left out: {python} has no openvino, or is of another version than {sys.version.split()[0]}")
+        return None
+    return packages
 
 
 # --- the comparison -------------------------------------------------------------------------------------------------
@@ -236,9 +293,10 @@ def export(preset: str, path: Path) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Result:
-    """What a side did: seconds of each clip, its memory, its logits, and where the time went."""
+    """What a side did: seconds of each clip, of the processor too, its memory, its logits, and where the time went."""
 
     seconds: list[float]
+    worked: list[float]
     memory: Memory
     logits: Logits
     costs: list[Cost]
@@ -248,27 +306,35 @@ class Result:
         return 1e3 * statistics.median(self.seconds)
 
     @property
+    def processor_ms(self) -> float:
+        return 1e3 * statistics.median(self.worked)
+
+    @property
     def best_ms(self) -> float:
         return 1e3 * min(self.seconds)
 
 
-def compare(preset: str, threads: int, rounds: int, path: Path) -> dict[str, Result]:
+def compare(preset: str, threads: int, rounds: int, folder: Path, packages: str | None) -> dict[str, Result]:
     """Run the sides in turns, then profile ours."""
-    seconds: dict[str, list[float]] = {name: [] for name in SIDES}
+    sides = [name for name in SIDES if name != "openvino" or packages]
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    worked: dict[str, list[float]] = {name: [] for name in sides}
     logits: dict[str, Logits] = {}
     with ExitStack() as stack:
         workers = {
-            name: stack.enter_context(MeasuringProcess(name, Measured, name, preset, threads, path)) for name in SIDES
+            name: stack.enter_context(MeasuringProcess(name, Measured, name, preset, threads, folder, packages or ""))
+            for name in sides
         }
         for _ in range(rounds):
             for name, worker in workers.items():
                 if sum(seconds[name]) < PATIENCE:
-                    took, logits[name] = worker.ask("run")
+                    took, busy, logits[name] = worker.ask("run")
                     seconds[name].append(took)
+                    worked[name].append(busy)
         memory = {name: worker.ask("memory") for name, worker in workers.items()}
         # The loop's hundreds of thousands of calls would measure the profiler.
         costs = {name: [] if name == "authors" else worker.ask("costs") for name, worker in workers.items()}
-    return {name: Result(seconds[name], memory[name], logits[name], costs[name]) for name in SIDES}
+    return {name: Result(seconds[name], worked[name], memory[name], logits[name], costs[name]) for name in sides}
 
 
 def disagreement(results: dict[str, Result]) -> dict[str, float]:
@@ -280,21 +346,22 @@ def disagreement(results: dict[str, Result]) -> dict[str, float]:
 
 
 def _print_sides(results: dict[str, Result]) -> None:
-    print(f"{'':<30}{'ms/clip':>9}{'(best)':>9}{'fps':>8}{'clips':>7}   peak MB (after imports, loaded)")
+    print(f"{'':<30}{'ms/clip':>9}{'(best)':>9}{'cpu ms':>9}{'fps':>8}{'clips':>7}   peak MB (after imports, loaded)")
     for name, result in results.items():
         memory, best = result.memory, f"({result.best_ms:.0f})"
         print(
-            f"{SIDES[name]:<30}{result.median_ms:>9.0f}{best:>9}{1e3 * FRAMES / result.median_ms:>8.2f}"
-            f"{len(result.seconds):>7}   {memory.peak:>7.0f} ({memory.imported:.0f}, {memory.loaded:.0f})"
+            f"{SIDES[name]:<30}{result.median_ms:>9.0f}{best:>9}{result.processor_ms:>9.0f}"
+            f"{1e3 * FRAMES / result.median_ms:>8.2f}{len(result.seconds):>7}   "
+            f"{memory.peak:>7.0f} ({memory.imported:.0f}, {memory.loaded:.0f})"
         )
 
 
 def _ratios(ms: dict[str, float]) -> dict[str, float]:
-    """How many times faster, from a clip's ms by side."""
-    faster = ("library", "bodies", "compiled", "torch")
-    return {
-        f"{a} over {b}": ms[b] / ms[a] for a in faster for b in SIDES if list(SIDES).index(b) < list(SIDES).index(a)
-    }
+    """How many times faster, from a clip's ms by side: the file for CPUs first, then each against those before it."""
+    order = list(SIDES).index
+    pairs = [(a, b) for a in ("library", "bodies", "compiled", "torch") for b in ms if order(b) < order(a)]
+    pairs = [*(("cpu", b) for b in ms if b != "cpu"), *pairs]
+    return {f"{a} over {b}": ms[b] / ms[a] for a, b in pairs}
 
 
 def _print_ratios(results: dict[str, Result], preset: str) -> None:
@@ -328,13 +395,17 @@ def _cost_line(cost: Cost, total: float, indent: str = "  ") -> str:
     return f"{indent + cost.operation:<38}{cost.ms:>9.1f} ms {100 * cost.ms / total:>5.1f} % {cost.calls:>8} calls"
 
 
-def _report(preset: str, arguments: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], bool]:
+def _report(
+    preset: str, arguments: argparse.Namespace, folder: Path, packages: str | None
+) -> tuple[dict[str, Any], bool]:
     """Measure and print one preset; its figures, and whether the sides agree."""
-    path = folder / f"{preset}.onnx"
-    took, memory = in_fresh_process(export, preset, path)
+    for name in ("cpu", "openvino")[: 2 if packages else 1]:
+        in_fresh_process(export, preset, name, _file(folder, preset, name))
+    path = _file(folder, preset, "library")
+    took, memory = in_fresh_process(export, preset, "library", path)
     size = path.stat().st_size / 2**20
     print(f"\n== {preset} == exported in {took:.0f} s with a peak of {memory:.0f} MB; the file has {size:.1f} MB")
-    results = compare(preset, arguments.threads, arguments.rounds, path)
+    results = compare(preset, arguments.threads, arguments.rounds, folder, packages)
     _print_sides(results)
     _print_ratios(results, preset)
     wrong = disagreement(results)
@@ -343,13 +414,14 @@ def _report(preset: str, arguments: argparse.Namespace, folder: Path) -> tuple[d
     print(
         f"logits against {SIDES['torch']}, rel-L2: {figures} (allowed {TOLERANCE:.0e}: {'met' if agree else 'NOT met'})"
     )
-    for name in ("torch", "bodies", "library"):
+    for name in ("torch", "bodies", "library", "cpu"):
         _print_costs(f"where the time goes, {SIDES[name]}", results[name].costs, results[name].median_ms)
     sides = {
         name: {
             "seconds": result.seconds,
             "median_ms": result.median_ms,
             "best_ms": result.best_ms,
+            "processor_ms": result.processor_ms,
             "fps": 1e3 * FRAMES / result.median_ms,
             "memory_mb": asdict(result.memory),
             "costs": [asdict(cost) for cost in _top(result.costs)],
@@ -366,6 +438,7 @@ def main() -> int:
     parser.add_argument("--presets", default="tiny,b3", help="default tiny,b3")
     parser.add_argument("--threads", type=int, default=2, help="of every side; default 2")
     parser.add_argument("--rounds", type=int, default=5, help="clips of a side, at most; default 5")
+    parser.add_argument("--openvino-python", metavar="PYTHON", help="of an environment that has openvino")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     arguments = parser.parse_args()
     if arguments.threads < 1 or arguments.rounds < 1:
@@ -374,10 +447,11 @@ def main() -> int:
     about = machine()
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     print(f"{FRAMES} frames of {SIZE[0]}x{SIZE[1]}, threads: {arguments.threads}; medians of clips taken in turns")
+    packages = openvino_packages(arguments.openvino_python)
     presets, agree = {}, True
     with tempfile.TemporaryDirectory() as folder:
         for preset in arguments.presets.split(","):
-            presets[preset], agrees = _report(preset, arguments, Path(folder))
+            presets[preset], agrees = _report(preset, arguments, Path(folder), packages)
             agree &= agrees
     if arguments.json:
         content = {"machine": about, "threads": arguments.threads, "presets": presets}

@@ -1,85 +1,75 @@
-"""What the benchmarks measure with: fresh processes, peak memory, and a line about the machine. Linux only."""
+"""How true diameters are: of exact masks against known axes' measures, and of a network's masks against the exact ones.
+
+    python benchmarks/measuring.py [--model tiny] [--split test] [--clips 12] [--frames 10] [--size 256]
+
+Synthetic ultrasound whose lesion is known in every frame; a pixel is 0.2 mm. Frames count in which
+there is a lesion, and exactly one is marked.
+"""
 
 from __future__ import annotations
 
-import os
-import platform
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
-from typing import TypeVar, cast
+import argparse
 
-from vivim_runtime.bench.process import MeasuringProcess, proc_bytes
+import numpy as np
 
-__all__ = ["in_fresh_process", "machine", "peak_mb", "relative_l2", "reset_peak", "resident_mb"]
+from vivim_runtime.datasets import open_dataset
+from vivim_runtime.datasets.as_source import VideoSource
+from vivim_runtime.judging import metrics
+from vivim_runtime.measuring import measured, parse_mm_per_pixel
+from vivim_runtime.offline import RunOptions, run
+from vivim_runtime.sessions import runner_of
+from vivim_runtime.sinks import Segmented
 
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class _Call:
-    function: Callable[..., object]
-
-    def result(self, *arguments: object) -> object:
-        return self.function(*arguments)
+MM = 0.2
 
 
-def in_fresh_process(function: Callable[..., Result], *arguments: object) -> Result:
-    """Call a module's function in a new interpreter, which ends afterwards."""
-    with MeasuringProcess(function.__name__, _Call, function) as process:
-        return cast(Result, process.ask("result", *arguments))
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--clips", type=int, default=12)
+    parser.add_argument("--frames", type=int, default=10)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    name = f"phantom:clips={arguments.clips},frames={arguments.frames},size={arguments.size}"
+    rows: list[tuple[float, ...]] = []
+    frames = 0
+
+    def judge(item: Segmented) -> None:
+        nonlocal frames
+        frames += 1
+        truth = item.frame.truth
+        if truth is None or not truth.any() or len(item.lesions) != 1 or item.lesions[0].measures is None:
+            return
+        true, found = measured(truth, (MM, MM)), item.lesions[0].measures
+        rows.append(
+            (
+                float(metrics.dice(item.masks[0], truth)),
+                *(getattr(found, key).value - getattr(true, key).value for key in ("longest", "across", "area")),
+                *(getattr(found, key).error for key in ("longest", "across", "area")),
+            )
+        )
+
+    with runner_of(arguments.model)(arguments.model, None, None, "cpu", arguments.threads) as session:
+        for video in open_dataset(name, arguments.split).videos:
+            with VideoSource(video) as source:
+                run(source, session, (), RunOptions(scales=parse_mm_per_pixel(str(MM)), layers=()), judge)
+        grain = session.info.takes.size
+    table = np.array(rows)
+    print(
+        f"{arguments.model} ({grain[1]}x{grain[0]}) on {name}, {arguments.split}: "
+        f"{len(rows)} of {frames} frames, a pixel is {MM} mm"
+    )
+    print(f"Dice {table[:, 0].mean():.4f}")
+    for column, (key, unit) in enumerate((("longest", "mm"), ("across", "mm"), ("area", "mm2")), start=1):
+        error, bound = np.abs(table[:, column]), table[:, column + 3]
+        covered = np.mean(error <= bound)
+        print(
+            f"{key:8s} error median {np.median(error):.3f} {unit}, p95 {np.percentile(error, 95):.3f}; "
+            f"bound median {np.median(bound):.3f}, covers the truth in {100 * covered:.1f} %"
+        )
 
 
-def _status_mb(name: str) -> float:
-    found = proc_bytes("self/status", name)
-    if found is None:
-        raise OSError(f"/proc/self/status has no {name}; these benchmarks measure memory on Linux only")
-    return found / 2**20
-
-
-def resident_mb() -> float:
-    """Memory of this process now, MiB."""
-    return _status_mb("VmRSS")
-
-
-def peak_mb() -> float:
-    """The most memory this process has had, since its start or the last `reset_peak`, MiB."""
-    return _status_mb("VmHWM")
-
-
-def reset_peak() -> None:
-    """Let `peak_mb` count from what is resident now."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def relative_l2(a, b) -> float:  # type: ignore[no-untyped-def]
-    """|a - b| / |b| of two float32 arrays or tensors, in float64."""
-    a, b = (x.double() if hasattr(x, "double") else x.astype("float64") for x in (a, b))
-    return float((((a - b) ** 2).sum() / (b**2).sum()) ** 0.5)
-
-
-def _busy_share(seconds: float = 1.0) -> float:
-    """What other processes take of all cores, measured for a moment."""
-
-    def ticks() -> tuple[int, int]:
-        values = [int(part) for part in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-        return sum(values), values[3] + values[4]  # all, idle and waiting for a disk
-
-    total, idle = ticks()
-    time.sleep(seconds)
-    total_after, idle_after = ticks()
-    return 1.0 - (idle_after - idle) / max(1, total_after - total)
-
-
-def machine() -> dict[str, str]:
-    """Processor, cores, other load and versions: what figures depend on."""
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return {
-        "processor": names[0].split(":", 1)[1].strip() if names else platform.machine(),
-        "cores": str(len(os.sched_getaffinity(0))),
-        "busy before": f"{_busy_share():.0%}",
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "onnxruntime", "numpy")},
-    }
+if __name__ == "__main__":
+    main()

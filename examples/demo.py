@@ -2,8 +2,8 @@
 
     python examples/demo.py --out demo
 
-Leaves in the folder: vivim-tiny.onnx, phantom.mp4 and cine.mp4, the masks of both, contact_sheet.png, and the parity
-report (parity.html, parity.json).
+Leaves in the folder: vivim-tiny.onnx, phantom.mp4 and cine.mp4, the masks of both, cine-seg.dcm (the masks of the cine
+as a DICOM Segmentation), contact_sheet.png, and the parity report (parity.html, parity.json).
 """
 
 from __future__ import annotations
@@ -113,11 +113,13 @@ def main() -> None:
     model, records = out / "vivim-tiny.onnx", {}
     cine = str(get_testdata_file("examples_ybr_color.dcm", download=False))
 
-    seconds = call("vivim-export", "onnx", "--weights", "tiny", "-o", model)
+    seconds = call("vivim-export", "onnx", "tiny", "-o", model)
     reports = ("--json", out / "parity.json", "--html", out / "parity.html")
     seconds += call("vivim-export", "check", "tiny", model, "--clips", PHANTOM, cine, *reports)
     for name, source in (("phantom", PHANTOM), ("cine", cine)):
-        outputs = (out / f"{name}.mp4", out / f"{name}_masks", out / f"{name}.jsonl")
+        outputs = [out / f"{name}.mp4", out / f"{name}_masks", out / f"{name}.jsonl"]
+        if name == "cine":  # a segmentation refers to frames of a DICOM file
+            outputs.append(out / "cine-seg.dcm")
         record = out / f"{name}.json"
         seconds += call("vivim-run", source, *outputs, "--model", model, "--json", record, "--overwrite")
         records[name] = json.loads(record.read_text())
@@ -136,8 +138,11 @@ def main() -> None:
     dice = float(metrics.dice(masks, truths).mean())
     print()
     Console().print(summary(parity, records["phantom"], records["cine"], dice, seconds))
-    print(f"\nLook at {out}/contact_sheet.png, {out}/phantom.mp4 and {out}/parity.html.")
+    print(f"\nLook at {out}/contact_sheet.png, {out}/phantom.mp4, {out}/cine-seg.dcm and {out}/parity.html.")
     print("The weights learnt synthetic ultrasound only: what they mark on the real cine means nothing clinical.")
+    command = Path(sys.executable).with_name("vivim-run")
+    print("\nNext, live (in a window, or else on a page whose address it prints; q or Ctrl-C ends it):")
+    print(f"  {shlex.quote(str(command))} 'phantom:size=480x640' screen --model {shlex.quote(str(model))}")
 
 
 if __name__ == "__main__":

@@ -36,15 +36,17 @@ FORBIDDEN = {
     "vivim_calibration": set(),
 }
 # Extras of the runtime, and Pillow: imported only within the function that needs them.
-LATE = {"vivim_runtime": {"onnxruntime", "pydicom", "highdicom", "PIL", "pygame", "tensorrt", "tensorrt_rtx", "cuda"}}
+LATE = {
+    "vivim_runtime": {"onnxruntime", "ray", "pydicom", "highdicom", "PIL", "pygame", "tensorrt", "tensorrt_rtx", "cuda"}
+}
 
 # The floors of a package, from the ground up: a room may use the rooms before it and none behind it. Rooms on one line
 # of the drawing stand in the order in which they need each other.
 FLOORS = {
     "vivim_runtime": (
-        "installation errors text regions measuring contract framing provenance sizes files svg phantom finding "
-        "sessions sources locating overlay clips sinks offline datasets bench judging live doctor commands entry "
-        "__main__"
+        "installation errors text regions measuring confidence gating contract framing provenance sizes files signing "
+        "manifest svg phantom finding sessions sources locating continuity overlay clips sinks smoothing offline "
+        "archive cluster datasets bench judging live doctor commands entry __main__"
     ),
     "vivim": (
         "config scan segformer rivals mamba streaming model conversion pickled checkpoint preprocessing session "
@@ -52,10 +54,11 @@ FLOORS = {
     ),
     "vivim_export": (
         "functions rules folding channels_last cpu_graph precision lowering s6 engine_graph precision_check emulation "
-        "runners streaming onnx_export foreign engine commands"
+        "runners streaming onnx_export cached foreign engine triton commands"
     ),
     "vivim_calibration": (
-        "clips histogram layers float_model quantise calibration verdict sensitivity plot procedure report commands"
+        "clips histogram layers float_model quantise calibration verdict sensitivity choosing plot procedure report "
+        "commands"
     ),
 }
 

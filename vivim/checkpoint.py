@@ -18,6 +18,7 @@ from torch import Tensor
 from vivim.config import PRESETS, VivimConfig
 from vivim.model import Vivim
 from vivim.pickled import network_entries, read_foreign
+from vivim_runtime.confidence import CONFIDENCE_KEY, Confidence
 from vivim_runtime.contract import CONTRACT_KEY, InputContract
 from vivim_runtime.errors import CheckpointError, ConfigError
 from vivim_runtime.files import atomic_path
@@ -44,10 +45,11 @@ _NEVER_USED = re.compile(r"encoder\.downsample_layers\.layer_norm\.\d\.|decoder\
 
 @dataclass(frozen=True)
 class Training:
-    """What weights say of how they were trained: pictures and clips, and on which videos."""
+    """What weights say of how they were trained: pictures and clips, on which videos, and how sure they are since."""
 
     contract: InputContract
     data: tuple[TrainingData, ...] = ()
+    confidence: Confidence | None = None
 
     def with_dice(self, dice: float) -> Training:
         """The same with the Dice that the weights have on the videos that validate."""
@@ -59,6 +61,7 @@ class Training:
         return {
             prefix + CONTRACT_KEY: self.contract.to_json(),
             **({prefix + DATA_KEY: data_to_json(self.data)} if self.data else {}),
+            **({prefix + CONFIDENCE_KEY: self.confidence.to_json()} if self.confidence else {}),
         }
 
 
@@ -146,7 +149,12 @@ def read_training(path: str | Path) -> Training:
     else:
         frames = VivimConfig.from_json(metadata["config"]).frames if "config" in metadata else 5
         contract = InputContract.assumed(frames)
-    return Training(contract, data_from_json(metadata.get(DATA_KEY, "[]"), name))
+    confidence = metadata.get(CONFIDENCE_KEY)
+    return Training(
+        contract,
+        data_from_json(metadata.get(DATA_KEY, "[]"), name),
+        None if confidence is None else Confidence.from_json(confidence, name),
+    )
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -368,11 +376,13 @@ def from_segformer(source: str | Path | Mapping[str, Tensor], config: VivimConfi
 
     Args:
         source: a file (.safetensors, .bin, .pth), or a state dict, of SegformerModel or
-            SegformerForSemanticSegmentation or -ForImageClassification; its head is ignored.
+            SegformerForSemanticSegmentation or -ForImageClassification. Of a decode head, the projections, the fusion
+            and its norm are taken where they fit, as in the authors' code; how much that was is logged. What scores
+            classes is not.
         config: the network; default the preset whose encoder has these widths and depths.
 
     Returns:
-        The network in training mode, Mamba layers and decoder newly initialised.
+        The network in training mode, the Mamba layers newly initialised, and what the weights do not have.
 
     Raises:
         CheckpointError: when the encoder does not fit.
@@ -384,17 +394,36 @@ def from_segformer(source: str | Path | Mapping[str, Tensor], config: VivimConfi
         path = resolve_weights(source)
         origin = str(path)
         state = _read_safetensors(path)[0] if path.suffix.lower() == ".safetensors" else _torch_state(path)
-    state = {
+    encoder = {
         "encoder.downsample_layers." + key.split("encoder.", 1)[1]: value
         for key, value in state.items()
         if re.match(r"(segformer\.)?encoder\.(patch_embeddings|block)\.", key)
     }
+    head = {"decoder." + key.partition(".")[2]: value for key, value in state.items() if key.startswith("decode_head.")}
     if config is None:
-        config = _segformer_preset(state, origin)
+        config = _segformer_preset(encoder, origin)
     model = Vivim(config)
-    keys = [key for key in model.state_dict() if re.match(r"stages\.\d\.(patch_embed|blocks)\.", key)]
-    _load(model, {**model.state_dict(), **_translated(state, model, keys, origin)}, origin)
+    ours = model.state_dict()
+    keys = [key for key in ours if re.match(r"stages\.\d\.(patch_embed|blocks)\.", key)]
+    taken = _translated(encoder, model, keys, origin)
+    of_decoder = [key for key in ours if re.match(r"decoder\.(projections|fuse|norm)\.(?!num_)", key)]
+    fitting = [key for key in of_decoder if _fits(key, ours[key], head, config)]
+    if head:
+        _log.info("%s: the encoder, and %d of %d entries of the decoder", origin, len(fitting), len(of_decoder))
+        if len(fitting) < len(of_decoder):
+            _log.warning(
+                f"{origin}: {len(of_decoder) - len(fitting)} of {len(of_decoder)} entries of its decode head do not "
+                f"fit a decoder of width {config.decoder_width}, and start from chance"
+            )
+        wanted = {name for key in fitting for name in _sources(key, config)[0]}
+        taken |= _translated({name: head[name] for name in wanted}, model, fitting, origin)
+    _load(model, {**ours, **taken}, origin)
     return model.train()
+
+
+def _fits(key: str, ours: Tensor, head: Mapping[str, Tensor], config: VivimConfig) -> bool:
+    names = _sources(key, config)[0]
+    return all(name in head and head[name].shape == ours.shape for name in names)
 
 
 def _segformer_preset(state: Mapping[str, Tensor], origin: str) -> VivimConfig:

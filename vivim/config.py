@@ -12,14 +12,26 @@ from vivim_runtime.contract import IMAGENET_MEAN, IMAGENET_STD
 from vivim_runtime.errors import ConfigError
 from vivim_runtime.text import parse_json
 
-__all__ = ["ABLATIONS", "MEAN", "PRESETS", "STD", "Direction", "EdgeHead", "SpatioTemporalModule", "VivimConfig"]
+__all__ = [
+    "ABLATIONS",
+    "MEAN",
+    "PRESETS",
+    "STD",
+    "STREAMING_DIRECTIONS",
+    "Direction",
+    "EdgeHead",
+    "SpatioTemporalModule",
+    "VivimConfig",
+]
 
 # What networks are trained with; one of other weights is in their input contract.
 MEAN, STD = IMAGENET_MEAN, IMAGENET_STD
 
 Direction = Literal["forward", "backward", "spatial", "frame_forward", "frame_backward", "frame_columns"]
+# Of a streaming network where nobody asks for others: as near to a clip network as two scans come (docs/streaming.md).
+STREAMING_DIRECTIONS: tuple[Direction, ...] = ("forward", "frame_backward")
 EdgeHead = Literal["none", "conv1x1", "conv3"]
-SpatioTemporalModule = Literal["st_mamba", "self_attention", "window_attention", "factorized_attention"]
+SpatioTemporalModule = Literal["st_mamba", "self_attention", "window_attention", "factorized_attention", "identity"]
 
 STAGES = 4
 # Scan orders over the grid of T rows and H*W columns, as `vivim.scan.operators` numbers them.
@@ -62,7 +74,7 @@ class VivimConfig:
             streaming network a subset of forward, frame_forward, frame_backward, frame_columns.
         st_module: what looks over the whole clip in a Temporal Mamba layer: ST-Mamba, or one of its rivals in Table IV
             (vivim.rivals), which have the heads of their stage and for which state, conv, expand and directions mean
-            nothing.
+            nothing; "identity" mixes nothing, so that only the norms and the 3x3x3 convolutions of the layers are left.
         decoder_width: channels of the decoder.
         frames: T, frames of a clip for which the network is exported; `forward` takes any T >= 1. 1 of a streaming
             network.

@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from vivim.config import Direction
+from vivim.config import STREAMING_DIRECTIONS, Direction
 from vivim.model import Vivim
 from vivim_runtime.errors import ConfigError
 
@@ -22,7 +22,7 @@ _NEAREST: dict[str, Direction] = {
 
 
 @torch.no_grad()
-def streaming_from(source: Vivim, directions: tuple[Direction, ...] = ("forward", "frame_backward")) -> Vivim:
+def streaming_from(source: Vivim, directions: tuple[Direction, ...] = STREAMING_DIRECTIONS) -> Vivim:
     """A streaming network with the weights of a clip network, as near as they come; it is to be trained on.
 
     A direction begins with the parameters of the nearest one that `source` has (forward, backward, spatial). The taps

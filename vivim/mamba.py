@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vivim.config import VivimConfig
-from vivim.rivals import RIVALS
+from vivim.rivals import RIVALS, Identity
 from vivim.scan.operators import causal_conv1d, selective_scan
 
 __all__ = ["DetailSpecificFeedForward", "SpatioTemporalMamba", "TemporalMambaLayer"]
@@ -108,10 +108,11 @@ class TemporalMambaLayer(nn.Module):
         super().__init__()
         width = config.widths[stage]
         self.norm1 = nn.LayerNorm(width)
+        others = {**RIVALS, "identity": Identity}
         self.mixer: nn.Module = (
             SpatioTemporalMamba(config, stage)
             if config.st_module == "st_mamba"
-            else RIVALS[config.st_module](width, config.heads[stage], index)
+            else others[config.st_module](width, config.heads[stage], index)
         )
         self.norm2 = nn.LayerNorm(width)
         self.mlp = DetailSpecificFeedForward(width, width * config.mlp_ratio)

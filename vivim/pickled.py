@@ -11,6 +11,7 @@ import argparse
 import collections
 import pathlib
 import pickle
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ _ROOTS = ("encoder.", "decoder.", "out.", "edgeocr_cls_head.")
 _AVERAGED = ("ema", "averaged", "shadow", "swa", "teacher")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _DEPTH = 4
+_MOST_PACKED = 1 << 30  # bytes; of a checkpoint that somebody packed again, which is a few hundred MB
+_MOST_ENTRIES = 100_000
 # What thop and torch.optim.swa_utils leave among a network's entries.
 _COUNTERS = ("total_ops", "total_params", "n_averaged")
 # Networks and constants of losses, where they stand beside a network without prefix.
@@ -106,10 +109,28 @@ def read_foreign(path: Path, ema: bool = False) -> ForeignState:
     return ForeignState(tensors)
 
 
+def _check_unpacked(path: Path) -> None:
+    """Refuse an archive that unpacks to more than it holds: torch.save does not pack, and reading sets all aside."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeDecodeError):
+        return  # the reader says what it is
+    plain = sum(entry.file_size for entry in entries if entry.compress_type == zipfile.ZIP_STORED)
+    packed = sum(entry.file_size for entry in entries) - plain
+    if packed > _MOST_PACKED or plain > path.stat().st_size or len(entries) > _MOST_ENTRIES:
+        raise CheckpointError(
+            f"{path} unpacks to {(packed + plain) >> 20} MiB in {len(entries)} entries; expected what torch.save writes"
+        )
+
+
 def _unpickled(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(_harmless()):
+            _check_unpacked(path)
             return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError:
         raise CheckpointError(
             f"{path} holds Python objects besides tensors, options and numbers (or is no checkpoint), and running them "

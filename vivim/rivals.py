@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vivim.segformer import Attention
 
-__all__ = ["RIVALS", "WINDOW", "FactorizedAttention", "SelfAttention", "WindowAttention", "segments"]
+__all__ = ["RIVALS", "WINDOW", "FactorizedAttention", "Identity", "SelfAttention", "WindowAttention", "segments"]
 
 # (t, h, w) of Video Swin's windows.
 WINDOW = (8, 7, 7)
@@ -106,6 +106,17 @@ class WindowAttention(nn.Module):
         tokens = windows.flatten(4, 6).flatten(0, 3)  # (B*nT*nH*nW, t*h*w, C)
         mixed = self.attention(tokens, 1, 1).unflatten(1, lengths).unflatten(0, (-1, *counts))
         return mixed.permute(0, 1, 4, 2, 5, 3, 6, 7).flatten(5, 6).flatten(3, 4).flatten(1, 2)
+
+
+class Identity(nn.Module):
+    """No mixer: what is left of a layer without one, which tells what the mixer itself brings."""
+
+    def __init__(self, width: int, heads: int, index: int = 0) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor, frames: int, height: int, width: int) -> Tensor:
+        """(B, L, C) -> (B, L, C)."""
+        return x
 
 
 # By the name in VivimConfig.st_module: what makes one of some width and number of heads, as a stage's layer `index`.

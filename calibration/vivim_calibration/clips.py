@@ -78,6 +78,22 @@ class ClipSet:
         numbers = {name: [n for source, n in self.chosen if source == name] for name in self.sources}
         return replace(self, chosen=_evenly(numbers, count), notes=())
 
+    def halves(self) -> tuple[ClipSet, ClipSet]:
+        """Two sets without a clip in common: of other sources where there are two or more, else of its own halves."""
+        names = self.sources
+        if len(names) > 1:
+            first = set(names[::2])
+            parts = [tuple(c for c in self.chosen if (c[0] in first) == wanted) for wanted in (True, False)]
+        else:
+            middle = len(self.chosen) // 2
+            parts = [self.chosen[:middle], self.chosen[middle:]]
+        if not all(parts):
+            raise DataError(
+                "one clip is left to choose layers and to judge them on, and each needs its own; "
+                "give more with --calib-data, or others with --eval-data"
+            )
+        return replace(self, chosen=parts[0], notes=()), replace(self, chosen=parts[1])
+
     def __iter__(self) -> Iterator[Clip]:
         """Read the clips. SourceError where a source cannot be read, DataError where one has become shorter."""
         for name in self.sources:

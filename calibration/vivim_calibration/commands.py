@@ -1,27 +1,39 @@
-"""`vivim-calibrate`: int8 files that have earned their place. A thin layer over vivim_calibration.procedure."""
+"""`vivim-calibrate`: int8 files that have earned their place. A thin layer over vivim_calibration.procedure.
+
+What needs onnx is imported when the command runs: its help is for base installs too.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
 
-from vivim_calibration.clips import DrawOptions
-from vivim_calibration.plot import sensitivity_svg
-from vivim_calibration.procedure import Options, Outcome, calibrate
-from vivim_calibration.report import sensitivity_table, verdict_table
 from vivim_runtime.commands.application import Application
-from vivim_runtime.commands.options import AllowTrained, Device, JsonFile, Seed, Threads, check_outputs, spread_names
+from vivim_runtime.commands.options import (
+    AllowTrained,
+    Device,
+    JsonFile,
+    RegionOption,
+    Seed,
+    Threads,
+    check_outputs,
+    region_or_none,
+    spread_names,
+)
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import UsageError, VerdictError
 from vivim_runtime.files import write_text
 
+if TYPE_CHECKING:
+    from vivim_calibration.procedure import Outcome
+
 __all__ = ["app"]
 
-app = Application(no_args_is_help=True)
+app = Application(no_args_is_help=True, extra="quant")
 # File names are printed as they are: no markup.
 _console = terminal()
 _progress = terminal(stderr=True)
@@ -61,26 +73,41 @@ def calibrate_command(
     analyse: Annotated[bool, typer.Option("--analyse", help="Rank the layers by what they cost.")] = False,
     analyse_clips: Annotated[int, typer.Option(help="Calibration clips to rank on.")] = 4,
     budget: Annotated[
-        float | None, typer.Option(help="Dice points that may be lost: leaves the fewest layers in float.")
+        float | None,
+        typer.Option(help="Dice points that may be lost on unseen clips: leaves the fewest layers in float."),
     ] = None,
+    choose_clips: Annotated[
+        int, typer.Option(help="Clips of --calib-data held out to choose layers on, for --budget, at most.")
+    ] = 12,
     exclude: Annotated[list[str] | None, typer.Option(help="A layer to leave in float, as --analyse names it.")] = None,
     depthwise: Annotated[
         bool, typer.Option("--depthwise", help="Quantise depthwise convolutions, too; TensorRT may refuse such a file.")
     ] = False,
-    fp16: Annotated[Path | None, typer.Option(help="The fp16 file of the model: int8 must be faster.")] = None,
-    target: Annotated[str, typer.Option(help="The file is for this other device: latency is not judged here.")] = "",
+    fp16: Annotated[
+        Path | None, typer.Option("--fp16-model", help="The fp16 file of the model: int8 must be faster.")
+    ] = None,
+    old_fp16: Annotated[Path | None, typer.Option("--fp16", hidden=True, help="The same as --fp16-model.")] = None,
+    target: Annotated[
+        str, typer.Option("--for-device", help="The file is for this other device: latency is not judged here.")
+    ] = "",
+    old_target: Annotated[str, typer.Option("--target", hidden=True, help="The same as --for-device.")] = "",
     device: Device = "auto",
     threads: Threads = 0,
     runs: Annotated[int, typer.Option(help="Calls that latency is the median of.")] = 10,
     allow_trained: AllowTrained = False,
+    region: RegionOption = None,
     json_file: JsonFile = None,
     plot: Annotated[Path | None, typer.Option(help="Write the ranking to this SVG file.")] = None,
 ) -> None:
     """Quantise to int8 on clips of your own, and judge the result: over budget or no faster is exit code 3."""
+    from vivim_calibration.clips import DrawOptions
+    from vivim_calibration.procedure import Options, calibrate
+
     if plot is not None and plot.suffix != ".svg":
         raise UsageError(f"--plot is {plot}; expected a name ending in .svg")
     if plot is not None and not (analyse or budget is not None):
         raise UsageError("--plot shows the ranking of the layers; add --analyse")
+    fp16, target = fp16 or old_fp16, target or old_target
     read = (model, *(calib_data or ()), *(eval_data or ()), *((fp16,) if fp16 else ()))
     check_outputs((output, json_file, plot, cache), read)
     options = Options(
@@ -91,6 +118,7 @@ def calibrate_command(
         analyse=analyse,
         analyse_clips=analyse_clips,
         budget=budget,
+        choose_clips=choose_clips,
         left_in_float=tuple(exclude or ()),
         depthwise=depthwise,
         fp16=fp16,
@@ -99,6 +127,7 @@ def calibrate_command(
         threads=threads,
         runs=runs,
         allow_trained=allow_trained,
+        region=region_or_none(region),
     )
     try:
         with _progress.status("reading the model") as status:
@@ -113,6 +142,9 @@ def calibrate_command(
 
 
 def _publish(outcome: Outcome, json_file: Path | None, plot: Path | None) -> None:
+    from vivim_calibration.plot import sensitivity_svg
+    from vivim_calibration.report import sensitivity_table, verdict_table
+
     if outcome.analysis is not None:
         _console.print(sensitivity_table(outcome.analysis, outcome.left_in_float))
     _console.print(verdict_table(outcome))

@@ -44,6 +44,8 @@ def load_float_model(path: Path) -> FloatModel:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{path} is no ONNX model: {first}; export it again") from None
     info = ModelInfo.from_metadata(path, {entry.key: entry.value for entry in model.metadata_props})
+    if info.streaming:
+        raise ModelError(f"{path} streams, and calibration does not keep states yet; calibrate a clip file")
     if info.precision == "int8" or any(node.op_type in _QUANTISING for node in model.graph.node):
         raise ModelError(f"{path} is quantised already; give the fp32 file that it was made from")
     if info.precision != "fp32":

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,12 +16,20 @@ import onnx
 from onnx import helper
 
 from vivim_calibration.calibration import Calibration, check_method, learn_ranges
+from vivim_calibration.choosing import FEWEST_GROUPS, Choice, choose_layers
 from vivim_calibration.clips import ClipSet, DrawOptions, check_disjoint, drawn_clips, whole_clips
 from vivim_calibration.float_model import FloatModel, load_float_model
-from vivim_calibration.layers import quantisable_layers
+from vivim_calibration.layers import Layer, quantisable_layers
 from vivim_calibration.quantise import quantise_layers
-from vivim_calibration.sensitivity import Analysis, Trial, fewest_in_float, rank_layers
-from vivim_calibration.verdict import agreement_of, latencies, logits_of_clips, speed_failure
+from vivim_calibration.sensitivity import Analysis, Trial, rank_layers
+from vivim_calibration.verdict import (
+    agreement_of,
+    latencies,
+    logits_of_clips,
+    most_of_int8,
+    share_of_layers,
+    speed_failure,
+)
 from vivim_runtime.datasets import refuse_trained
 from vivim_runtime.datasets.as_source import datasets_of
 from vivim_runtime.datasets.fingerprints import trained_videos
@@ -29,6 +37,7 @@ from vivim_runtime.errors import DataError, ModelError, UsageError, VerdictError
 from vivim_runtime.files import atomic_path, json_value, writable_file
 from vivim_runtime.judging.agreement import BUDGETS, Agreement, budget_failures
 from vivim_runtime.provenance import TrainingData
+from vivim_runtime.regions import RegionRule
 from vivim_runtime.sessions import open_session
 from vivim_runtime.sessions.base import ModelInfo, Session
 from vivim_runtime.sessions.onnx import OnnxSession
@@ -48,8 +57,10 @@ class Options:
         eval_clips: clips to judge on, at most.
         cache: file of ranges, read where it is there, else written.
         analyse: rank the layers.
-        analyse_clips: of the calibration clips, how many the ranking and the budget look at.
-        budget: Dice points that may be lost; layers are left in float until that holds. None quantises all.
+        analyse_clips: of the calibration clips, how many the ranking looks at.
+        budget: Dice points that may be lost on clips like these; layers are left in float until that holds on clips
+            held out for it, with a margin (vivim_calibration.choosing). None quantises all.
+        choose_clips: held out for that, at most.
         left_in_float: names of layers that stay float32 in any case.
         depthwise: quantise depthwise convolutions, too, with whose Q/DQ TensorRT is known to fail.
         fp16: the float16 file of the same model, a rival that int8 has to beat.
@@ -57,6 +68,7 @@ class Options:
         device, threads: as for vivim_runtime.open_session; sensitivity and ranges are worked out on the CPU.
         runs: calls that latency is the median of.
         allow_trained: judge on videos of data sets that the weights were trained on, too.
+        region: which part of the frames the model sees; None is that of its contract.
     """
 
     method: str | None = None
@@ -66,6 +78,7 @@ class Options:
     analyse: bool = False
     analyse_clips: int = 4
     budget: float | None = None
+    choose_clips: int = 12
     left_in_float: tuple[str, ...] = ()
     depthwise: bool = False
     fp16: Path | None = None
@@ -74,6 +87,7 @@ class Options:
     threads: int = 0
     runs: int = 10
     allow_trained: bool = False
+    region: RegionRule | None = None
 
     def __post_init__(self) -> None:
         if self.method is not None:
@@ -81,6 +95,7 @@ class Options:
         for name, value in (
             ("--eval-clips", self.eval_clips),
             ("--analyse-clips", self.analyse_clips),
+            ("--choose-clips", self.choose_clips),
             ("--runs", self.runs),
         ):
             if value < 1:
@@ -122,6 +137,7 @@ class Outcome:
     layers: int
     left_in_float: tuple[str, ...]
     analysis: Analysis | None
+    choice: Choice | None = None
 
     @property
     def passed(self) -> bool:
@@ -170,17 +186,22 @@ def calibrate(
             raise UsageError(f"the output is the model itself, {output}; give another name to -o")
         writable_file(output)
     model = load_float_model(source)
-    names = [layer.name for layer in quantisable_layers(model.proto)]
+    layers = quantisable_layers(model.proto)
+    names = [layer.name for layer in layers]
     unknown = sorted(set(options.left_in_float) - set(names))
     if unknown:
         raise UsageError(f"--exclude names no layer: {', '.join(unknown)}; --analyse lists them, such as {names[0]}")
     if options.fp16:
         _check_rival(model.info, options.fp16, options)
     on_stage("counting the clips")
-    learnt_from, judged_on, seen = _clips(model.info, calibration_data, evaluation_data, options)
+    learnt_from, chosen_on, judged_on, seen = _clips(model.info, calibration_data, evaluation_data, options)
     calibration = _calibration(model, learnt_from, options, on_stage)
     check_disjoint(calibration.clips, judged_on)
-    left_in_float, analysis = _left_in_float(model, calibration, learnt_from, options, on_stage)
+    always, unused = _floats(model, options)
+    options = replace(options, left_in_float=always)
+    left_in_float, analysis, choice = _left_in_float(model, calibration, learnt_from, chosen_on, options, on_stage)
+    if chosen_on is not None:
+        check_disjoint([clip.digest for clip in chosen_on], judged_on)
 
     on_stage("writing the int8 graph")
     result = quantise_layers(model.proto, calibration.ranges, left_in_float)
@@ -192,10 +213,17 @@ def calibrate(
         onnx.save(result, judged)
         onnx.checker.check_model(judged, full_check=True)
         sides, device = _sides(info, judged, judged_on, options, on_stage)
+        share = None if options.target else _share(info, [n for n in layers if n.name not in left_in_float], options)
     outcome = Outcome(
         sides=sides,
-        failures=tuple(_failures(sides, device, options)),
-        notes=(*info.departures, *seen, *_notes(sides, learnt_from, judged_on, device, options)),
+        failures=tuple(_failures(sides, device, options, share)),
+        notes=(
+            *info.departures,
+            *info.departure_of(options.region),
+            *seen,
+            *unused,
+            *_notes(sides, learnt_from, judged_on, device, options, choice, share),
+        ),
         device=device,
         target=options.target,
         method=calibration.method,
@@ -207,6 +235,7 @@ def calibrate(
         layers=len(names),
         left_in_float=tuple(left_in_float),
         analysis=analysis,
+        choice=choice,
     )
     if not outcome.passed:
         raise VerdictError(f"int8 does not earn its place: {'; '.join(outcome.failures)}; nothing was written", outcome)
@@ -219,9 +248,11 @@ def calibrate(
 
 def _clips(
     info: ModelInfo, calibration_data: Sequence[str], evaluation_data: Sequence[str], options: Options
-) -> tuple[ClipSet | None, ClipSet, list[str]]:
-    """Clips to calibrate with (None where a cache stands for them), clips to judge on, and what to know of these."""
-    trained = info.training_data
+) -> tuple[ClipSet | None, ClipSet | None, ClipSet, list[str]]:
+    """Clips to calibrate with (None where a cache stands for them), to choose layers on (None where none are chosen),
+    to judge on, and what to know of these.
+    """
+    trained, framing = info.training_data, info.framing(options.region)
     if not evaluation_data and not options.allow_trained and _trained(calibration_data, "train", trained):
         evaluation_data = calibration_data
     seen: list[str] = []
@@ -236,12 +267,17 @@ def _clips(
             raise UsageError("nothing to judge the result on; give --eval-data, or the clips again with --calib-data")
         if options.analyse or options.budget is not None:
             raise UsageError("--analyse and --budget look at calibration clips; give them with --calib-data")
-        return None, whole_clips(evaluation_data, info.frames, info.framing(), options.eval_clips, trained), seen
-    held_out = 0 if evaluation_data else options.eval_clips
-    learnt_from, judged_on = drawn_clips(calibration_data, info.frames, info.framing(), options.draw, held_out, trained)
+        judged_on = whole_clips(evaluation_data, info.frames, framing, options.eval_clips, trained)
+        return None, None, judged_on, seen
+    choosing = options.choose_clips if options.budget is not None else 0
+    held_out = choosing + (0 if evaluation_data else options.eval_clips)
+    learnt_from, apart = drawn_clips(calibration_data, info.frames, framing, options.draw, held_out, trained)
+    chosen_on = judged_on = apart
     if evaluation_data:
-        judged_on = whole_clips(evaluation_data, info.frames, info.framing(), options.eval_clips, trained)
-    return learnt_from, judged_on, seen
+        judged_on = whole_clips(evaluation_data, info.frames, framing, options.eval_clips, trained)
+    elif choosing:
+        chosen_on, judged_on = apart.halves()
+    return learnt_from, chosen_on if choosing else None, judged_on, seen
 
 
 def _trained(names: Sequence[str], split: str, trained: Sequence[TrainingData]) -> bool:
@@ -276,38 +312,82 @@ def _calibration(
     return calibration
 
 
+def _floats(model: FloatModel, options: Options) -> tuple[tuple[str, ...], list[str]]:
+    """Layers that stay float32 in any case, and why.
+
+    ONNX Runtime on a CPU has no int8 convolution that takes int8 and gives float32: it would compute ours in float32,
+    and the roundings would be work for nothing.
+    """
+    if options.target:
+        return options.left_in_float, []
+    with open_session(model.info.path, options.device, options.threads) as session:
+        if session.device != "cpu":
+            return options.left_in_float, []
+    kinds = {layer.name: layer.kind for layer in quantisable_layers(model.proto)}
+    convolutions = [name for name, kind in kinds.items() if kind == "Conv" and name not in options.left_in_float]
+    if not convolutions or len(convolutions) == len(kinds):
+        return options.left_in_float, []
+    note = f"{len(convolutions)} convolutions stay float32, which is how ONNX Runtime computes them on a CPU"
+    return (*options.left_in_float, *convolutions), [note]
+
+
 def _left_in_float(
     model: FloatModel,
     calibration: Calibration,
     clips: ClipSet | None,
+    chosen_on: ClipSet | None,
     options: Options,
     on_stage: Callable[[str], None],
-) -> tuple[list[str], Analysis | None]:
-    """Layers that stay in float, and the ranking where one was asked for or needed."""
+) -> tuple[list[str], Analysis | None, Choice | None]:
+    """Layers that stay in float, the ranking where one was asked for or needed, and how they were chosen."""
     depthwise = [layer.name for layer in quantisable_layers(model.proto) if layer.is_depthwise]
     always = list(dict.fromkeys([*options.left_in_float, *([] if options.depthwise else depthwise)]))
+    analyses: list[Analysis] = []
+
+    def told(done: int, count: int) -> None:
+        on_stage(f"ranking the layers, {done} of {count}")
+
+    def analysis() -> Analysis:
+        if not analyses:
+            assert clips is not None
+            on_stage("reading clips to rank the layers on")
+            few = list(clips.first(options.analyse_clips))
+            trial = Trial(model.proto, calibration.ranges, model.info.path, few, options.threads)
+            analyses.append(rank_layers(trial, told, options.analyse))
+        return analyses[0]
+
     if clips is None or not (options.analyse or options.budget is not None):
-        return always, None
-    on_stage("reading clips to rank the layers on")
-    few = list(clips.first(options.analyse_clips))
-    trial = Trial(model.proto, calibration.ranges, model.info.path, few, options.threads)
-    analysis = rank_layers(trial, lambda done, count: on_stage(f"ranking the layers, {done} of {count}"))
+        return always, None, None
+    if options.analyse:
+        analysis()
     if options.budget is None:
-        return always, analysis
-    if analysis.all_int8.masks.dice is None:
+        return always, analysis(), None
+    assert chosen_on is not None
+    if len(chosen_on) < FEWEST_GROUPS:
         raise DataError(
-            f"nothing is marked on the {len(few)} calibration clips that --budget looks at; "
-            "give clips with findings to --calib-data, or more of them with --analyse-clips"
+            f"--budget has {len(chosen_on)} clips to choose layers on and needs at least {FEWEST_GROUPS} that neither "
+            "calibrate nor judge: give more with --calib-data"
         )
     on_stage("looking for the fewest layers to leave in float")
-    ranked = [cost.layer.name for cost in analysis.costs if cost.layer.name not in always]
-    fewest = fewest_in_float(trial, ranked, options.budget, always)
-    if len(fewest) == len(ranked):
-        raise VerdictError(
-            f"no part of {model.info.path} can be int8 within --budget {options.budget:g} points; "
-            "calibrate on other clips or with another --method; nothing was written"
+    trial = Trial(model.proto, calibration.ranges, model.info.path, list(chosen_on), options.threads)
+    if trial.without(always).masks.dice is None:
+        raise DataError(
+            f"nothing is marked on the {len(chosen_on)} clips that --budget chooses layers on; "
+            "give clips with findings to --calib-data, or more of them with --choose-clips"
         )
-    return always + fewest, analysis
+    choice = choose_layers(
+        trial,
+        lambda: [cost.layer.name for cost in analysis().costs if cost.layer.name not in always],
+        options.budget,
+        always,
+    )
+    if choice is None:
+        raise VerdictError(
+            f"no part of {model.info.path} can be int8 within --budget {options.budget:g} points, margin included; "
+            "give more clips with --calib-data and --choose-clips, which narrow the margin, or another --method; "
+            "nothing was written"
+        )
+    return list(choice.left_in_float), analyses[0] if analyses else None, choice
 
 
 def _describe(
@@ -368,6 +448,8 @@ def _sides(
 def _check_rival(reference: ModelInfo, path: Path, options: Options) -> None:
     with open_session(path, options.device, options.threads) as session:
         rival = session.info
+    if meeting := reference.takes.meets(rival.takes, reference.path.name, rival.path.name):
+        raise ModelError(f"{meeting}; export both from the same weights")
     same = ("frames", "size", "batch", "classes", "weights_sha256")
     if rival.precision != "fp16" or any(getattr(reference, name) != getattr(rival, name) for name in same):
         raise ModelError(
@@ -376,13 +458,24 @@ def _check_rival(reference: ModelInfo, path: Path, options: Options) -> None:
         )
 
 
-def _failures(sides: Sequence[Side], device: str, options: Options) -> Iterator[str]:
+def _share(reference: ModelInfo, layers: Sequence[Layer], options: Options) -> float | None:
+    """What part of a float32 clip the layers take that are in int8, on a CPU; None elsewhere."""
+    with open_session(reference.path, options.device, options.threads) as session:
+        if not isinstance(session, OnnxSession) or session.device != "cpu":
+            return None
+        black = np.zeros((reference.batch or 1, reference.frames, *reference.size, 3), np.uint8)
+        return share_of_layers(session, black, layers)
+
+
+def _failures(sides: Sequence[Side], device: str, options: Options, share: float | None) -> Iterator[str]:
     int8 = sides[-1]
     assert int8.agreement is not None
     yield from budget_failures(int8.agreement, BUDGETS["int8"])
+    if options.budget is not None and int8.agreement.points_lost > options.budget:
+        yield f"Dice falls by {int8.agreement.points_lost:.2f} points on clips that nobody had seen, over --budget"
     if not options.target:
         rivals = {side.precision: side.milliseconds for side in sides[:-1]}
-        slow = speed_failure(int8.milliseconds, rivals, device)
+        slow = speed_failure(int8.milliseconds, rivals, device, share)
         if slow:
             yield slow
 
@@ -393,8 +486,17 @@ def _notes(
     judged_on: ClipSet,
     device: str,
     options: Options,
+    choice: Choice | None,
+    share: float | None,
 ) -> Iterator[str]:
     agreement = sides[-1].agreement
+    if share is not None:
+        yield most_of_int8(share)
+    if choice is not None:
+        yield (
+            f"chosen on {choice.clips} other held-out clips: {choice.points_lost:+.2f} Dice points there, 95 % bound "
+            f"{choice.points_bound:+.2f}, --budget {options.budget:g}"
+        )
     if options.target:
         yield f"made for {options.target}: masks are judged by the file's own arithmetic, latency on {device} is not"
     masks = agreement.masks if agreement is not None else None

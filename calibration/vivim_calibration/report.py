@@ -77,8 +77,8 @@ def sensitivity_table(analysis: Analysis, left_in_float: tuple[str, ...] = ()) -
             cost.layer.name,
             f"{cost.alone_points:+.3f}",
             f"{cost.alone_error:.4f}",
-            f"{cost.gained_points:+.3f}",
-            f"{cost.gained_error:+.4f}",
+            "" if cost.gained_points is None else f"{cost.gained_points:+.3f}",
+            "" if cost.gained_error is None else f"{cost.gained_error:+.4f}",
             "float32" if cost.layer.name in left_in_float else "int8",
         )
     return table

@@ -1,8 +1,8 @@
 """Which layer costs what: every layer quantised alone, and every layer alone returned to float.
 
 The two rankings differ where errors add up or cancel. What is left in float to meet a budget is taken from the first:
-layers in order of the points that they cost alone (of the logits' error where points are equal), and of these the
-fewest that suffice, found by bisection.
+layers in order of the points that they cost alone (of the logits' error where points are equal). How many of them is
+found on other clips (vivim_calibration.choosing).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import onnx
 
 from vivim_calibration.layers import Layer, quantisable_layers
 from vivim_calibration.quantise import quantise_layers
-from vivim_calibration.verdict import agreement_of, logits_of_clips
+from vivim_calibration.verdict import logits_of_clips
 from vivim_runtime.clips import Clip
-from vivim_runtime.judging.agreement import BUDGETS, Agreement, budget_failures
+from vivim_runtime.judging.agreement import Agreement, AgreementMeter, logits_of
 from vivim_runtime.sessions.onnx import OnnxSession
 
-__all__ = ["Analysis", "LayerCost", "Trial", "fewest_in_float", "rank_layers"]
+__all__ = ["Analysis", "LayerCost", "Trial", "rank_layers"]
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,15 @@ class LayerCost:
 
     Attributes:
         alone_points, alone_error: with only this layer in int8.
-        gained_points, gained_error: of the whole int8 model, when this layer alone returns to float.
+        gained_points, gained_error: of the whole int8 model, when this layer alone returns to float; None where only
+            the first was asked for.
     """
 
     layer: Layer
     alone_points: float
     alone_error: float
-    gained_points: float
-    gained_error: float
+    gained_points: float | None
+    gained_error: float | None
 
 
 @dataclass(frozen=True)
@@ -64,52 +65,49 @@ class Trial:
 
     def without(self, left_in_float: Collection[str]) -> Agreement:
         """How far the model is from float32 with all layers but these in int8."""
+        return self.each_without(left_in_float)[0]
+
+    def each_without(self, left_in_float: Collection[str]) -> tuple[Agreement, list[Agreement]]:
+        """The same, over all clips and of every clip by itself."""
+        together, each = AgreementMeter(), []
         with TemporaryDirectory() as folder:
             path = Path(folder) / "trial.onnx"
             onnx.save(quantise_layers(self._model, self._ranges, left_in_float), path)
             with OnnxSession(path, "cpu", self._threads, fused=False) as session:
-                return agreement_of(session, self.clips, self._expected)
+                for clip, expected in zip(self.clips, self._expected, strict=True):
+                    found, alone = logits_of(session, clip.pixels), AgreementMeter()
+                    together.add(clip, expected, found)
+                    alone.add(clip, expected, found)
+                    each.append(alone.value())
+        return together.value(), each
 
     def only(self, name: str) -> Agreement:
         """How far it is with one layer in int8."""
         return self.without({layer.name for layer in self.layers} - {name})
 
 
-def rank_layers(trial: Trial, on_layer: Callable[[int, int], None] = lambda done, count: None) -> Analysis:
-    """Rank all layers. `on_layer` is told how many are done, and of how many."""
+def rank_layers(
+    trial: Trial, on_layer: Callable[[int, int], None] = lambda done, count: None, returned: bool = True
+) -> Analysis:
+    """Rank all layers.
+
+    Args:
+        on_layer: told how many are done, and of how many.
+        returned: try every layer back in float, too, which takes as long again.
+    """
     together = trial.without(())
     costs = []
     for done, layer in enumerate(trial.layers, 1):
-        alone, rest = trial.only(layer.name), trial.without({layer.name})
+        alone, rest = trial.only(layer.name), trial.without({layer.name}) if returned else None
         costs.append(
             LayerCost(
                 layer,
                 alone.points_lost,
                 alone.tensor.relative_l2,
-                together.points_lost - rest.points_lost,
-                together.tensor.relative_l2 - rest.tensor.relative_l2,
+                together.points_lost - rest.points_lost if rest else None,
+                together.tensor.relative_l2 - rest.tensor.relative_l2 if rest else None,
             )
         )
         on_layer(done, len(trial.layers))
     costs.sort(key=lambda cost: (cost.alone_points, cost.alone_error), reverse=True)
     return Analysis(tuple(costs), together, len(trial.clips))
-
-
-def fewest_in_float(trial: Trial, ranked: Sequence[str], budget: float, always: Sequence[str] = ()) -> list[str]:
-    """The first layers of a ranking, as few as bring the model within `budget` points and the budget of int8.
-
-    All of them where nothing less does: the model is then float32 again. Layers in `always` are in float besides.
-    """
-
-    def suffices(count: int) -> bool:
-        agreement = trial.without({*always, *ranked[:count]})
-        return agreement.points_lost <= budget and not any(budget_failures(agreement, BUDGETS["int8"]))
-
-    low, high = 0, len(ranked)
-    while low < high:
-        middle = (low + high) // 2
-        if suffices(middle):
-            high = middle
-        else:
-            low = middle + 1
-    return list(ranked[:low])

@@ -28,6 +28,7 @@ from vivim_runtime.commands.options import HtmlFile, JsonFile, check_outputs, si
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import ModelError, ParityError, UsageError
 from vivim_runtime.files import atomic_path
+from vivim_runtime.sessions import is_model_file, model_file
 from vivim_runtime.sessions.base import Session
 from vivim_runtime.sessions.sidecar import EngineRecord, sidecar_path
 from vivim_runtime.text import parse_json
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = Application(no_args_is_help=True, help="Export Vivim, and prove what was exported.")
+app = Application(no_args_is_help=True, extra="export", help="Export Vivim, and prove what was exported.")
 # File names are printed as they are: no markup.
 _console = terminal()
 _progress = terminal(stderr=True)
@@ -60,16 +61,25 @@ PathOption = Annotated[
 BuildArguments = Annotated[
     str | None, typer.Option("--build-args", metavar="JSON", help="Arguments of the builder, by name.")
 ]
+OnCpu = Annotated[
+    bool, typer.Option("--on-cpu", help="What its code sends to a GPU while it is imported stays on the CPU.")
+]
 InputOption = Annotated[str | None, typer.Option("--input", metavar="1x3xHxW", help="Sizes of its input, batch first.")]
 
 
 @app.command("onnx", cls=ClipsCommand)
 def onnx_command(
-    weights: Annotated[str | None, typer.Option(help="Checkpoint, or tiny for the shipped weights.")] = None,
+    weights: Annotated[
+        str | None, typer.Argument(metavar="WEIGHTS", help="Checkpoint, or tiny for the shipped weights.")
+    ] = None,
+    weights_option: Annotated[
+        str | None, typer.Option("--weights", metavar="WEIGHTS", help="The same as WEIGHTS.", hidden=True)
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")] = Path("model.onnx"),
     model: ModelOption = None,
     path: PathOption = None,
     build_args: BuildArguments = None,
+    on_cpu: OnCpu = False,
     input_size: InputOption = None,
     input_name: Annotated[str | None, typer.Option(help="With --model: the input's name; default input.")] = None,
     output_names: Annotated[
@@ -78,6 +88,9 @@ def onnx_command(
     classes: Annotated[
         str | None,
         typer.Option(metavar="A,B", help="With --model: names of the classes of a segmentation; for vivim-run."),
+    ] = None,
+    outputs: Annotated[
+        str | None, typer.Option(help="With --classes, what the network gives: logits, softmax or probabilities.")
     ] = None,
     mean: Annotated[
         str | None, typer.Option(metavar="R,G,B", help="With --classes: of the normalisation, in 0..1; ImageNet's.")
@@ -104,6 +117,9 @@ def onnx_command(
     cpu: Annotated[
         bool, typer.Option("--cpu", help="Fuse what ONNX Runtime on a CPU has compiled (make native); fp32.")
     ] = False,
+    form: Annotated[
+        str, typer.Option(help="bodies: our operators, with what they compute inside; lowered: standard ones alone.")
+    ] = "bodies",
     segment_codes: Annotated[
         Path | None, typer.Option(help="JSON: what the classes are in DICOM's words; docs/dicom-seg.md.")
     ] = None,
@@ -115,6 +131,8 @@ def onnx_command(
 
     With --model it is the network of somebody else, from its own code: docs/any-mamba.md.
     """
+    if weights is not None or weights_option is not None:
+        weights = _one_of(weights, weights_option)
     if model is not None:
         ours = {
             "--imgsz": imgsz,
@@ -139,27 +157,27 @@ def onnx_command(
             input_name=input_name or "",
             output_names=tuple(_words(output_names)),
             classes=tuple(_words(classes)),
+            outputs=outputs or "",
             mean=_three("--mean", mean) if mean else foreign.mean,
             std=_three("--std", std) if std else foreign.std,
         )
-        _export_foreign(model, foreign, weights, build_args, output, json_file)
+        _export_foreign(model, foreign, weights, build_args, on_cpu, output, json_file)
         return
     theirs = {
         "--path": path,
         "--build-args": build_args,
+        "--on-cpu": on_cpu,
         "--input": input_size,
         "--input-name": input_name,
         "--output-names": output_names,
         "--classes": classes,
+        "--outputs": outputs,
         "--mean": mean,
         "--std": std,
         "--no-fuse": no_fuse,
     }
     _refuse(theirs, "is of networks of others: name one with --model package.module:builder")
-    if weights is None:
-        raise UsageError(
-            "neither --weights nor --model is given; expected a checkpoint, tiny, or package.module:builder"
-        )
+    weights = _one_of(weights, None)
     from vivim_export.onnx_export import OnnxOptions, contract_of, export_onnx
 
     check_outputs((output, json_file, html_file), (weights,))
@@ -178,6 +196,7 @@ def onnx_command(
         fold=not no_fold,
         precision="fp16" if fp16 else "bf16" if bf16 else "fp32",
         cpu=cpu,
+        form=form,
         codes={} if segment_codes is None else _codes(segment_codes),
     )
     try:
@@ -194,6 +213,15 @@ def onnx_command(
         raise
     publish(comparison, json_file, html_file)
     _console.print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+
+
+def _one_of(argument: str | None, option: str | None) -> str:
+    if (argument is None) is (option is None):
+        given = "no weights" if argument is None else f"the weights {argument} and {option}"
+        raise UsageError(
+            f"there are {given}; expected one name, such as vivim-export onnx tiny (or --model package.module:builder)"
+        )
+    return str(argument or option)
 
 
 def _refuse(given: Mapping[str, object], why: str) -> None:
@@ -233,6 +261,7 @@ def _export_foreign(
     options: ForeignOptions,
     weights: str | None,
     build_args: str | None,
+    on_cpu: bool,
     output: Path,
     json_file: Path | None,
 ) -> None:
@@ -242,7 +271,7 @@ def _export_foreign(
 
     arguments = build_arguments(build_args)
     with _progress.status("importing the network") as status, stand_ins(options.folders), _their_words():
-        network = load_network(model, options.folders, arguments, weights)
+        network = load_network(model, options.folders, arguments, weights, on_cpu)
         try:
             report = export_network(network, output, options, lambda text: status.update(text))
         except ParityError as error:
@@ -318,6 +347,7 @@ def inspect_command(
     path: PathOption = None,
     weights: Annotated[str | None, typer.Option(help="Its weights; default none, as it is built.")] = None,
     build_args: BuildArguments = None,
+    on_cpu: OnCpu = False,
 ) -> None:
     """Say which scans a network has, what is fused, and what blocks its export, with the line of its code."""
     from vivim_export.foreign.exporting import inspect_network
@@ -327,7 +357,8 @@ def inspect_command(
     options = _foreign_options(model, path, input_size, None)
     arguments = build_arguments(build_args)
     with _progress.status("importing and tracing the network"), stand_ins(options.folders), _their_words():
-        found = inspect_network(load_network(model, options.folders, arguments, weights), options)
+        network = load_network(model, options.folders, arguments, weights, on_cpu)
+        found = inspect_network(network, options)
     table = Table(show_header=False, box=None, pad_edge=False)
     for call, count in Counter(found.calls).items():
         sizes = f"L {call.length}, {call.width} channels in {call.groups} groups, N {call.states}"
@@ -359,7 +390,9 @@ def _codes(path: Path) -> dict[str, dict[str, list[str]]]:
 
 @app.command("trt")
 def trt_command(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="File of vivim-export onnx.")],
+    given: Annotated[
+        str, typer.Argument(metavar="MODEL", help="File of vivim-export onnx; or a checkpoint, or tiny.")
+    ] = "model.onnx",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: MODEL.engine.")] = None,
     fp32: Annotated[bool, typer.Option("--fp32", help="Products and activations in float32.")] = False,
     fp16: Annotated[
@@ -398,7 +431,8 @@ def trt_command(
     from vivim_export.engine import EngineOptions, build_engine, emit_graph, plan_engine
     from vivim_export.engine_graph import default_precision
 
-    check_outputs((output, emit_onnx, json_file, html_file), (model,))
+    check_outputs((output, emit_onnx, json_file, html_file), (given,))
+    model = _onnx_of(given)
     asked = [name for name, given in (("fp32", fp32), ("fp16", fp16), ("bf16", bf16), ("int8", int8)) if given]
     if len(asked) > 1:
         raise UsageError(f"--{' and --'.join(asked)} contradict each other; give one of them")
@@ -427,7 +461,7 @@ def trt_command(
     if dry_run:
         _console.print(_plan_table(plan_engine(model, options)))
         return
-    output = output or model.with_suffix(".engine")
+    output = output or (model.with_suffix(".engine") if is_model_file(given) else Path(f"{Path(given).stem}.engine"))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=_progress, transient=True) as progress:
         task = progress.add_task("reading the model", total=None)
@@ -444,6 +478,17 @@ def trt_command(
     if comparison:
         publish(comparison, json_file, html_file)
     _console.print(_engine_table(record, output, comparison is not None))
+
+
+def _onnx_of(given: str) -> Path:
+    """The ONNX file that an engine is built from, which is made where a checkpoint is given."""
+    if is_model_file(given):
+        return Path(given)
+    with _progress.status(f"exporting {given}, once") as status:
+        model = model_file(given, lambda text: status.update(f"exporting {given}, once: {text}"))
+    if model.suffix == ".onnx":
+        _progress.print(f"note: the ONNX file of {given} is {model}", soft_wrap=True)
+    return model
 
 
 def _plan_table(plan: EnginePlan) -> Table:
@@ -480,13 +525,41 @@ def _engine_table(record: EngineRecord, output: Path, compared: bool) -> Table:
             "note", "TensorRT for RTX has int8 kernels for the weights of products only: time it against fp16"
         )
     if not compared:
-        table.add_row("parity", "not checked: there is no GPU here; run vivim-check where there is one")
+        is_foreign = "vivim.network" in record.description and "vivim.format" not in record.description
+        told = "no session takes this network's input" if is_foreign else "there is no GPU here"
+        where = "compare it in a program of your own" if is_foreign else "run vivim-check where there is one"
+        table.add_row("parity", f"not checked: {told}; {where}")
     table.add_row("sidecar", f"{sidecar_path(output)}")
     return table
 
 
 def _counted(counts: Mapping[str, str | int]) -> str:
     return ", ".join(f"{name} {value}" for name, value in counts.items())
+
+
+@app.command("triton")
+def triton_command(
+    given: Annotated[str, typer.Argument(metavar="MODEL", help="A .onnx or .engine file; or a checkpoint, or tiny.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="REPOSITORY", help="Folder of Triton's models, to write into.")
+    ] = Path("repository"),
+    name: Annotated[str, typer.Option(help="What Triton calls the model; default: the name of the file.")] = "",
+    placement: Annotated[str, typer.Option(help="Where Triton runs it: auto, cpu or gpu.")] = "auto",
+    instances: Annotated[int, typer.Option(help="Copies of it on each device.")] = 1,
+    max_batch: Annotated[
+        int | None, typer.Option(help="Most clips a call, of a file with --dynamic-batch (8).", show_default=False)
+    ] = None,
+    operators: Annotated[
+        bool, typer.Option("--operators", help="Place the compiled operators of this machine, too (make native).")
+    ] = False,
+    mount: Annotated[str, typer.Option(help="Where the server sees REPOSITORY.")] = "/models",
+) -> None:
+    """Write a model repository for NVIDIA's Triton inference server: the model and its config.pbtxt."""
+    from vivim_export.triton import TritonOptions, write_repository
+
+    options = TritonOptions(name or Path(given).stem, placement, instances, max_batch, operators, mount)
+    config = write_repository(_onnx_of(given), output, options)
+    _console.print(f"{config}: tritonserver --model-repository {mount}", soft_wrap=True)
 
 
 def _opened(name: str, size: tuple[int, int] | None, frames: int | None, device: str, threads: int) -> Session:

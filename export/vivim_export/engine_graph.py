@@ -43,14 +43,24 @@ class EngineGraph:
     input_name: str
     input_shape: tuple[int | None, ...]
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it takes what somebody else's network takes: no session runs it, to prove the engine."""
+        return _is_foreign(self.description)
+
 
 def default_precision(path: Path) -> str:
-    """What a file is built in where nothing is asked for: int8 where it is quantised, else fp16.
+    """What a file is built in where nothing is asked for: int8 where it is quantised, as it is where its network is
+    somebody else's, else fp16.
 
     Raises:
         ModelError: no ONNX model.
     """
-    return "int8" if _is_quantized(_load(path)) else "fp16"
+    model = _load(path)
+    description = _description(model)
+    if _is_foreign(description):
+        return description.get("vivim.precision", "fp32")
+    return "int8" if _is_quantized(model) else "fp16"
 
 
 def engine_graph(path: Path, precision: str, backend: Backend) -> EngineGraph:
@@ -65,16 +75,39 @@ def engine_graph(path: Path, precision: str, backend: Backend) -> EngineGraph:
         UsageError: its precision cannot become the one asked for.
     """
     model = _load(path)
-    description = {entry.key: entry.value for entry in model.metadata_props}
-    if "vivim.format" not in description:
-        raise ModelError(f"{path} was not written by vivim-export; make one with: vivim-export onnx --weights W -o M")
-    _check_input(model, ModelInfo.from_metadata(path, description))
+    description = _description(model)
+    if not _is_foreign(description):
+        if "vivim.format" not in description:
+            raise ModelError(
+                f"{path} was not written by vivim-export; make one with: vivim-export onnx --weights W -o M"
+            )
+        info = ModelInfo.from_metadata(path, description)
+        if info.streaming:
+            raise UsageError(
+                f"{path} streams, and sessions of engines do not keep states yet; run the ONNX file itself"
+            )
+        _check_input(model, info)
     typed, converted = _typed(model, path, description.get("vivim.precision", ""), precision)
-    parsed = bind_plugins(typed) if backend.plugins else lower_operators(typed, others=[LowerS6Scan()])
+    parsed = lower_operators(typed, others=[LowerS6Scan()], keep=_has_plugin if backend.plugins else None)
+    parsed = bind_plugins(parsed) if backend.plugins else parsed
     (entry,) = parsed.graph.input
     shape = tuple(d.dim_value or None for d in entry.type.tensor_type.shape.dim)
     description = {item.key: item.value for item in typed.metadata_props}
     return EngineGraph(typed, parsed, converted, description, entry.name, shape)
+
+
+def _description(model: onnx.ModelProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def _is_foreign(description: dict[str, str]) -> bool:
+    """Whether a file is of `vivim-export onnx --model` and takes what its network takes, no clips of pixels."""
+    return "vivim.network" in description and "vivim.format" not in description
+
+
+def _has_plugin(node: onnx.NodeProto) -> bool:
+    """The plugin has no plain scan, and a gate always; what it lacks is lowered to standard layers."""
+    return node.op_type == "CausalConv1d" or (node.op_type == "SelectiveScan" and bool(node.input[2]))
 
 
 def _check_input(model: onnx.ModelProto, info: ModelInfo) -> None:
@@ -110,6 +143,11 @@ def _typed(model: onnx.ModelProto, path: Path, have: str, wanted: str) -> tuple[
         raise UsageError(f"{path} is quantised; build it with --int8, or take the {wanted} file")
     if have == wanted:
         return model, False
+    if _is_foreign(_description(model)):
+        raise UsageError(
+            f"{path} is {have} and --{wanted} was asked for; export it so, which proves it: "
+            f"vivim-export onnx --model M{' --fp16' if wanted == 'fp16' else ''}"
+        )
     if (have, wanted) == ("fp32", "fp16"):
         return half_from_float(model), True
     raise UsageError(

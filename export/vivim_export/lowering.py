@@ -13,13 +13,16 @@ LowerScan           a blocked scan whose depth is the logarithm of its length. S
                     Every step is a few pointwise operations over (K, B, M, N, D), which a compiler fuses into one pass
                     that reads dt, du, B and C and keeps the state in registers.
 
+StreamingConv1d and StreamingScan (vivim_export.streaming) are lowered by the same rules: the tail stands where the
+zeros before the first step stood, and the state that comes in is what the first chunk starts from.
+
 Time step, state and recurrence are float32 whatever the data are. Lengths that c does not divide are padded with
 dt = 0, which leaves the state as it is. Shapes must be known but for the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +70,21 @@ class NodeSite:
         return helper.get_attribute_value(value)
 
     @property
+    def streams(self) -> bool:
+        """Whether it goes on from a state."""
+        return self.node.op_type.startswith("Streaming")
+
+    @property
+    def first_parameter(self) -> int:
+        """Of a convolution, the input that is its weight."""
+        return 2 if self.streams else 1
+
+    def reason_of_directions(self) -> str:
+        if self.streams and self.directions[0] != 0:
+            return f"direction {self.directions[0]} of {self.node.name} goes on from a state; only 0 is known to"
+        return ""
+
+    @property
     def directions(self) -> list[int]:
         return list(self.attribute("directions"))  # type: ignore[arg-type]
 
@@ -104,15 +122,16 @@ class NodeSite:
 
 
 class LowerConvolution:
-    """vivim::CausalConv1d -> shifted products and their sum, in standard operators."""
+    """vivim::CausalConv1d or StreamingConv1d -> shifted products and their sum, in standard operators."""
 
     name = "lowering of the causal convolution"
 
     def matches(self, site: NodeSite) -> bool:
-        return site.node.domain == DOMAIN and site.node.op_type == "CausalConv1d"
+        return site.node.domain == DOMAIN and site.node.op_type in ("CausalConv1d", "StreamingConv1d")
 
     def reason_to_decline(self, site: NodeSite) -> str:
-        return site.reason_to_decline(range(1, 3), [(0, 1)])
+        first = site.first_parameter
+        return site.reason_to_decline(range(first, first + 2), [(0, 1)]) or site.reason_of_directions()
 
     def rewrite(self, site: NodeSite) -> list[onnx.NodeProto]:
         return _lower_convolution(site)
@@ -120,30 +139,34 @@ class LowerConvolution:
 
 @dataclass(frozen=True)
 class LowerScan:
-    """vivim::SelectiveScan -> a blocked scan in standard operators, `steps` unrolled steps a chunk."""
+    """vivim::SelectiveScan or StreamingScan -> a blocked scan in standard operators, `steps` unrolled steps a chunk."""
 
     steps: int = STEPS
     name = "lowering of the selective scan"
 
     def matches(self, site: NodeSite) -> bool:
-        return site.node.domain == DOMAIN and site.node.op_type == "SelectiveScan"
+        return site.node.domain == DOMAIN and site.node.op_type in ("SelectiveScan", "StreamingScan")
 
     def reason_to_decline(self, site: NodeSite) -> str:
         gate = [(2, 2)] if site.node.input[2] else []
-        return site.reason_to_decline(range(3, 7), [(1, 2), (0, 0), *gate])
+        return site.reason_to_decline(range(3, 7), [(1, 2), (0, 0), *gate]) or site.reason_of_directions()
 
     def rewrite(self, site: NodeSite) -> list[onnx.NodeProto]:
         return _lower_scan(site, self.steps)
 
 
 def lower_operators(
-    model: onnx.ModelProto, steps: int = STEPS, others: Sequence[Rule[NodeSite, list[onnx.NodeProto]]] = ()
+    model: onnx.ModelProto,
+    steps: int = STEPS,
+    others: Sequence[Rule[NodeSite, list[onnx.NodeProto]]] = (),
+    keep: Callable[[onnx.NodeProto], bool] | None = None,
 ) -> onnx.ModelProto:
     """A copy of a model of vivim-export without its operators and their bodies.
 
     Args:
         steps: c, unrolled steps of a chunk.
         others: rules of more operators than the two of this module.
+        keep: nodes of ours that stay nodes, with their bodies.
 
     Raises:
         UsageError: a node that its rule declines; nothing else could run it.
@@ -157,17 +180,19 @@ def lower_operators(
     for index, node in enumerate(result.graph.node):
         site = NodeSite(node, f"{node.op_type}_{index}_", shapes, constants)
         rule = next((rule for rule in rules if rule.matches(site)), None)
-        if rule is None:
+        if rule is None or (keep is not None and keep(node)):
             nodes.append(node)
         elif reason := rule.reason_to_decline(site):
             raise UsageError(f"{rule.name} is not possible: {reason}; export the model again")
         else:
             nodes += rule.rewrite(site)
-    del result.graph.node[:], result.functions[:]
+    left = {node.op_type for node in nodes if node.domain == DOMAIN}
+    bodies = [function for function in result.functions if function.name in left]
+    imports = [entry for entry in result.opset_import if entry.domain != DOMAIN or left]
+    del result.graph.node[:], result.functions[:], result.opset_import[:]
     result.graph.node.extend(nodes)
-    kept = [entry for entry in result.opset_import if entry.domain != DOMAIN]
-    del result.opset_import[:]
-    result.opset_import.extend(kept)
+    result.functions.extend(bodies)
+    result.opset_import.extend(imports)
     _drop_unused_constants(result.graph)
     return result
 
@@ -204,9 +229,9 @@ class Emitter(Nodes):
 
 
 def _lower_convolution(site: NodeSite) -> list[onnx.NodeProto]:
-    """xz (B, L, >= D), weight (K, D, taps), bias (K, D) -> (K, B, L, D)."""
+    """xz (B, L, >= D), [tail (B, taps-1, D),] weight (K, D, taps), bias (K, D) -> (K, B, L, D)."""
     n = Emitter(site.prefix)
-    weight, bias = site.constant(1), site.constant(2)
+    weight, bias = site.constant(site.first_parameter), site.constant(site.first_parameter + 1)
     width, taps = weight.shape[1:]
     length, rows = site.dim(0, 1), site.rows
     columns = length // rows
@@ -218,7 +243,10 @@ def _lower_convolution(site: NodeSite) -> list[onnx.NodeProto]:
         if direction >= 2:
             source = by_columns = by_columns or n.to_columns(x, rows, columns, width)
         backward = direction % 2
-        source = n.pad(source, 3, 1, *((0, taps - 1) if backward else (taps - 1, 0)))
+        if site.streams and k == 0:
+            source = n.Concat(n.as_float(site.node.input[1]), source, axis=1)
+        else:
+            source = n.pad(source, 3, 1, *((0, taps - 1) if backward else (taps - 1, 0)))
         total = ""
         for tap in range(taps):
             start = taps - 1 - tap if backward else tap
@@ -231,7 +259,10 @@ def _lower_convolution(site: NodeSite) -> list[onnx.NodeProto]:
 
 
 def _lower_scan(site: NodeSite, steps: int) -> list[onnx.NodeProto]:
-    """xc (K or 1, B, L, D), dbc (K, B, L, R + 2N), xz (B, L, >= D), A_log2e (K, D, N), ... -> (B, L, D)."""
+    """xc (K or 1, B, L, D), dbc (K, B, L, R + 2N), xz (B, L, >= D), A_log2e (K, D, N), ... -> (B, L, D).
+
+    With a state: and `initial` (B, N, D) -> `final` (B, N, D), of direction 0.
+    """
     n = Emitter(site.prefix)
     xc, dbc, xz = site.node.input[:3]
     A = site.constant(3).transpose(0, 2, 1) * np.float32(_LN2)  # (K, N, D)
@@ -267,7 +298,11 @@ def _lower_scan(site: NodeSite, steps: int) -> list[onnx.NodeProto]:
         cut(n.part(dbc, 3, rank, rank + states), states),
         cut(n.part(dbc, 3, rank + states, rank + 2 * states), states),
     )
-    y = blocked_scan(n, dts, dus, bs, cs, A, chunks)
+    incoming = ""  # (K, B, 1, N, D): what the first chunk starts from; other directions than the first from zero
+    if site.streams:
+        incoming = n.Unsqueeze(n.as_float(site.node.input[7]), n.ints(0, 2))
+        incoming = n.pad(incoming, 5, 0, 0, count - 1)
+    y, h = blocked_scan(n, dts, dus, bs, cs, A, chunks, incoming)
     if chunks * steps > length:
         y = n.part(y, 2, 0, length)
 
@@ -288,20 +323,32 @@ def _lower_scan(site: NodeSite, steps: int) -> list[onnx.NodeProto]:
     if xz:
         gate = site.dim(2, 2)
         total = n.Mul(total, silu(n, n.as_float(n.part(xz, 2, gate - width, gate))))
+    if site.streams:  # steps past the end have left the last chunk's state as it was
+        ends = n.part(n.part(h, 0, 0, 1), 2, chunks - 1, chunks)  # (1, B, 1, N, D)
+        n.Squeeze(ends, n.ints(0, 2))
+        n.nodes[-1].output[0] = site.node.output[1]
     n.Cast(total, to=site.data_type)
     return name_nodes(n, site)
 
 
 def blocked_scan(
-    n: Emitter, dts: list[str], dus: list[str], bs: list[str], cs: list[str], A: np.ndarray, chunks: int
-) -> str:
-    """y = C h of all steps (K, B, M*c, D), without the skip; h <- exp(dt A) h + B du.
+    n: Emitter,
+    dts: list[str],
+    dus: list[str],
+    bs: list[str],
+    cs: list[str],
+    A: np.ndarray,
+    chunks: int,
+    incoming: str = "",
+) -> tuple[str, str]:
+    """y = C h of all steps (K, B, M*c, D), without the skip; h <- exp(dt A) h + B du. And h after them (K, B, M, N, D).
 
     Args:
         dts, dus: (K, B, M, D), one of each of the c steps of a chunk.
         bs, cs: (K, B, M, N), likewise.
         A: (K, N, D), powers of e.
         chunks: M.
+        incoming: (K, B, 1, N, D), what the first chunk starts from; without it, zeros.
     """
     count, states, width = A.shape
     steps = len(dts)
@@ -322,22 +369,28 @@ def blocked_scan(
         for s in range(steps):
             h = advance(h, s)
         total = n.Exp(n.Mul(n.Sum(*dts), A_wide)) if steps > 1 else n.Exp(n.Mul(dts[0], A_wide))
-        h = _chain_chunks(n, h, total, (count, chunks, states, width), steps)
+        h = _chain_chunks(n, h, total, (count, chunks, states, width), steps, incoming)
+    elif incoming:
+        h = incoming
     ys = []
     for s in range(steps):
         h = advance(h, s)
         ys.append(n.ReduceSum(n.Mul(cs[s], h), n.ints(3), keepdims=0))  # (K, B, M, D)
-    return n.reshape(n.stack(ys, 3), count, -1, chunks * steps, width)
+    return n.reshape(n.stack(ys, 3), count, -1, chunks * steps, width), h
 
 
-def _chain_chunks(n: Emitter, last: str, total: str, shape: tuple[int, int, int, int], steps: int) -> str:
+def _chain_chunks(
+    n: Emitter, last: str, total: str, shape: tuple[int, int, int, int], steps: int, first: str = ""
+) -> str:
     """Each chunk's initial state (K, B, M, N, D), from what every chunk hands on and its total decay.
 
-    The recurrence over chunks is cut into chunks itself.
+    The recurrence over chunks is cut into chunks itself. `first` (K, B, 1, N, D) is what the first chunk starts from;
+    without it, zeros.
     """
     length = shape[1]
-    # What chunk m starts from is what chunk m-1 ends with: shift by one, the first starts from zero.
-    last = n.pad(n.part(last, 2, 0, length - 1), 5, 2, 1, 0)
+    # What chunk m starts from is what chunk m-1 ends with: shift by one.
+    last = n.part(last, 2, 0, length - 1)
+    last = n.Concat(first, last, axis=2) if first else n.pad(last, 5, 2, 1, 0)
     total = n.pad(n.part(total, 2, 0, length - 1), 5, 2, 1, 0)
     return _linear_scan(n, total, last, shape, steps)
 

@@ -31,8 +31,9 @@ from vivim_export.cpu_graph import for_cpu
 from vivim_export.emulation import open_artefact
 from vivim_export.folding import fold_for_export
 from vivim_export.functions import DOMAIN, DOMAIN_VERSION, causal_conv1d_function, selective_scan_function
+from vivim_export.lowering import lower_operators
 from vivim_export.precision import HALVES, half_from_float
-from vivim_export.streaming import streaming_functions, streaming_translations, trace_step
+from vivim_export.streaming import Deployed, streaming_functions, streaming_translations, trace_step
 from vivim_runtime.contract import InputContract
 from vivim_runtime.errors import ParityError, UsageError
 from vivim_runtime.files import atomic_path, sha256_file
@@ -42,6 +43,7 @@ from vivim_runtime.sessions.base import StateInfo
 _log = logging.getLogger(__name__)
 
 __all__ = [
+    "FORMS",
     "OPSETS",
     "OnnxOptions",
     "contract_of",
@@ -56,6 +58,8 @@ __all__ = [
 # GELU became an operator in 20, and convolution takes bfloat16 from 22 on; nothing else that the network uses changes.
 OPSETS = range(20, 24)
 _BF16_OPSET = 22
+# What stands for our operators in a file.
+FORMS = ("bodies", "lowered")
 # Where a file says how the comparison with PyTorch went.
 _PARITY_KEY = "vivim.parity"
 
@@ -74,6 +78,8 @@ class OnnxOptions:
         precision: fp32, fp16 or bf16, written into the graph's types (vivim_export.precision).
         cpu: operators of more than one node that ONNX Runtime on a CPU has compiled (vivim_export.cpu_graph); fp32
             only.
+        form: "bodies", our operators with their bodies, or "lowered", standard operators alone
+            (vivim_export.lowering), for runtimes that take no functions.
         codes: what classes are in DICOM's words (vivim.session.describe).
     """
 
@@ -84,6 +90,7 @@ class OnnxOptions:
     fold: bool = True
     precision: str = "fp32"
     cpu: bool = False
+    form: str = "bodies"
     codes: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
 
     @property
@@ -100,36 +107,16 @@ class OnnxOptions:
             raise UsageError(f"--batch is {self.batch}; expected at least 1")
         if self.precision not in ("fp32", *HALVES):
             raise UsageError(f"the precision is {self.precision}; expected fp32, {', '.join(HALVES)}")
+        if self.form not in FORMS:
+            raise UsageError(f"--form is {self.form}; expected {' or '.join(FORMS)}")
+        if self.cpu and self.form != "bodies":
+            raise UsageError(f"--cpu and --form {self.form} contradict each other; its operators need their bodies")
         if self.cpu and self.precision != "fp32":
             raise UsageError(f"--cpu and --{self.precision} contradict each other; CPUs take float32")
         if self.opset is not None and not self._lowest_opset <= self.opset < OPSETS.stop:
             raise UsageError(
                 f"--opset is {self.opset}; expected {self._lowest_opset} to {OPSETS.stop - 1} for {self.precision}"
             )
-
-
-class _Deployed(nn.Module):
-    """The network as it is deployed: pixels in, logits out."""
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, model: Vivim, raw_input: bool, contract: InputContract) -> None:
-        super().__init__()
-        self.model, self.raw_input = model, raw_input
-        self.register_buffer("mean", 255.0 * torch.tensor(contract.mean))
-        self.register_buffer("scale", 1.0 / (255.0 * torch.tensor(contract.std)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """uint8 (B, T, H, W, 3), or float32 (B, T, 3, H, W) when raw -> logits (B, T, K, H, W)."""
-        return self.model(self.normalised(x)).logits
-
-    def normalised(self, x: Tensor) -> Tensor:
-        """The network's input (B, T, 3, H, W)."""
-        if not self.raw_input:
-            # Behind the transposition the numbers are one a plane; ONNX Runtime takes 15 times as long the other way.
-            x = (x.to(torch.float32).permute(0, 1, 4, 2, 3) - self.mean[:, None, None]) * self.scale[:, None, None]
-        return x
 
 
 def contract_of(weights: str | Path) -> InputContract:
@@ -210,7 +197,7 @@ def onnx_from_model(
     training = training or Training(InputContract.assumed(config.frames))
     size = options.size or training.contract.size
     stage_sizes(config, *size)  # raises for a size that the network cannot take
-    deployed = _Deployed(fold_for_export(model, options.fold), options.raw_input, training.contract).eval()
+    deployed = Deployed(fold_for_export(model, options.fold), options.raw_input, training.contract).eval()
     if config.streaming and options.batch is None:
         raise UsageError(
             "--batch is dynamic; a streaming file remembers a number of films that is fixed: give --batch 1"
@@ -231,6 +218,8 @@ def onnx_from_model(
             proto.functions.append(selective_scan_function(config.direction_codes, True, options.opset_version))
         if DOMAIN not in {entry.domain for entry in proto.opset_import}:
             proto.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
+    if options.form == "lowered":
+        proto = lower_operators(proto)
     if options.cpu:
         for declined in for_cpu(proto):
             _log.warning("%s", declined)

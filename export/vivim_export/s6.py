@@ -141,7 +141,7 @@ def _lower(site: NodeSite, steps: int) -> list[onnx.NodeProto]:
 
     dts, dus = cut(dt, inner), cut(du, inner)
     bs, cs = cut(n.as_float(site.node.input[2]), states), cut(n.as_float(site.node.input[3]), states)
-    y = blocked_scan(n, dts, dus, bs, cs, np.ascontiguousarray(A), chunks)  # (G, B, M*c, E)
+    y, _ = blocked_scan(n, dts, dus, bs, cs, np.ascontiguousarray(A), chunks)  # (G, B, M*c, E)
     if chunks * steps > length:
         y = n.part(y, 2, 0, length)
     y = n.reshape(n.Transpose(y, perm=[1, 0, 3, 2]), -1, width, length)

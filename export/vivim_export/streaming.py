@@ -20,9 +20,10 @@ from vivim.config import VivimConfig
 from vivim.model import Vivim, stage_sizes
 from vivim.streaming import LayerState, flat_states, packed_states, zero_states
 from vivim_export.functions import DOMAIN, DOMAIN_VERSION, causal_conv1d_function, selective_scan_function
+from vivim_runtime.contract import InputContract
 from vivim_runtime.sessions.base import StateInfo
 
-__all__ = ["state_infos", "streaming_functions", "streaming_translations", "trace_step"]
+__all__ = ["Deployed", "state_infos", "streaming_functions", "streaming_translations", "trace_step"]
 
 
 def state_infos(config: VivimConfig, size: tuple[int, int], batch: int = 1) -> list[StateInfo]:
@@ -38,33 +39,55 @@ def state_infos(config: VivimConfig, size: tuple[int, int], batch: int = 1) -> l
     return infos
 
 
+class Deployed(nn.Module):
+    """The network as it is deployed: `normalised` makes its input of pixels."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, model: Vivim, raw_input: bool, contract: InputContract) -> None:
+        super().__init__()
+        self.model, self.raw_input = model, raw_input
+        self.register_buffer("mean", 255.0 * torch.tensor(contract.mean))
+        self.register_buffer("scale", 1.0 / (255.0 * torch.tensor(contract.std)))
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """uint8 (B, T, H, W, 3), or float32 (B, T, 3, H, W) when raw -> the network's input (B, T, 3, H, W)."""
+        if not self.raw_input:
+            # Behind the transposition the numbers are one a plane; ONNX Runtime takes 15 times as long the other way.
+            x = (x.to(torch.float32).permute(0, 1, 4, 2, 3) - self.mean[:, None, None]) * self.scale[:, None, None]
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, T, K, H, W) of a clip."""
+        logits: Tensor = self.model(self.normalised(x)).logits
+        return logits
+
+
 class _Step(nn.Module):
     """A deployed network (vivim_export.onnx_export), one frame at a time."""
 
-    def __init__(self, deployed: nn.Module) -> None:
+    def __init__(self, deployed: Deployed) -> None:
         super().__init__()
         self.deployed = deployed
 
     def forward(self, x: Tensor, states: list[Tensor]) -> tuple[Tensor, ...]:
         """What the deployed network takes, of T = 1, and flat states -> logits (B, 1, K, H, W) and the next states."""
         model = self.deployed.model
-        assert isinstance(model, Vivim)
         output, after = model.run(self.deployed.normalised(x), packed_states(states, model.config.carries))
         # An output of its own each: what goes out in two places would be an alias, which the exporter refuses.
         return output.logits, *(tensor.clone() for tensor in flat_states(after))
 
 
 def trace_step(
-    deployed: nn.Module, example: Tensor, opset: int, translations: Mapping[Any, Any]
+    deployed: Deployed, example: Tensor, opset: int, translations: Mapping[Any, Any]
 ) -> tuple[onnx.ModelProto, list[StateInfo]]:
     """The graph of one step, and its states.
 
     Args:
-        deployed: has `model`, and `normalised`, which prepares the input.
         example: an input, of T = 1.
     """
     model = deployed.model
-    assert isinstance(model, Vivim)
     raw = example.dtype == torch.float32
     height, width = example.shape[3:5] if raw else example.shape[2:4]
     infos = state_infos(model.config, (int(height), int(width)), example.shape[0])

@@ -125,9 +125,8 @@ template <class T, int S, int kRun, int kThreads> struct TimeSplit
             int const c = i / kStates, n = i % kStates;
             bool const real = n < a.states && firstChannel + c < a.width;
             decay[i] = real ? a.A_log2e[(kd + c) * a.states + n] : 0.f;
-            carry[i] = real && a.initial && k == 0
-                ? a.initial[(size_t(b) * a.states + n) * a.width + firstChannel + c]
-                : 0.f;
+            carry[i] =
+                real && a.initial && k == 0 ? a.initial[(size_t(b) * a.states + n) * a.width + firstChannel + c] : 0.f;
         }
         // Padding (rank to a multiple of 4, states to 16) is written by nobody else.
         if (padded > a.rank)

@@ -112,6 +112,27 @@ int32_t vivim_cpu_selective_scan(vivim_scan_desc const* desc, void const* xc, vo
     });
 }
 
+int32_t vivim_cpu_streaming_conv1d(vivim_conv_desc const* desc, int32_t taps, void const* x, void const* tail,
+    float const* weight, float const* bias, void* xc, int32_t threads)
+{
+    using namespace vivim::cpu;
+    return guarded([&] {
+        OwnThreads workers(threads);
+        convolve(convOf(*desc, taps, x, weight, bias, xc, tail), workers);
+    });
+}
+
+int32_t vivim_cpu_streaming_scan(vivim_scan_desc const* desc, void const* xc, void const* dbc, void const* xz,
+    float const* A_log2e, float const* dt_weight, float const* dt_bias, float const* d_skip, float const* initial,
+    void* y, float* final, int32_t threads)
+{
+    using namespace vivim::cpu;
+    return guarded([&] {
+        OwnThreads workers(threads);
+        scan(scanOf(*desc, xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip, y, initial, final), workers);
+    });
+}
+
 int32_t vivim_cpu_s6_scan(vivim_s6_desc const* desc, void const* u, void const* delta, void const* B, void const* C,
     float const* A, float const* skip, float const* bias, void* y, int32_t threads)
 {

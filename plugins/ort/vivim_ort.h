@@ -29,6 +29,15 @@ VIVIM_API int32_t vivim_cpu_causal_conv1d(vivim_conv_desc const* desc, int32_t t
 VIVIM_API int32_t vivim_cpu_selective_scan(vivim_scan_desc const* desc, void const* xc, void const* dbc, void const* xz,
     float const* A_log2e, float const* dt_weight, float const* dt_bias, float const* d_skip, void* y, int32_t threads);
 
+/* The same for a film that comes in pieces; tail, initial and final as in vivim_kernels.h, with taps - 1 tokens of tail.
+ * Here `final` may be the memory of `initial`. */
+VIVIM_API int32_t vivim_cpu_streaming_conv1d(vivim_conv_desc const* desc, int32_t taps, void const* x, void const* tail,
+    float const* weight, float const* bias, void* xc, int32_t threads);
+
+VIVIM_API int32_t vivim_cpu_streaming_scan(vivim_scan_desc const* desc, void const* xc, void const* dbc, void const* xz,
+    float const* A_log2e, float const* dt_weight, float const* dt_bias, float const* d_skip, float const* initial,
+    void* y, float* final, int32_t threads);
+
 /* The plain scan of vivim_s6.h, up to 256 states; skip and bias may be null. */
 VIVIM_API int32_t vivim_cpu_s6_scan(vivim_s6_desc const* desc, void const* u, void const* delta, void const* B,
     void const* C, float const* A, float const* skip, float const* bias, void* y, int32_t threads);

@@ -46,8 +46,10 @@ extern "C" VIVIM_API nvinfer1::IPluginCreatorInterface* const* getCreators(int32
 {
     static vivim::trt::Creator<vivim::trt::CausalConv1d> conv;
     static vivim::trt::Creator<vivim::trt::SelectiveScan> scan;
-    static nvinfer1::IPluginCreatorInterface* const creators[] = {&conv, &scan};
-    count = 2;
+    static vivim::trt::Creator<vivim::trt::StreamingConv1d> streamingConv;
+    static vivim::trt::Creator<vivim::trt::StreamingScan> streamingScan;
+    static nvinfer1::IPluginCreatorInterface* const creators[] = {&conv, &scan, &streamingConv, &streamingScan};
+    count = 4;
     return creators;
 }
 

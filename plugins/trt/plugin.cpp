@@ -127,8 +127,11 @@ int32_t Plugin::configurePlugin(DynamicPluginTensorDesc const* in, int32_t input
         std::array<PluginTensorDesc, kMaxInputs> inputs{};
         for (int32_t i = 0; i < inputCount; ++i)
             inputs[i] = in[i].desc;
-        checkTypes(inputs.data(), out[0].desc);
-        checkShapes(inputs.data(), out[0].desc, false);
+        std::array<PluginTensorDesc, kMaxOutputs> outputs{};
+        for (int32_t i = 0; i < outputCount; ++i)
+            outputs[i] = out[i].desc;
+        checkTypes(inputs.data(), outputs.data());
+        checkAllShapes(inputs.data(), outputs.data(), false);
     });
 }
 
@@ -138,6 +141,8 @@ int32_t Plugin::getOutputDataTypes(
     return statusOf(mSignature.name, [&] {
         checkCounts(inputCount, outputCount);
         types[0] = inputTypes[0];
+        if (mSignature.stateRank)
+            types[1] = DataType::kFLOAT;
     });
 }
 
@@ -149,6 +154,8 @@ int32_t Plugin::getOutputShapes(DimsExprs const* in, int32_t inputCount, DimsExp
         for (int32_t i = 0; i < inputCount; ++i)
             checkRank(mSignature.inputs[i].name, in[i].nbDims, mSignature.inputs[i].rank);
         outputShape(in, out[0]);
+        if (mSignature.stateRank)
+            stateShape(in, out[1]);
     });
 }
 
@@ -158,7 +165,7 @@ bool Plugin::supportsFormatCombination(
     return valueOf(mSignature.name, false, [&] {
         checkCounts(inputCount, outputCount);
         PluginTensorDesc const& desc = inOut[position].desc;
-        bool const parameter = position < inputCount && mSignature.inputs[position].parameter;
+        bool const parameter = position < inputCount ? mSignature.inputs[position].parameter : position > inputCount;
         bool const typed = parameter ? desc.type == DataType::kFLOAT
             : position == 0          ? isDataType(desc.type)
                                      : desc.type == inOut[0].desc.type;
@@ -209,8 +216,8 @@ int32_t Plugin::onShapeChange(
 {
     return statusOf(mSignature.name, [&] {
         checkCounts(inputCount, outputCount);
-        checkTypes(in, out[0]);
-        checkShapes(in, out[0], true);
+        checkTypes(in, out);
+        checkAllShapes(in, out, true);
     });
 }
 
@@ -220,9 +227,9 @@ int32_t Plugin::enqueue(PluginTensorDesc const* inputDesc, PluginTensorDesc cons
     return statusOf(mSignature.name, [&] {
         // Some ten comparisons: a caller that left out onShapeChange must not make the kernels read beyond a
         // tensor.
-        checkTypes(inputDesc, outputDesc[0]);
-        checkShapes(inputDesc, outputDesc[0], true);
-        if (int32_t const status = launch(inputDesc, inputs, outputs[0], workspace, stream))
+        checkTypes(inputDesc, outputDesc);
+        checkAllShapes(inputDesc, outputDesc, true);
+        if (int32_t const status = launch(inputDesc, inputs, outputs, workspace, stream))
             throw Refusal(vivim_kernels_error(), status);
     });
 }
@@ -240,6 +247,10 @@ PluginFieldCollection const* Plugin::getFieldsToSerialize() noexcept
 // --- For the operators ----------------------------------------------------------------------------------------------
 
 size_t Plugin::workspace(PluginTensorDesc const*) const { return 0; }
+
+void Plugin::stateShape(DimsExprs const*, DimsExprs&) const { throw Refusal("there is no second output"); }
+
+void Plugin::checkState(PluginTensorDesc const*, PluginTensorDesc const&) const {}
 
 void Plugin::expectShape(
     PluginTensorDesc const* in, int32_t index, std::initializer_list<int64_t> expected, char const* meaning) const
@@ -269,12 +280,12 @@ void Plugin::checkWidth(int32_t index, int64_t width) const
 
 void Plugin::checkCounts(int32_t inputCount, int32_t outputCount) const
 {
-    if (inputCount != mSignature.inputCount || outputCount != 1)
+    if (inputCount != mSignature.inputCount || outputCount != mSignature.outputCount())
         throw Refusal(std::to_string(inputCount) + " inputs and " + std::to_string(outputCount) + " outputs; expected "
-            + std::to_string(mSignature.inputCount) + " and 1");
+            + std::to_string(mSignature.inputCount) + " and " + std::to_string(mSignature.outputCount()));
 }
 
-void Plugin::checkTypes(PluginTensorDesc const* in, PluginTensorDesc const& out) const
+void Plugin::checkTypes(PluginTensorDesc const* in, PluginTensorDesc const* out) const
 {
     DataType const type = in[0].type;
     if (!isDataType(type))
@@ -285,7 +296,16 @@ void Plugin::checkTypes(PluginTensorDesc const* in, PluginTensorDesc const& out)
         Input const& input = mSignature.inputs[i];
         checkTensor(input.name, in[i], input.rank, input.parameter ? DataType::kFLOAT : type);
     }
-    checkTensor(nullptr, out, mSignature.outputRank, type);
+    checkTensor(nullptr, out[0], mSignature.outputRank, type);
+    if (mSignature.stateRank)
+        checkTensor(nullptr, out[1], mSignature.stateRank, DataType::kFLOAT);
+}
+
+void Plugin::checkAllShapes(PluginTensorDesc const* in, PluginTensorDesc const* out, bool complete) const
+{
+    checkShapes(in, out[0], complete);
+    if (mSignature.stateRank)
+        checkState(in, out[1]);
 }
 
 } // namespace vivim::trt

@@ -1,4 +1,4 @@
-// What the two operators' IPluginV3 adapters share: formats, checks of counts and types, fields, clones, messages.
+// What the operators' IPluginV3 adapters share: formats, checks of counts and types, fields, clones, messages.
 //
 // TensorRT asks through nvinfer1's interfaces, whose methods are noexcept. Every such method is here, catches, and
 // calls the few protected methods below, in which an operator says what is its own; they throw Refusal for what they
@@ -19,7 +19,8 @@ namespace vivim::trt
 
 constexpr char kVersion[] = "1";
 constexpr char kNamespace[] = "vivim";
-constexpr int32_t kMaxInputs = 7;
+constexpr int32_t kMaxInputs = 8;
+constexpr int32_t kMaxOutputs = 2;
 
 struct Input
 {
@@ -36,6 +37,9 @@ struct Signature
     int32_t inputCount;
     std::array<Input, kMaxInputs> inputs;
     int32_t outputRank;
+    int32_t stateRank = 0; // of a second output, a state, which is float32 whatever the network is; 0: there is none
+
+    constexpr int32_t outputCount() const { return stateRank ? 2 : 1; }
 };
 
 class Plugin : public nvinfer1::IPluginV3,
@@ -54,7 +58,7 @@ public:
     nvinfer1::AsciiChar const* getPluginNamespace() const noexcept final { return kNamespace; }
 
     // IPluginV3OneBuild
-    int32_t getNbOutputs() const noexcept final { return 1; }
+    int32_t getNbOutputs() const noexcept final { return mSignature.outputCount(); }
     int32_t configurePlugin(nvinfer1::DynamicPluginTensorDesc const* in, int32_t inputCount,
         nvinfer1::DynamicPluginTensorDesc const* out, int32_t outputCount) noexcept final;
     int32_t getOutputDataTypes(nvinfer1::DataType* types, int32_t outputCount, nvinfer1::DataType const* inputTypes,
@@ -90,6 +94,9 @@ protected:
 
     virtual Plugin* copy() const = 0;
     virtual void outputShape(nvinfer1::DimsExprs const* in, nvinfer1::DimsExprs& out) const = 0;
+    // Of the second output, where the signature has one.
+    virtual void stateShape(nvinfer1::DimsExprs const* in, nvinfer1::DimsExprs& out) const;
+    virtual void checkState(nvinfer1::PluginTensorDesc const* in, nvinfer1::PluginTensorDesc const& state) const;
     // How the shapes hang together; ranks and types are right already. Where `complete`, all dimensions are known.
     virtual void checkShapes(
         nvinfer1::PluginTensorDesc const* in, nvinfer1::PluginTensorDesc const& out, bool complete) const = 0;
@@ -97,7 +104,7 @@ protected:
     virtual size_t workspace(nvinfer1::PluginTensorDesc const* bounds) const;
     virtual int32_t tacticCount() const noexcept { return 0; }
     // The call of the kernels; returns their status. Ranks, types and shapes are checked.
-    virtual int32_t launch(nvinfer1::PluginTensorDesc const* in, void const* const* inputs, void* output,
+    virtual int32_t launch(nvinfer1::PluginTensorDesc const* in, void const* const* inputs, void* const* outputs,
         void* workspace, cudaStream_t stream) const = 0;
 
     void expectShape(nvinfer1::PluginTensorDesc const* in, int32_t index, std::initializer_list<int64_t> expected,
@@ -114,7 +121,9 @@ protected:
 
 private:
     void checkCounts(int32_t inputCount, int32_t outputCount) const;
-    void checkTypes(nvinfer1::PluginTensorDesc const* in, nvinfer1::PluginTensorDesc const& out) const;
+    void checkTypes(nvinfer1::PluginTensorDesc const* in, nvinfer1::PluginTensorDesc const* out) const;
+    void checkAllShapes(
+        nvinfer1::PluginTensorDesc const* in, nvinfer1::PluginTensorDesc const* out, bool complete) const;
 
     std::string const mTimingKey;
     Fields mFields;

@@ -62,16 +62,43 @@ size_t SelectiveScan::workspace(PluginTensorDesc const* bounds) const
     return bytes;
 }
 
-int32_t SelectiveScan::launch(
-    PluginTensorDesc const* in, void const* const* inputs, void* output, void* workspace, cudaStream_t stream) const
+int32_t SelectiveScan::launch(PluginTensorDesc const* in, void const* const* inputs, void* const* outputs,
+    void* workspace, cudaStream_t stream) const
 {
     vivim_scan_desc const desc = describe(in);
     int32_t const tactic = mTactic > 0 ? mTactic - 1 : defaultTactic(desc);
     auto const parameter = [&](int32_t index) { return static_cast<float const*>(inputs[index]); };
     // TensorRT does not say how large the workspace is: it is what getWorkspaceSize asked for at the largest shape.
     return vivim_selective_scan(&desc, tactic, inputs[kXc], inputs[kDbc], inputs[kXz], parameter(kALog2e),
-        parameter(kDtWeight), parameter(kDtBias), parameter(kDSkip), output, workspace,
+        parameter(kDtWeight), parameter(kDtBias), parameter(kDSkip), outputs[0], workspace,
         vivim_scan_workspace(&desc, tactic), stream);
+}
+
+void StreamingScan::stateShape(DimsExprs const* in, DimsExprs& out) const
+{
+    out.nbDims = 3; // (B, N, D)
+    out.d[0] = in[kXc].d[1];
+    out.d[1] = in[kALog2e].d[2];
+    out.d[2] = in[kXc].d[3];
+}
+
+void StreamingScan::checkState(PluginTensorDesc const* in, PluginTensorDesc const& state) const
+{
+    Dims const& xc = in[kXc].dims;
+    int64_t const states = in[kALog2e].dims.d[2];
+    expectShape(in, kInitial, {xc.d[1], states, xc.d[3]}, "(B, N, D)");
+    expectOutput(state, {xc.d[1], states, xc.d[3]}, "(B, N, D)");
+}
+
+int32_t StreamingScan::launch(PluginTensorDesc const* in, void const* const* inputs, void* const* outputs,
+    void* workspace, cudaStream_t stream) const
+{
+    vivim_scan_desc const desc = describe(in);
+    int32_t const tactic = mTactic > 0 ? mTactic - 1 : defaultTactic(desc);
+    auto const parameter = [&](int32_t index) { return static_cast<float const*>(inputs[index]); };
+    return vivim_streaming_scan(&desc, tactic, inputs[kXc], inputs[kDbc], inputs[kXz], parameter(kALog2e),
+        parameter(kDtWeight), parameter(kDtBias), parameter(kDSkip), parameter(kInitial), outputs[0],
+        static_cast<float*>(outputs[1]), workspace, vivim_scan_workspace(&desc, tactic), stream);
 }
 
 vivim_scan_desc SelectiveScan::describe(PluginTensorDesc const* in) const

@@ -23,6 +23,8 @@ import numpy.typing as npt
 
 from vivim_runtime.errors import DataError, UsageError
 from vivim_runtime.framing import Framing
+from vivim_runtime.locating import located
+from vivim_runtime.regions import WHOLE
 from vivim_runtime.sources.base import Frame, Image, Source
 
 __all__ = [
@@ -90,10 +92,14 @@ def cut_clips(source: Source, length: int, framing: Framing, wanted: Collection[
 
     Args:
         length: T.
-        framing: how frames become pictures.
+        framing: how frames become pictures; where it has no region yet, that is found by the rule of its contract. Of
+            several regions, clips show the largest.
         wanted: numbers of the clips to give, in order; None is all. Frames of the others are read and let go.
     """
     frames, number = iter(source), 0
+    if framing.region is None and framing.contract.rule.kind != WHOLE:
+        regions, frames = located(framing.contract.rule, source, frames)
+        framing = framing.at(regions)
     last = max(wanted, default=-1) if wanted is not None else math.inf
     while number <= last and len(clip := list(islice(frames, length))) == length:
         if wanted is None or number in wanted:

@@ -14,6 +14,7 @@ VivimError                      1  a defect of ours, or of the machine
 ├── InputError                  2  a clip that the network cannot take
 ├── CheckpointError             2  weights that are missing, damaged or of another network
 ├── KernelError                 2  compiled kernels that are missing, or that cannot take a tensor
+├── EvidenceError               3  files that are not those that were signed
 ├── AccuracyError               3  a model whose masks are worse than was asked for
 ├── ParityError                 3  a comparison over its budget
 ├── PrecisionError              3  an engine whose layers have not the precision that was asked for
@@ -35,6 +36,7 @@ __all__ = [
     "ConfigError",
     "CudaError",
     "DataError",
+    "EvidenceError",
     "IncompatibleEngineError",
     "InputError",
     "KernelError",
@@ -134,6 +136,12 @@ class KernelError(VivimError):
     """Compiled kernels that are missing, or that cannot take a tensor."""
 
     exit_code = 2
+
+
+class EvidenceError(VivimError):
+    """Files that are not those that were signed, or a list or key that proves nothing."""
+
+    exit_code = 3
 
 
 class AccuracyError(VivimError):

@@ -23,6 +23,7 @@ from vivim_runtime.errors import SinkError, UsageError
 
 __all__ = [
     "GrowingFile",
+    "SeekingFile",
     "atomic_path",
     "cache_folder",
     "check_names",
@@ -253,6 +254,25 @@ class GrowingFile:
             if os.path.samestat(os.fstat(self._descriptor), self.path.lstat()):
                 self.path.unlink()
         self.keep()
+
+
+class SeekingFile(GrowingFile):
+    """A growing file of a format whose head is completed at the end: written parts may be written again."""
+
+    def write(self, data: bytes | bytearray) -> int:
+        length = self._bytes
+        try:
+            return super().write(data)
+        finally:
+            self._bytes = max(length, self.tell())
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place in it, as `os.lseek`."""
+        return os.lseek(self._descriptor, offset, whence)
+
+    def tell(self) -> int:
+        """The place in it that is written next."""
+        return os.lseek(self._descriptor, 0, os.SEEK_CUR)
 
 
 def _temporary(target: Path) -> Path:

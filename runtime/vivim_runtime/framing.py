@@ -26,8 +26,9 @@ Logits = npt.NDArray[np.float32]
 
 # A mask is white on black, 0 and 255; what compression or interpolation left between goes to the nearer one.
 WHITE_FROM = 128
-# What is said of pixels that no network has seen: below every threshold, and finite, so that it can be averaged.
-OUTSIDE_LOGIT = np.float32(-1e4)
+# What is said of pixels that no network has seen: below every threshold, and such that exp() of its size is finite in
+# float32, so that probabilities can be computed as of all others.
+OUTSIDE_LOGIT = np.float32(-80.0)
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,10 @@ class Framing:
     def stretched(cls, size: tuple[int, int]) -> Framing:
         """Whole frames, stretched to (H, W)."""
         return cls(replace(InputContract.assumed(), size=size))
+
+    def at(self, regions: Sequence[Region]) -> Framing:
+        """The same of the largest of some regions; of all of a frame where there are none."""
+        return replace(self, region=max(regions, key=lambda r: r.width * r.height, default=None))
 
     def picture(self, image: Image) -> Image:
         """A frame uint8 RGB (h, w, 3) -> (H, W, 3)."""

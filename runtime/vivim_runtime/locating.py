@@ -26,7 +26,8 @@ _MOST_BYTES = 256 << 20
 def _dicom_of(source: object) -> DicomFile | None:
     if isinstance(source, Paced):
         source = source.recorded
-    return source if isinstance(source, DicomFile) else None
+    found = source if isinstance(source, DicomFile) else getattr(source, "dicom", None)
+    return found if isinstance(found, DicomFile) else None
 
 
 def regions_of(
@@ -40,7 +41,7 @@ def regions_of(
     """The regions of a source that a network sees; () where that is all of the picture.
 
     Args:
-        source: may be a DICOM file, played at its own speed or not.
+        source: may be a DICOM file, played at its own speed or not, or what has one as `dicom`.
         size: (H, W) of its pictures.
         name: of it, for messages.
         images: gives its pictures, for `auto`.

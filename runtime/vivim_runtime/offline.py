@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -12,17 +12,20 @@ from typing import Any, TypeVar
 import numpy as np
 
 from vivim_runtime.clips import Show, Window, threshold_logit, windows
+from vivim_runtime.continuity import Continuity
 from vivim_runtime.errors import UsageError
 from vivim_runtime.framing import Views
+from vivim_runtime.gating import HIDING, Gatekeeper
 from vivim_runtime.locating import located
 from vivim_runtime.measuring import Curves, LesionFinder, Scales
 from vivim_runtime.overlay import Layer, drawn
 from vivim_runtime.regions import WHOLE, Region, RegionRule
-from vivim_runtime.sessions.base import Session
-from vivim_runtime.sinks.base import MaskedFrame, Segmented, Sink, measured_frame
+from vivim_runtime.sessions.base import Clips, Logits, ModelInfo, Session, Stream
+from vivim_runtime.sinks.base import MaskedFrame, Segmented, Sink, gated_frame, measured_frame
+from vivim_runtime.smoothing import Smoother
 from vivim_runtime.sources.base import Frame, Source, lost_frames
 
-__all__ = ["RunOptions", "RunReport", "Stopwatch", "run"]
+__all__ = ["RunOptions", "RunReport", "Stopwatch", "check_stream", "run"]
 
 
 _Item = TypeVar("_Item")
@@ -40,7 +43,9 @@ class RunOptions:
         max_frames: stop after so many frames; None goes to the end.
         region: which part of the pictures the model sees; None is that of its contract.
         scales: how large pixels are; lesions are found and measured where it is given.
+        gates: when to be silent (vivim_runtime.gating); () is never.
         blank_outside: whether pictures that are written or shown are black outside of what the model sees.
+        smooth: masks are a mean over about so many frames (vivim_runtime.smoothing); 1 is none.
     """
 
     hop: int | None = None
@@ -51,10 +56,13 @@ class RunOptions:
     max_frames: int | None = None
     region: RegionRule | None = None
     scales: Scales | None = None
+    gates: tuple[str, ...] = ()
     blank_outside: bool = False
+    smooth: int = 1
 
     def __post_init__(self) -> None:
         threshold_logit(self.threshold)
+        Smoother(self.smooth)
         if not 0.0 <= self.alpha <= 1.0:
             raise UsageError(f"--alpha is {self.alpha:g}; expected 0 (invisible) to 1 (opaque)")
         if self.max_frames is not None and self.max_frames < 1:
@@ -91,7 +99,9 @@ class RunReport:
         interrupted: whether the user stopped it.
         notes: what the user should know about the source.
         lost: frames that the source should have and that could not be read; no output has them.
+        resets: how often a streaming model forgot what it had seen, by reason (vivim_runtime.continuity).
         regions: what the model saw of the pictures, as `--region` takes it; () where that was all of them.
+        states: frames for which a gate closed, by gate.
         lesions: of each that was found and measured, area and longest diameter over time.
     """
 
@@ -106,8 +116,10 @@ class RunReport:
     interrupted: bool
     notes: tuple[str, ...]
     lost: int = 0
+    resets: Mapping[str, int] = field(default_factory=dict)
     regions: tuple[str, ...] = ()
     lesions: tuple[dict[str, Any], ...] = ()
+    states: dict[str, int] = field(default_factory=dict)
 
 
 def run(
@@ -125,12 +137,19 @@ def run(
         sinks: already open; they receive every frame once, in order.
         on_frame: called after each frame, for progress.
 
+    A streaming model takes frame after frame, and forgets where the film does not go on.
+
     Raises:
-        SourceError, SinkError, UsageError.
+        SourceError: the source cannot be read any further.
+        SinkError: an output cannot be written any further.
+        UsageError: the options do not fit the model.
     """
     info, watch = session.info, Stopwatch()
+    gatekeeper = Gatekeeper(options.gates, None if info.confidence is None else info.confidence.domain)
     hop = info.hop if options.hop is None else options.hop
     rule = options.region or info.takes.rule
+    if info.streaming:
+        check_stream(info, hop)
     regions, given = located(rule, source, islice(source, options.max_frames))
     views = Views.of(info.takes, regions)
     if options.blank_outside and all(region == Region.of(source.size) for region in regions):
@@ -138,25 +157,44 @@ def run(
             f"{source.name}: --blank-outside needs a region that leaves something out, "
             f"and {rule.describe()} {'leave' if rule.kind == WHOLE else 'leaves'} out nothing; give --region X,Y,W,H"
         )
+    streams = [Stream(session) for _ in views.regions or (None,)] if info.streaming else []
+    continuity = Continuity(source.fps)
     frames = _watched(given, watch, "read")
     lesions = None if options.scales is None else LesionFinder(options.scales)
-    curves = Curves()
+    curves, smoother = Curves(), Smoother(options.smooth)
     latencies: list[float] = []
     padded = written = with_mask = 0
+    states: dict[str, int] = {}
     interrupted = False
     started = time.perf_counter()
     try:
         for group in _grouped(windows(frames, info.frames, hop, options.show), info.batch or 1):
             begun = time.perf_counter()
+            reset = continuity.before(group[0].frames[0]) if streams else ""
+            for stream in streams if reset else ():
+                stream.reset()
             with watch.measure("prepare"):
                 pixels = _stacked(group, views, info.batch or 1)
             with watch.measure("infer"):
-                logits = np.stack([session(seen) for seen in pixels], axis=1)  # (B, V, T, K, H, W)
+                runners: Sequence[Callable[[Clips], Logits]] = streams or [session] * len(pixels)
+                logits = np.stack([runs(seen) for runs, seen in zip(runners, pixels, strict=True)], axis=1)
+                # (B, V, T, K, H, W)
             latency = (time.perf_counter() - begun) * 1000.0
             latencies.extend([latency] * len(group))
             padded += sum(window.padded > 0 for window in group)
-            for window, window_logits in zip(group, logits, strict=False):
-                for item in _segmented(window, window_logits, session, options, latency, watch, views, lesions):
+            if reset:
+                smoother.forget()
+            for number, (window, window_logits) in enumerate(zip(group, logits, strict=False)):
+                state = ""
+                if options.gates:
+                    with watch.measure("judge"):
+                        state = gatekeeper.judge_views([seen[number] for seen in pixels])
+                if state in HIDING:
+                    smoother.forget()  # what it says of such pictures means nothing for others
+                for item in _segmented(
+                    window, window_logits, session, options, latency, watch, views, lesions, smoother, state, reset
+                ):
+                    states[item.state] = states.get(item.state, 0) + 1
                     curves.add(item.frame.time, item.lesions)
                     with watch.measure("write"):
                         for sink in sinks:
@@ -180,9 +218,19 @@ def run(
         interrupted=interrupted,
         notes=tuple(source.notes),
         lost=lost_frames(source),
+        resets=dict(continuity.resets),
         regions=tuple(map(str, regions)),
         lesions=tuple(curves.record()),
+        states={name: count for name, count in states.items() if name},
     )
+
+
+def check_stream(info: ModelInfo, hop: int) -> None:
+    """UsageError where one film cannot go frame after frame through a streaming model."""
+    if hop != 1:
+        raise UsageError(f"--hop is {hop}; {info.path.name} streams, and takes every frame: leave --hop out")
+    if info.batch != 1:
+        raise UsageError(f"{info.path.name} takes {info.batch} films at once; export it with --batch 1 to run one")
 
 
 def _watched(items: Iterable[_Item], watch: Stopwatch, part: str) -> Iterator[_Item]:
@@ -221,6 +269,9 @@ def _segmented(
     watch: Stopwatch,
     views: Views,
     lesions: LesionFinder | None,
+    smoother: Smoother,
+    state: str,
+    reset: str,
 ) -> Iterator[Segmented]:
     """The frames that this window serves, with masks at their own resolution; logits are (V, T, K, H, W)."""
     for position in range(window.used.start, window.used.stop):
@@ -228,17 +279,22 @@ def _segmented(
         if options.blank_outside:  # the model has seen it already
             frame = replace(frame, image=views.blanked(frame.image))
         with watch.measure("mask"):
+            said = logits[:, position] if state in HIDING else smoother(logits[:, position])
             masked = MaskedFrame.of(
                 frame,
-                logits[:, position],
+                said,
                 options.threshold,
                 clip=window.number,
                 position=position,
                 latency_ms=latency,
                 padded=window.padded > 0,
+                reset=reset,
                 views=views,
             )
             size = masked.masks.shape[1:]
+            sure = session.info.confidence
+            expected = None if sure is None else min(sure.expects(seen, options.threshold) for seen in said)
+            masked = gated_frame(masked, state, options.gates, views.inside((size[0], size[1])), expected)
             if lesions is not None:
                 masked = measured_frame(masked, lesions, options.threshold, views.grain(size))
         with watch.measure("draw"):

@@ -120,7 +120,10 @@ def _inside(region: Region) -> Mask:
 def rectangle_of(text: str) -> Region | None:
     """The region of `X,Y,WIDTH,HEIGHT`; None of anything else. UsageError where the numbers make no region."""
     match = re.fullmatch(r"\s*(\d{1,6})\s*,\s*(\d{1,6})\s*,\s*(\d{1,6})\s*,\s*(\d{1,6})\s*", text, re.ASCII)
-    return Region(*(int(number) for number in match.groups())) if match else None
+    if match is None:
+        return None
+    x, y, width, height = map(int, match.groups())
+    return Region(x, y, width, height)
 
 
 @dataclass(frozen=True)

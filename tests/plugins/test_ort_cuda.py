@@ -31,7 +31,7 @@ def test_without_kernels_only_the_cpu_has_operators(kernels: str, tmp_path: Path
     (tmp_path / "not a library.so").write_bytes(b"x")
     done = run(str(tmp_path / kernels))
     lines = done.stdout.splitlines()
-    assert "ok    two operators for three types on the CPU, and two for float32" in lines
+    assert "ok    five operators for three types on the CPU, and four for float32" in lines
     assert "WRONG as many for CUDA, whose kernels are missing" in lines
 
 

@@ -106,9 +106,12 @@ class Node:
     def tactics(self) -> int:
         return int(self.drive.drive_tactics(self.handle))
 
-    def run(self, inputs: list[Tensor], output: Tensor, tactic: int = 0) -> Tensor:
-        """Fill `output`; RuntimeError with the plugin's message where it refuses."""
-        tensors = [*(tensor.contiguous() for tensor in inputs), output]
+    def run(self, inputs: list[Tensor], output: Tensor, tactic: int = 0, state: Tensor | None = None) -> Tensor:
+        """Fill `output`, and `state` where there is a second one; RuntimeError with the plugin's message where it
+        refuses."""
+        outputs = [output] if state is None else [output, state]
+        given = [tensor.contiguous() for tensor in inputs]
+        tensors = [*given, *outputs]
         sizes = [size for tensor in tensors for size in tensor.shape]
         described = (
             len(tensors),
@@ -122,13 +125,14 @@ class Node:
         guard = 4096
         workspace = torch.full((needed.value + guard,), 171, dtype=torch.uint8, device=output.device)
         stream = torch.cuda.current_stream(output.device).cuda_stream if output.is_cuda else None
-        pointers = (ctypes.c_void_p * len(inputs))(*(tensor.data_ptr() for tensor in tensors[:-1]))
+        pointers = (ctypes.c_void_p * len(inputs))(*(tensor.data_ptr() for tensor in given))
+        filled = (ctypes.c_void_p * len(outputs))(*(tensor.data_ptr() for tensor in outputs))
         status = self.drive.drive_enqueue(
             self.handle,
             tactic,
             *described,
             pointers,
-            ctypes.c_void_p(output.data_ptr()),
+            filled,
             ctypes.c_void_p(workspace.data_ptr()),
             ctypes.c_void_p(stream),
         )

@@ -11,6 +11,7 @@ from vivim_runtime import installation
 from vivim_runtime.errors import MissingExtraError
 from vivim_runtime.installation import install_words, installed_version
 
+FILE = "file:" + "//"  # in pieces: no tracked file holds a path of a machine
 WHEEL = "https://host.example/vivim_edge-0.2.0-py3-none-any.whl"
 
 
@@ -19,11 +20,11 @@ WHEEL = "https://host.example/vivim_edge-0.2.0-py3-none-any.whl"
     [
         pytest.param({}, "'vivim-edge[cpu]'", id="an index"),
         pytest.param(
-            {"url": "file:" + "///home/me/vivim%20edge", "dir_info": {"editable": True}},
+            {"url": FILE + "/home/me/vivim%20edge", "dir_info": {"editable": True}},
             "-e '/home/me/vivim edge[cpu]'",
             id="a checkout, editable",
         ),
-        pytest.param({"url": "file:" + "///src/vivim", "dir_info": {}}, "'/src/vivim[cpu]'", id="a checkout"),
+        pytest.param({"url": FILE + "/src/vivim", "dir_info": {}}, "'/src/vivim[cpu]'", id="a checkout"),
         pytest.param({"url": WHEEL, "archive_info": {}}, f"'vivim-edge[cpu] @ {WHEEL}'", id="a wheel"),
         pytest.param(
             {"url": "https://host.example/v.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}},

@@ -117,7 +117,14 @@ def started(folder: Path, name: str) -> subprocess.Popen[str]:
         args = [*args, "--resume"]
     code = f"from vivim_runtime.commands.entry import {entry}; {entry}()"
     return subprocess.Popen(
-        [sys.executable, "-c", code, *args], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *args],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # which a shell's jobs in the background ignore
     )
 
 

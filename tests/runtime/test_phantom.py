@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -151,3 +152,24 @@ def test_mask_stays_within_what_the_scanner_shows() -> None:
 def test_specs_that_make_no_video_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         PhantomSpec(**changes)
+
+
+@pytest.mark.parametrize("trouble", ["shadow", "lift", "contrast", "any"])
+def test_trouble_hides_the_lesion_for_a_while_and_moves_nothing(trouble: str) -> None:
+    spec = PhantomSpec(seed=3, frames=40, size=(64, 64), lesion=True)
+    plain, hidden = (list(phantom_frames(replace(spec, trouble=what))) for what in ("", trouble))
+    changed = [not np.array_equal(a, b) for (a, _), (b, _) in zip(plain, hidden, strict=True)]
+    # From the first 3 to 15 frames on, in stretches of 5 to 30 with as many between them.
+    assert not any(changed[:3]) and 5 <= sum(changed) < 40
+    gone = [not mask.any() for _, mask in hidden]
+    if trouble in ("shadow", "contrast"):
+        assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(plain, hidden, strict=True))
+    elif trouble == "lift":
+        assert any(gone) and all(dark.mean() < 40 for (dark, _), is_gone in zip(hidden, gone, strict=True) if is_gone)
+    again = list(phantom_frames(replace(spec, trouble=trouble)))
+    assert all(np.array_equal(a, b) for (a, _), (b, _) in zip(hidden, again, strict=True))
+
+
+def test_unknown_trouble_is_refused() -> None:
+    with pytest.raises(UsageError, match="trouble=fog: expected shadow, lift, contrast, any"):
+        PhantomSpec(trouble="fog")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
-from transformers import SegformerConfig, SegformerModel
+from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
 
 import vivim
 from vivim.config import PRESETS
@@ -60,3 +61,51 @@ def test_encoders_that_do_not_fit_or_are_not_there_are_refused(encoder: Path, tm
     ):
         with pytest.raises(vivim.CheckpointError, match=message):
             next(fit(config, clips, clips, tmp_path / "run"))
+
+
+def segmenting(decoder_width: int) -> SegformerForSemanticSegmentation:
+    """Random weights of SegFormer-B0 with a head, as those of ADE20K are."""
+    shape = PRESETS["b0"]
+    torch.manual_seed(4)
+    return SegformerForSemanticSegmentation(
+        SegformerConfig(
+            hidden_sizes=list(shape.widths),
+            depths=list(shape.depths),
+            num_attention_heads=list(shape.heads),
+            sr_ratios=list(shape.reductions),
+            decoder_hidden_size=decoder_width,
+            num_labels=150,
+        )
+    )
+
+
+def test_decode_head_comes_along_and_fuses_as_theirs_does() -> None:
+    theirs = segmenting(PRESETS["b0"].decoder_width).eval()
+    theirs.decode_head.batch_norm.running_mean.normal_()
+    ours = vivim.from_segformer(theirs.state_dict()).eval()
+    torch.manual_seed(0)
+    features = [torch.randn(1, width, 16 >> i, 24 >> i) for i, width in enumerate(ours.config.widths)]
+    theirs.decode_head.classifier = ours.decoder.classifier  # of 150 classes, which is not taken
+    with torch.no_grad():
+        expected, found = theirs.decode_head(features), ours.decoder(features)
+    # Same arithmetic in float32: sums of 1024 products.
+    assert (found - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_a_head_that_does_not_fit_starts_from_chance_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    state = segmenting(128).state_dict()
+    with caplog.at_level(logging.WARNING, "vivim"):
+        model = vivim.from_segformer(state)
+    assert "13 of 13 entries of its decode head do not fit a decoder of width 256" in caplog.text
+    block = "stages.1.blocks.0.attention.query.weight"
+    assert torch.equal(model.state_dict()[block], state["segformer.encoder.block.1.0.attention.self.query.weight"])
+
+
+@pytest.mark.parametrize(("preset", "said"), [("b0", True), ("tiny", False)])
+def test_large_networks_that_start_from_chance_say_so(
+    preset: str, said: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clips = phantom_clips("train", 1, 1, (64, 64))
+    with caplog.at_level(logging.WARNING, "vivim"):
+        next(fit(FitConfig(preset=preset, batch=1, frames=1, epochs=1), clips, clips, tmp_path / "run"))
+    assert ("--encoder" in caplog.text) is said

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from vivim.commands.train import app
 from vivim.pickled import _SUFFIXES, read_foreign
 from vivim.session import open_runner
 from vivim.training.fit import FitConfig, _network
+from vivim_runtime.errors import CheckpointError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -231,3 +233,37 @@ def test_convert_takes_averaged_weights_where_it_is_told_to(tmp_path: Path, capl
     written = vivim.load_checkpoint(tmp_path / "o.safetensors").state_dict()
     assert torch.equal(written["decoder.fuse.weight"], averaged["decoder.linear_fuse.weight"])
     assert "the averaged ones of ema are taken" in caplog.text
+
+
+# --- archives that unpack to more than they hold ------------------------------------------------------------------
+
+
+def packed(source: Path, target: Path, kind: int) -> Path:
+    """A checkpoint whose archive somebody has packed again."""
+    with zipfile.ZipFile(source) as plain, zipfile.ZipFile(target, "w", kind) as out:
+        for entry in plain.infolist():
+            out.writestr(entry.filename, plain.read(entry))
+    return target
+
+
+def test_a_packed_checkpoint_is_read_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"w": torch.zeros(1 << 19)}, tmp_path / "a.pth")  # 2 MB of zeros
+    path = packed(tmp_path / "a.pth", tmp_path / "b.pth", zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 10_000 and read_foreign(path).tensors["w"].shape == (1 << 19,)
+    monkeypatch.setattr("vivim.pickled._MOST_PACKED", 1 << 20)
+    with pytest.raises(CheckpointError, match="unpacks to 2 MiB in .* entries; expected what torch.save writes"):
+        read_foreign(path)
+
+
+def test_entries_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(1 << 10)}, tmp_path / "a.pth")
+    with zipfile.ZipFile(tmp_path / "a.pth", "a") as archive:
+        (data,) = [entry for entry in archive.infolist() if entry.filename.endswith("data/0")]
+        for number in range(500):  # in the directory alone, all at one place
+            copy = zipfile.ZipInfo(f"a/data/{number + 1}")
+            copy.CRC, copy.compress_size, copy.file_size = data.CRC, data.compress_size, data.file_size
+            copy.header_offset = data.header_offset
+            archive.filelist.append(copy)
+        archive._didModify = True  # type: ignore[attr-defined]
+    with pytest.raises(CheckpointError, match="unpacks to"):
+        read_foreign(tmp_path / "a.pth")

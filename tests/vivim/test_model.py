@@ -143,7 +143,10 @@ def test_stage_sizes_floor_like_the_convolutions() -> None:
         ({"directions": ()}, "non-empty subset"),
         ({"directions": ("spatial", "forward")}, "in|subset"),
         ({"edge_head": "conv7"}, "conv1x1"),
-        ({"st_module": "attention"}, "'st_mamba' or 'self_attention' or 'window_attention' or 'factorized_attention'"),
+        (
+            {"st_module": "attention"},
+            "'st_mamba' or 'self_attention' or 'window_attention' or 'factorized_attention' or 'identity'",
+        ),
         ({"mamba_layers": -1}, "expected 0 to 64"),
         ({"frames": 0}, "expected 1 to 4096"),
         ({"classes": ("a", "a")}, "each once"),

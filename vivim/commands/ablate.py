@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ import typer
 from vivim.commands.check_data import refuse_bad_data
 from vivim.commands.clip_options import ClipOptions
 from vivim.commands.fit import Workers, report_line, set_threads
-from vivim.training.ablation import VARIANTS, AblationRow, markdown, records, run_ablation, variant
+from vivim.training.ablation import ROWS, VARIANTS, AblationRow, differences, markdown, records, run_ablation, variant
 from vivim.training.distributed import process_group
 from vivim.training.fit import EpochReport, RunOptions
 from vivim.training.recipe import FitConfig
@@ -31,7 +32,8 @@ _console = terminal(stderr=True)
 
 
 # What the rows themselves decide, and weights to start from, which would have seen other variants.
-_OF_THE_ROWS = ("init", "directions", "mamba_layers", "st_module", "boundary", "affine")
+_BESIDE = [name for name in ROWS if name not in VARIANTS]
+_OF_THE_ROWS = ("init", "directions", "mamba_layers", "st_module", "boundary", "affine", "only", "new_edge_head")
 
 
 @options_of(ClipOptions, "source", without=("stride", "hop"))
@@ -42,9 +44,14 @@ def ablate_command(
     out: Annotated[Path, typer.Option(help="Folder for a run a variant, table.md and table.json.")] = Path(
         "runs/ablation"
     ),
-    variants: Annotated[str, typer.Option(help="Rows, joined by commas.")] = ",".join(VARIANTS),
+    variants: Annotated[
+        str, typer.Option(help=f"Rows, joined by commas; beside the paper's: {', '.join(_BESIDE)}.")
+    ] = ",".join(VARIANTS),
+    seeds: Annotated[int, typer.Option(help="Runs of every row, with the seeds from --seed on.")] = 1,
     imgsz: FrameSize = "256",
-    clips: Annotated[int, typer.Option(help="Phantoms an epoch, new ones in every epoch.")] = 200,
+    clips: Annotated[
+        int, typer.Option("--phantoms", "--clips", help="Phantoms an epoch, new ones in every epoch.")
+    ] = 200,
     validation_clips: Annotated[int, typer.Option(help="Phantoms to validate on.")] = 24,
     test_clips: Annotated[int, typer.Option(help="Phantoms that the table is about.")] = 120,
     device: Device = "auto",
@@ -55,7 +62,9 @@ def ablate_command(
     set_threads(threads)
     names = [name.strip() for name in variants.split(",") if name.strip()]
     if not names:
-        raise ConfigError(f"--variants is {variants!r}; expected some of {', '.join(VARIANTS)}")
+        raise ConfigError(f"--variants is {variants!r}; expected some of {', '.join(ROWS)}")
+    if seeds < 1:
+        raise ConfigError(f"--seeds is {seeds}; expected at least 1")
     for name in names:
         variant(name, recipe)  # raises for an unknown name
     source = source.for_recipe(recipe, parse_size(imgsz))
@@ -68,17 +77,24 @@ def ablate_command(
     def on_epoch(name: str, report: EpochReport) -> None:
         _console.print(f"{name}: {report_line(report, recipe.epochs)}", soft_wrap=True)
 
+    def run(options: RunOptions) -> Iterator[AblationRow]:
+        for seed in range(recipe.seed, recipe.seed + seeds):
+            folder = out if seeds == 1 else out / f"seed-{seed}"
+            seeded = replace(recipe, seed=seed)
+            yield from run_ablation(names, seeded, training, validation, test, folder, options, on_epoch)
+
     with process_group(device) as group:
         metadata = {"trained_on": source.described(training, "train"), "torch": torch.__version__}
         record = source.record("train", clips * recipe.epochs)
         options = RunOptions(workers=workers, group=group, metadata=metadata, data=record)
-        for row in run_ablation(names, recipe, training, validation, test, out, options, on_epoch):
+        for row in run(options):
             rows.append(row)
             content = {
                 "command": shlex.join(["vivim-train", *sys.argv[1:]]),
                 "test": source.described(test, "test"),
                 "recipe": asdict(recipe),
                 "rows": records(rows),
+                "differences": [asdict(difference) for difference in differences(rows)],
             }
             if group.leads:
                 write_text(out / "table.md", markdown(rows))

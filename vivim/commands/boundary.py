@@ -34,7 +34,7 @@ def boundary_command(
     data: DataSet = "phantom",
     layout: Layout = "auto",
     split_file: SplitFile = None,
-    clips: Annotated[int, typer.Option(help="Phantoms to learn from.")] = 400,
+    clips: Annotated[int, typer.Option("--phantoms", "--clips", help="Phantoms to learn from.")] = 400,
     imgsz: FrameSize = "256",
     steps: Annotated[int, typer.Option(help="Steps of training.")] = 4000,
     batch: Annotated[int, typer.Option(help="Pairs of outlines a step.")] = 128,

@@ -8,10 +8,13 @@ from typing import Annotated
 
 from vivim.training.batches import ClipSource, DatasetClips, JudgedVideos, PhantomClips
 from vivim.training.recipe import FitConfig
+from vivim_runtime.contract import InputContract
 from vivim_runtime.datasets import Dataset, held_out, open_dataset, training_data
 from vivim_runtime.errors import DataError
+from vivim_runtime.framing import Framing
 from vivim_runtime.phantom import PhantomName
 from vivim_runtime.provenance import TrainingData
+from vivim_runtime.regions import WHOLE, RegionRule
 
 __all__ = ["ClipOptions"]
 
@@ -42,6 +45,11 @@ class ClipOptions:
     frames: int = 5
     size: tuple[int, int] = (256, 256)
     stride: Annotated[int, "Frames from one frame of a clip to the next."] = 1
+    region: Annotated[str, "What is cut out of the frames: whole, dicom, auto, or X,Y,W,H; docs/contract.md."] = "whole"
+    shape: Annotated[str, "How that becomes a picture: stretched, or kept (filled with black)."] = "stretched"
+    colour: Annotated[str, "rgb, or grey: the luminance in all channels."] = "rgb"
+    outside: Annotated[str, "What lies in the region's rectangle outside its outline: kept, or black."] = "kept"
+    fps: Annotated[float | None, "Frames a second of the videos, for the weights' contract."] = None
     hop: Annotated[int, "Frames from the start of one clip to learn from to that of the next."] = 1
     validation: str = "validation"
     trained: tuple[TrainingData, ...] = ()
@@ -57,15 +65,32 @@ class ClipOptions:
         return replace(self, seed=recipe.seed, frames=recipe.frames, size=size, validation=validation, trained=trained)
 
     @property
+    def contract(self) -> InputContract:
+        """Of the weights that learn from these clips; ModelError for what no contract has."""
+        return InputContract(
+            self.size,
+            self.frames,
+            self.frames,
+            self.stride,
+            region=str(RegionRule.parse(self.region)),
+            shape=self.shape,
+            colour=self.colour,
+            outside=self.outside,
+            fps=self.fps,
+        )
+
+    @property
     def is_phantom(self) -> bool:
         """Whether the clips are synthetic."""
         return self.data.partition(":")[0] == "phantom"
 
     @property
     def screen(self) -> dict[str, str]:
-        """Of phantoms, what their name says of the scanner's screen around them; UsageError where it says more."""
-        asked = PhantomName.parse(self.data, ("screen", "view"), "phantom:screen=mixed; options say frames and sizes")
-        return {"screen": asked.screen, "view": asked.view}
+        """Of phantoms, what their name says of the scanner's screen around them, and of what hides lesions; UsageError
+        where it says more."""
+        keys = ("screen", "view", "trouble")
+        asked = PhantomName.parse(self.data, keys, "phantom:screen=mixed; options say frames and sizes")
+        return {"screen": asked.screen, "view": asked.view, "trouble": asked.trouble}
 
     def dataset(self, split: str) -> Dataset:
         """The annotated videos of a split; of data without a validation split, a tenth of those to train on is one."""
@@ -98,14 +123,21 @@ class ClipOptions:
         if min(self.size) < 1 or self.frames < 1:
             raise DataError(f"clips of {self.frames} frames of {self.size[0]}x{self.size[1]}; expected at least 1")
         if self.is_phantom:
-            return PhantomClips(split, phantoms, self.frames, self.size, fresh, **self.screen)
-        return DatasetClips(self.dataset(split), self.frames, self.size, self.stride, self.hop)
+            return PhantomClips(
+                split, phantoms, self.frames, self.size, fresh, **self.screen, framing=self._of_phantoms()
+            )
+        return DatasetClips(self.dataset(split), self.frames, Framing(self.contract), self.stride, self.hop)
+
+    def _of_phantoms(self) -> Framing | None:
+        """Phantoms are drawn at the network's size; what is left to do is their colour."""
+        contract = replace(self.contract, region=WHOLE, shape="stretched")
+        return None if contract.colour == "rgb" else Framing(contract)
 
     def judged(self, split: str, phantoms: int) -> ClipSource:
         """The clips that judge a network on a split, every frame once; arguments and errors as of `clips`."""
         if self.is_phantom:
             return self.clips(split, phantoms)
-        return JudgedVideos(self.dataset(split), self.frames, self.size, self.stride)
+        return JudgedVideos(self.dataset(split), self.frames, Framing(self.contract), self.stride)
 
     def record(self, split: str, phantoms: int) -> TrainingData:
         """What weights trained on a split will say of their data.

@@ -89,7 +89,9 @@ def fit_command(
     split: Annotated[str, typer.Option(help="Videos to train on.")] = "train",
     validation_split: Annotated[str, typer.Option(help="Videos to validate on.")] = "validation",
     imgsz: FrameSize = "256",
-    clips: Annotated[int, typer.Option(help="Phantoms an epoch, new ones in every epoch.")] = 200,
+    clips: Annotated[
+        int, typer.Option("--phantoms", "--clips", help="Phantoms an epoch, new ones in every epoch.")
+    ] = 200,
     fresh: Annotated[bool, typer.Option(help="New phantoms in every epoch, or the same ones.")] = True,
     validation_clips: Annotated[int, typer.Option(help="Phantoms to validate on.")] = 24,
     device: Device = "auto",
@@ -106,8 +108,12 @@ def fit_command(
     before = read_training(chosen.init).data if chosen.init and not source.is_phantom else ()
     source = source.for_recipe(chosen, parse_size(imgsz), validation_split, before)
     with process_group(device) as group:
-        run = RunOptions(resume, workers, save_every, group, stride=source.stride)
+        run = RunOptions(resume, workers, save_every, group, stride=source.stride, contract=source.contract)
         training = source.clips(split, clips, fresh)
+        if chosen.init and group.leads:
+            meeting = source.contract.meets(read_training(chosen.init).contract, "this training", str(chosen.init))
+            if meeting:
+                _console.print(f"note: {meeting}", soft_wrap=True)
         check_run(chosen, out, run, len(training))
         judging = source.judged(validation_split, validation_clips)
         if group.leads and not source.is_phantom and not resume:
@@ -155,7 +161,7 @@ def _evaluation(source: ClipOptions, out: Path, split: str, clips: int) -> str:
     data = source.data
     if source.is_phantom:
         height, width = source.size
-        screen = "".join(f",{key}={value}" for key, value in source.screen.items() if "=" in source.data)
+        screen = "".join(f",{key}={value}" for key, value in source.screen.items() if value and "=" in source.data)
         data = f"phantom:clips={clips},frames={source.frames},size={height}x{width}{screen}"
     files = [] if source.is_phantom else ["--split-file", str(out / SPLIT_FILE)]
     split = split if source.is_phantom else "validation"

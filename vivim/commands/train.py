@@ -10,8 +10,10 @@ import typer
 from vivim.checkpoint import load_checkpoint, read_metadata, resolve_weights, save_checkpoint
 from vivim.commands.ablate import ablate_command
 from vivim.commands.boundary import boundary_command
+from vivim.commands.calibrate_confidence import calibrate_command
 from vivim.commands.check_data import check_command
 from vivim.commands.fit import fit_command
+from vivim.conversion import streaming_from
 from vivim.training.curve import curve_svg, read_log
 from vivim_runtime.commands.application import Application
 from vivim_runtime.commands.evaluate import eval_command
@@ -21,10 +23,11 @@ from vivim_runtime.files import sha256_file, write_text
 
 __all__ = ["app"]
 
-app = Application(no_args_is_help=True, help="Train and evaluate Vivim, and convert checkpoints.")
+app = Application(no_args_is_help=True, extra="train", help="Train and evaluate Vivim, and convert checkpoints.")
 
 app.command("fit")(fit_command)
 app.command("check-data")(check_command)
+app.command("calibrate-confidence")(calibrate_command)
 app.command("boundary")(boundary_command)
 app.command("ablate")(ablate_command)
 app.command("evaluate", help="The same as vivim-eval.")(eval_command)
@@ -46,12 +49,19 @@ def convert_command(
     source: Annotated[Path, typer.Argument(help="An authors' .pth/.pt/.ckpt, or any checkpoint of ours.")],
     target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
     frames: Annotated[int | None, typer.Option(help="Frames of a clip, T, to export for.")] = None,
-    ema: Annotated[bool, typer.Option("--ema", help="Take the averaged weights of a file that has both.")] = False,
+    ema: Annotated[
+        bool, typer.Option("--averaged", "--ema", help="Take the averaged weights of a file that has both.")
+    ] = False,
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="Make a streaming network of one for clips; it is to be trained on.")
+    ] = False,
 ) -> None:
     """Turn a checkpoint into safetensors with its configuration inside."""
     if target.suffix != ".safetensors":
         raise ConfigError(f"the target is {target}; expected a name ending in .safetensors")
     model = load_checkpoint(source, frames, ema)
+    if streaming:
+        model = streaming_from(model)
     kept = {k: v for k, v in read_metadata(source).items() if k not in ("format", "config")}
     save_checkpoint(target, model, {**kept, "converted_from_sha256": sha256_file(resolve_weights(source))})
     config = model.config
@@ -61,3 +71,8 @@ def convert_command(
         f"directions {', '.join(config.directions)}, edge head {config.edge_head}, classes {', '.join(config.classes)}",
         soft_wrap=True,
     )
+    if streaming:
+        terminal().print(
+            f"it has never looked back only: train it on with vivim-train fit --streaming --init {target}",
+            soft_wrap=True,
+        )

@@ -117,9 +117,9 @@ class KernelLibrary:
         desc = _describe_conv(x, weight, rows, directions)
         xc = x.new_empty(len(directions), *x.shape[:2], weight.shape[1])
         if tail is None:
-            run, tensors = self._library.vivim_causal_conv1d, (x, weight, bias, xc)
+            run, tensors = self._library.vivim_causal_conv1d, [x, weight, bias, xc]
         else:
-            run, tensors = self._library.vivim_streaming_conv1d, (x, _tail(tail, x, weight), weight, bias, xc)
+            run, tensors = self._library.vivim_streaming_conv1d, [x, _tail(tail, x, weight), weight, bias, xc]
         self._check(run(ctypes.byref(desc), *map(_pointer, tensors), _stream(x)))
         return xc
 
@@ -183,11 +183,12 @@ class KernelLibrary:
         size = self._library.vivim_scan_workspace(reference, tactic)
         workspace = torch.empty(size, dtype=torch.uint8, device=xc.device)
         y = xc.new_empty(xc.shape[1:])
-        run, state, final = self._library.vivim_selective_scan, (), y
+        run, final = self._library.vivim_selective_scan, y
+        before, after = list[Tensor](), list[Tensor]()
         if initial is not None:
-            run = self._library.vivim_streaming_scan
-            state, final = (_state(initial, xc, A_log2e),), torch.empty_like(initial, dtype=torch.float32)
-        tensors = (xc, dbc, xz, *parameters, *state, y, *((final,) if state else ()), workspace)
+            run, final = self._library.vivim_streaming_scan, torch.empty_like(initial, dtype=torch.float32)
+            before, after = [_state(initial, xc, A_log2e)], [final]
+        tensors = (xc, dbc, xz, *parameters, *before, y, *after, workspace)
         self._check(run(reference, tactic, *map(_pointer, tensors), ctypes.c_size_t(size), _stream(xc)))
         return y, final
 
@@ -239,9 +240,9 @@ class CpuLibrary:
         desc = _describe_conv(x, weight, rows, directions)
         xc = x.new_empty(len(directions), *x.shape[:2], weight.shape[1])
         if tail is None:
-            run, tensors = self._library.vivim_cpu_causal_conv1d, (x, weight, bias, xc)
+            run, tensors = self._library.vivim_cpu_causal_conv1d, [x, weight, bias, xc]
         else:
-            run, tensors = self._library.vivim_cpu_streaming_conv1d, (x, _tail(tail, x, weight), weight, bias, xc)
+            run, tensors = self._library.vivim_cpu_streaming_conv1d, [x, _tail(tail, x, weight), weight, bias, xc]
         self._check(run(ctypes.byref(desc), weight.shape[2], *map(_pointer, tensors), torch.get_num_threads()))
         return xc
 
@@ -295,11 +296,12 @@ class CpuLibrary:
         parameters = _parameters(A_log2e, dt_weight, dt_bias, d_skip)
         desc = _describe_scan(xc, xz, A_log2e, dt_weight, rows, directions, mean)
         y = xc.new_empty(xc.shape[1:])
-        run, state, final = self._library.vivim_cpu_selective_scan, (), y
+        run, final = self._library.vivim_cpu_selective_scan, y
+        before, after = list[Tensor](), list[Tensor]()
         if initial is not None:
-            run = self._library.vivim_cpu_streaming_scan
-            state, final = (_state(initial, xc, A_log2e),), torch.empty_like(initial, dtype=torch.float32)
-        tensors = (xc, dbc, xz, *parameters, *state, y, *((final,) if state else ()))
+            run, final = self._library.vivim_cpu_streaming_scan, torch.empty_like(initial, dtype=torch.float32)
+            before, after = [_state(initial, xc, A_log2e)], [final]
+        tensors = (xc, dbc, xz, *parameters, *before, y, *after)
         self._check(run(ctypes.byref(desc), *map(_pointer, tensors), torch.get_num_threads()))
         return y, final
 

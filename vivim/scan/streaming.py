@@ -195,10 +195,12 @@ def _scan_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]
 
 
 def _scan_backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    *tensors, initial = ctx.saved_tensors
+    xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip, initial = ctx.saved_tensors
     if grad is None:
         return (None,) * 11
-    found = _chunked_scan_gradients(grad, *tensors, ctx.rows, ctx.directions, ctx.mean, initial)
+    found = _chunked_scan_gradients(
+        grad, xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip, ctx.rows, ctx.directions, ctx.mean, initial
+    )
     return *found, None, None, None, None
 
 

@@ -23,7 +23,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from vivim.preprocessing import normalised
 from vivim_runtime.clips import Clip, Masks, windows
-from vivim_runtime.datasets import PHANTOM_SPLITS, Dataset, clip_indices, read_clip
+from vivim_runtime.datasets import PHANTOM_SPLITS, Dataset, clip_indices, framed, read_clip
 from vivim_runtime.datasets.phantom import phantom_clip
 from vivim_runtime.errors import ConfigError, DataError
 from vivim_runtime.framing import Framing
@@ -94,7 +94,8 @@ class PhantomClips:
         count: clips an epoch.
         frames, size: T and (H, W).
         fresh: whether epoch e shows the clips e * count to (e + 1) * count - 1 of the split, so that none comes twice.
-        screen, view: of `PhantomSpec`.
+        screen, view, trouble: of `PhantomSpec`.
+        framing: how what is drawn becomes pictures of another colour; its region is that of `view`.
     """
 
     split: str
@@ -104,6 +105,8 @@ class PhantomClips:
     fresh: bool = True
     screen: str = "none"
     view: str = "whole"
+    framing: Framing | None = None
+    trouble: str = ""
 
     def __post_init__(self) -> None:
         _check_phantoms(self.split, self.count)
@@ -114,10 +117,33 @@ class PhantomClips:
     def clip(self, index: int, epoch: int) -> Clip:
         number = index + (epoch * self.count if self.fresh else 0)
         spec = _spec(self.split, number % _MOST_CLIPS, self.frames, self.size)
-        return phantom_clip(replace(spec, screen=self.screen, view=self.view))
+        clip = phantom_clip(replace(spec, screen=self.screen, view=self.view, trouble=self.trouble))
+        if self.framing is None:
+            return clip
+        return replace(clip, pixels=np.stack([self.framing.picture(image) for image in clip.pixels]))
 
 
-class DatasetClips:
+class _FramedVideos:
+    """The videos of a data set and how their frames become pictures, found out once for each.
+
+    Attributes:
+        dataset: the videos.
+        framing: before a region is found.
+    """
+
+    def __init__(self, dataset: Dataset, framing: Framing | tuple[int, int]) -> None:
+        self.dataset = dataset
+        self.framing = framing if isinstance(framing, Framing) else Framing.stretched(framing)
+        self._framings: dict[int, Framing] = {}
+
+    def _seen(self, number: int) -> Framing:
+        """Of the frames of a video."""
+        if number not in self._framings:
+            self._framings[number] = framed(self.dataset.videos[number], self.framing)
+        return self._framings[number]
+
+
+class DatasetClips(_FramedVideos):
     """The clips of annotated videos, read when they are asked for.
 
     Attributes:
@@ -138,7 +164,7 @@ class DatasetClips:
         Args:
             framing: or (H, W), to which whole frames are stretched.
         """
-        self.dataset, self.framing = dataset, _framing(framing)
+        super().__init__(dataset, framing)
         self._clips = [
             (number, indices)
             for number, video in enumerate(dataset.videos)
@@ -155,16 +181,12 @@ class DatasetClips:
 
     def clip(self, index: int, epoch: int) -> Clip:
         number, indices = self._clips[index]
-        return read_clip(self.dataset.videos[number], indices, self.framing)
+        return read_clip(self.dataset.videos[number], indices, self._seen(number))
 
     def name(self, index: int) -> str:
         """For messages: the video, and the clip's first frame there."""
         number, indices = self._clips[index]
         return f"{self.dataset.videos[number].name} from frame {indices[0]}"
-
-
-def _framing(framing: Framing | tuple[int, int]) -> Framing:
-    return framing if isinstance(framing, Framing) else Framing.stretched(framing)
 
 
 @dataclass(frozen=True)
@@ -184,7 +206,7 @@ class JudgedClip:
     framing: Framing
 
 
-class JudgedVideos:
+class JudgedVideos(_FramedVideos):
     """The clips that judge a network on annotated videos just as `vivim-eval` does: every frame once, at its own size.
 
     Of a network that learnt from every `stride`-th frame, these are the frames.
@@ -192,7 +214,7 @@ class JudgedVideos:
 
     def __init__(self, dataset: Dataset, frames: int, framing: Framing | tuple[int, int], stride: int = 1) -> None:
         """DataError where no video has the frames of a clip; of a shorter one among others, the last is repeated."""
-        self.dataset, self.framing = dataset, _framing(framing)
+        super().__init__(dataset, framing)
         span = (frames - 1) * stride + 1
         if not any(len(video) >= span for video in dataset.videos):
             raise DataError(
@@ -210,14 +232,15 @@ class JudgedVideos:
     def clip(self, index: int, epoch: int) -> Clip:
         """A clip as training sees it, masks at the network's size."""
         number, window = self._windows[index]
-        return read_clip(self.dataset.videos[number], window.frames, self.framing)
+        return read_clip(self.dataset.videos[number], window.frames, self._seen(number))
 
     def judged(self, index: int) -> JudgedClip:
         """A clip to judge on; DataError for a frame or mask that cannot be read."""
         number, window = self._windows[index]
         pairs = [self.dataset.videos[number].read(i) for i in window.frames]
-        pixels = np.stack([self.framing.picture(image) for image, _ in pairs])
-        return JudgedClip(pixels, window.used, tuple(truth for _, truth in pairs[window.used]), self.framing)
+        framing = self._seen(number)
+        pixels = np.stack([framing.picture(image) for image, _ in pairs])
+        return JudgedClip(pixels, window.used, tuple(truth for _, truth in pairs[window.used]), framing)
 
 
 def judged_clip(source: ClipSource, index: int) -> JudgedClip:
@@ -235,8 +258,8 @@ def _check_phantoms(split: str, count: int) -> None:
         raise DataError(f"{count} clips asked for; expected 1 to {_MOST_CLIPS}")
 
 
-def _spec(split: str, number: int, frames: int, size: tuple[int, int]) -> PhantomSpec:
-    return PhantomSpec(seed=PHANTOM_SPLITS[split] + number, frames=frames, size=size)
+def _spec(split: str, number: int, frames: int, size: tuple[int, int], trouble: str = "") -> PhantomSpec:
+    return PhantomSpec(seed=PHANTOM_SPLITS[split] + number, frames=frames, size=size, trouble=trouble)
 
 
 def phantom_clips(split: str, count: int, frames: int, size: tuple[int, int], workers: int = 1) -> list[Clip]:

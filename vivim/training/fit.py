@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from vivim.checkpoint import (
     save_checkpoint,
 )
 from vivim.config import MEAN, STD
+from vivim.conversion import streaming_from
 from vivim.mamba import TemporalMambaLayer
 from vivim.model import Vivim
 from vivim.training.batches import ClipSource, TrainingBatches, clip_name, clip_source, micro_batches
@@ -41,6 +43,7 @@ from vivim_runtime.provenance import TrainingData, data_to_json, joined
 
 __all__ = ["SPLIT_FILE", "EpochReport", "FitConfig", "RunOptions", "check_run", "fit"]
 
+_log = logging.getLogger("vivim")
 _STATE = "state.pt"
 # Which videos train, validate and test: what --split-file takes.
 SPLIT_FILE = "split.json"
@@ -58,6 +61,8 @@ class RunOptions:
         group: processes and device.
         metadata: stored in the weights.
         stride: of the clips, for the weights' input contract.
+        contract: how frames became their pictures; size, clips and normalisation are those of the training. None:
+            whole frames, stretched.
         data: what the clips are from, for the weights; None where that has no name.
     """
 
@@ -68,6 +73,7 @@ class RunOptions:
     metadata: dict[str, str] = field(default_factory=dict)
     stride: int = 1
     data: TrainingData | None = None
+    contract: InputContract | None = None
 
 
 @dataclass(frozen=True)
@@ -175,7 +181,8 @@ class _Run:
         """What must be the same when a run is resumed."""
         data = data_to_json((self._options.data,)) if self._options.data else ""
         fingerprint = hashlib.sha256(data.encode()).hexdigest()[:12]
-        counts = {"clips": self._clips, "processes": self.group.size}
+        contract = self._training.contract.to_json()
+        counts = {"clips": self._clips, "processes": self.group.size, "the input contract": contract}
         return {**asdict(self.config), **counts, "the videos' fingerprint": fingerprint}
 
     def is_stuck(self) -> bool:
@@ -347,7 +354,15 @@ class _Run:
 def _training(config: FitConfig, clips: ClipSource | Sequence[Clip], options: RunOptions) -> Training:
     """What the weights will say of this training, and of those before it."""
     height, width = clip_source(clips).clip(0, 0).pixels.shape[1:3]
-    contract = InputContract((height, width), config.frames, config.frames, options.stride, MEAN, STD)
+    contract = replace(
+        options.contract or InputContract.assumed(),
+        size=(height, width),
+        frames=config.frames,
+        hop=config.frames,
+        stride=options.stride,
+        mean=MEAN,
+        std=STD,
+    )
     before: tuple[TrainingData, ...] = ()
     if config.init:
         start = read_training(config.init)
@@ -364,6 +379,11 @@ def _network(config: FitConfig) -> Vivim:
     """The network at the start: from scratch, or with the weights of `init` or `encoder` for all that they have."""
     if not config.init:
         network = config.network()
+        if not config.encoder and config.preset != "tiny":
+            _log.warning(
+                f"{config.preset} starts from chance: a network of that size learns little of small data so; the paper "
+                "starts from SegFormer weights of ADE20K (--encoder FILE, docs/training.md)"
+            )
         model = from_segformer(config.encoder, network) if config.encoder else Vivim(network)
         if config.initialisation == "authors":
             for module in model.modules():
@@ -375,7 +395,14 @@ def _network(config: FitConfig) -> Vivim:
         raise ConfigError(
             f"{config.init} has the classes {', '.join(start.config.classes)}; the clips know one, lesion"
         )
-    model = Vivim(replace(start.config, **config.changes()))
+    changes = config.changes()
+    if config.streaming and not start.config.streaming:
+        start = streaming_from(start, changes["directions"])
+    elif start.config.streaming and not config.streaming:
+        raise ConfigError(f"{config.init} is of a streaming network; add --streaming")
+    elif config.streaming and config.directions is None:
+        changes["directions"] = start.config.directions
+    model = Vivim(replace(start.config, **changes))
     ours, theirs = ({key: value.shape for key, value in m.state_dict().items()} for m in (model, start))
     # An edge head may come or go; a network with other directions or layers than its weights is a mistake.
     strange = [key for key, _ in ours.items() ^ theirs.items() if not _is_edge(key)]

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from vivim.config import VivimConfig
+from vivim.config import STREAMING_DIRECTIONS, VivimConfig
 from vivim.training.batches import Augmentation
 from vivim.training.losses import Weighting
 from vivim.training.scores import Scores
@@ -45,9 +45,13 @@ class FitConfig:
     only: Annotated[Only, "Weights to train: all, or the edge head on features that stay as they are."] = "all"
     new_edge_head: Annotated[bool, "Begin with another edge head than that of the weights to start from."] = False
     encoder: Annotated[str | None, "SegFormer weights (Hugging Face names) for the encoder (paper: of ADE20K)."] = None
-    directions: Annotated[tuple[str, ...] | None, "Scans, of forward, backward, spatial (all)."] = None
+    streaming: Annotated[bool, "A network that looks back only, frame by frame; --init of clips is converted."] = False
+    directions: Annotated[
+        tuple[str, ...] | None,
+        "Of forward, backward, spatial (all); --streaming: forward, frame_forward, frame_backward, frame_columns.",
+    ] = None
     mamba_layers: Annotated[int | None, "Temporal Mamba layers a stage."] = None
-    st_module: Annotated[str | None, "st_mamba, or a rival of the paper's Table IV."] = None
+    st_module: Annotated[str | None, "st_mamba, a rival of the paper's Table IV, or identity."] = None
     epochs: Annotated[int, "Passes over the clips."] = 100
     batch: Annotated[int, "Clips a step (and process)."] = 4
     frames: Annotated[int, "Frames of a clip, T."] = 5
@@ -113,10 +117,11 @@ class FitConfig:
     def changes(self) -> dict[str, Any]:
         """The fields of VivimConfig that differ from the preset, or from the weights to start from."""
         chosen = {"directions": self.directions, "mamba_layers": self.mamba_layers, "st_module": self.st_module}
-        return {name: value for name, value in chosen.items() if value is not None} | {
-            "edge_head": "conv3" if self.has_edges else "none",
-            "frames": self.frames,
-        }
+        changes = {name: value for name, value in chosen.items() if value is not None}
+        changes["edge_head"] = "conv3" if self.has_edges else "none"
+        if self.streaming:  # its clips of `frames` are films from their first frame on
+            return {"directions": STREAMING_DIRECTIONS} | changes | {"streaming": True, "frames": 1}
+        return changes | {"frames": self.frames}
 
     @property
     def has_edges(self) -> bool:

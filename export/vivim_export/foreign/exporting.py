@@ -38,6 +38,9 @@ from vivim_runtime.sessions.onnx import inference_session, onnx_runtime
 __all__ = ["ForeignOptions", "ForeignReport", "Inspection", "export_network", "inspect_network", "run_file"]
 
 _COLORS = ((255, 64, 64), (64, 160, 255), (64, 220, 96), (255, 200, 0), (200, 96, 255), (0, 220, 220), (255, 128, 0))
+# Probabilities are kept this far from 0 and 1, where a logit is infinite.
+_EDGE = 1e-6
+_OUTPUTS = ("logits", "softmax", "probabilities")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class ForeignOptions:
         input_name, output_names: in the file; without names, input and output, output_1, ...
         classes: names of the K classes of a segmentation network (B, 3, H, W) -> (B, K, H, W): the file then takes
             uint8 pictures, normalises them itself, and runs in vivim-run as clips of one frame.
+        outputs: what such a network gives: "logits" of independent sigmoids, "softmax" for logits of one softmax over
+            the classes, or "probabilities". Must be said where there are several classes.
         mean, std: of that normalisation, RGB in 0..1.
         title: of the network, for people.
         opset: of the standard operators.
@@ -64,6 +69,7 @@ class ForeignOptions:
     input_name: str = ""
     output_names: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    outputs: str = ""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     title: str = "network"
@@ -78,6 +84,13 @@ class ForeignOptions:
         if self.classes and (len(self.shape) != 4 or self.shape[1] != 3):
             raise UsageError(
                 f"--classes and an input of {'x'.join(map(str, self.shape))}; expected pictures, such as 1x3x256x256"
+            )
+        if self.outputs and (self.outputs not in _OUTPUTS or not self.classes):
+            raise UsageError(f"--outputs is {self.outputs}; expected {', '.join(_OUTPUTS)}, with --classes")
+        if len(self.classes) > 1 and not self.outputs:
+            raise UsageError(
+                f"--classes names {len(self.classes)}: say what the network gives for them, --outputs logits (of "
+                "a sigmoid each), softmax (logits of one softmax) or probabilities"
             )
         if self.classes and (self.input_name or self.output_names):
             raise UsageError("--classes and names of inputs or outputs contradict each other: vivim-run has its own")
@@ -139,13 +152,20 @@ class _Pictures(nn.Module):
 
     def __init__(self, network: nn.Module, options: ForeignOptions) -> None:
         super().__init__()
-        self.network, self.classes = network, len(options.classes)
+        self.network, self.outputs, self.classes = network, options.outputs or "logits", len(options.classes)
         self.register_buffer("mean", 255.0 * torch.tensor(options.mean))
         self.register_buffer("scale", 1.0 / (255.0 * torch.tensor(options.std)))
 
     def forward(self, x: Tensor) -> Tensor:
         pictures = ((x.to(torch.float32) - self.mean) * self.scale)[:, 0].permute(0, 3, 1, 2)
-        return flat_outputs(self.network(pictures))[0].unsqueeze(1)
+        found = flat_outputs(self.network(pictures))[0]
+        if self.outputs == "probabilities":
+            found = found.clamp(_EDGE, 1.0 - _EDGE)
+            found = torch.log(found) - torch.log(1.0 - found)
+        elif self.outputs == "softmax":  # the log-odds of each class: above 0 where its probability is above 0.5
+            others = [torch.cat([found[:, :k], found[:, k + 1 :]], dim=1) for k in range(self.classes)]
+            found = found - torch.stack([torch.logsumexp(other, dim=1) for other in others], dim=1)
+        return found.unsqueeze(1)
 
 
 def inspect_network(network: nn.Module, options: ForeignOptions) -> Inspection:
@@ -253,7 +273,7 @@ def _output_names(count: int) -> tuple[str, ...]:
 
 def _raw(options: ForeignOptions) -> ForeignOptions:
     """Of the network itself, not of the pictures around it."""
-    return replace(options, classes=())
+    return replace(options, classes=(), outputs="")
 
 
 def _truths(deployed: nn.Module, options: ForeignOptions, on_stage: Callable[[str], None]) -> Iterator[Truth]:
@@ -289,6 +309,12 @@ def _check_classes(network: nn.Module, options: ForeignOptions) -> None:
             f"the network gives {'x'.join(map(str, found))} for {len(options.classes)} classes; expected "
             f"{'x'.join(map(str, expected))}: name each of its classes in --classes, for logits of the input's size"
         )
+    lies_within = float(outputs[0].min()) >= 0.0 and float(outputs[0].max()) <= 1.0
+    if lies_within != (options.outputs == "probabilities"):
+        has = "lies within 0 and 1, as probabilities do" if lies_within else "does not lie within 0 and 1"
+        raise UsageError(f"what the network gives {has}, and --outputs is {options.outputs or 'logits'}")
+    if options.outputs == "softmax" and len(options.classes) < 2:
+        raise UsageError("--outputs softmax needs two classes or more; name the background too")
 
 
 def _describe(proto: onnx.ModelProto, deployed: nn.Module, options: ForeignOptions) -> None:

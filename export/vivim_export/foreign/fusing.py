@@ -1,7 +1,7 @@
 """Whole modules of others onto the fused operators: recognised by what they hold, and kept only where proven equal.
 
     SS2D    VMamba, VM-UNet, MedMamba, Swin-UMamba and their heirs: four directions over H x W of one shared input,
-            their sum, no gate. Known by x_proj_weight, dt_projs_weight, A_logs, Ds and a method forward_core.
+            their sum, no gate. Known by dt_projs_bias, A_logs, Ds, out_norm and a method forward_core.
     Mamba   forks of mamba_ssm with one, two (Vim, VideoMamba) or three directions (Vivim, SegMamba), gated. Known by
             the class's name, A_log, conv1d and x_proj.
 
@@ -29,7 +29,7 @@ __all__ = ["FusedSite", "Variant", "fused_modules"]
 # Relative L2 between a module and its fused form in float32: each is within 1e-6 of float64, and another order, another
 # sign or a missing term is off by 1e-2 at least.
 _EQUAL = 2e-5
-_SS2D = ("x_proj_weight", "dt_projs_weight", "dt_projs_bias", "A_logs", "Ds", "out_norm")
+_SS2D = ("dt_projs_bias", "A_logs", "Ds", "out_norm")
 _MAMBA = ("in_proj", "conv1d", "x_proj", "dt_proj", "A_log", "D", "out_proj")
 
 
@@ -88,16 +88,20 @@ def _total(result: Any) -> Tensor:
 
 
 def _ss2d(module: nn.Module) -> Iterator[_Candidate]:
-    if getattr(module, "x_proj_bias", None) is not None or getattr(module, "dt_projs_bias", None) is None:
-        return
     m: Any = module
-    weight = m.x_proj_weight  # (4, R + 2N, D)
-    if weight.ndim != 3 or weight.shape[0] != 4:
+    if getattr(m, "x_proj_bias", None) is not None or m.dt_projs_bias is None or m.dt_projs_bias.numel() == 0:
         return
-    width = weight.shape[2]
+    # Stacked by hand, or a convolution in four groups (VMamba's file of one piece).
+    weight, dt_weight = _stacked(m, "x_proj"), _stacked(m, "dt_projs")
+    if weight is None or dt_weight is None or m.Ds.numel() % 4 or m.A_logs.shape[0] != m.Ds.numel():
+        return
+    width = m.Ds.numel() // 4
+    if weight.numel() % (4 * width) or dt_weight.numel() % (4 * width):
+        return
+    weight = weight.reshape(4, -1, width)  # (4, R + 2N, D)
     x_proj = weight.transpose(1, 2).unsqueeze(1).contiguous()  # (4, 1, D, R + 2N)
-    A = _log2e(m.A_logs).view(4, width, -1)
-    dt_weight, dt_bias = m.dt_projs_weight.reshape(4, width, -1), m.dt_projs_bias.float().reshape(4, width)
+    A = _log2e(m.A_logs).reshape(4, width, -1)
+    dt_weight, dt_bias = dt_weight.reshape(4, width, -1), m.dt_projs_bias.float().reshape(4, width)
     skip = m.Ds.float().reshape(4, width)
     directions = [0, 2, 1, 3]
 
@@ -130,6 +134,12 @@ def _ss2d(module: nn.Module) -> Iterator[_Candidate]:
     else:
         yield _Candidate(variant, "forward_core", four)
         yield _Candidate(variant, "forward_core", normed(False))
+
+
+def _stacked(module: nn.Module, name: str) -> Tensor | None:
+    found = getattr(module, f"{name}_weight", None)
+    found = getattr(getattr(module, name, None), "weight", None) if found is None else found
+    return found if isinstance(found, Tensor) else None
 
 
 def _mamba(module: nn.Module) -> Iterator[_Candidate]:

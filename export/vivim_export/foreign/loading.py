@@ -6,17 +6,19 @@ A failure of their code becomes one sentence with the file and line of theirs, f
 from __future__ import annotations
 
 import importlib
-import io
 import json
 import linecache
+import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from vivim.pickled import read_foreign
 from vivim_runtime.errors import CheckpointError, ModelError, UsageError
@@ -31,6 +33,7 @@ def load_network(
     folders: Iterable[str | Path] = (),
     arguments: Mapping[str, Any] | None = None,
     weights: str | Path | None = None,
+    on_cpu: bool = False,
 ) -> nn.Module:
     """Import and build a network; call it within `stand_ins(folders)`.
 
@@ -39,6 +42,7 @@ def load_network(
         folders: of the network's code.
         arguments: of the builder, by name.
         weights: safetensors, or a checkpoint that torch.load reads with weights_only.
+        on_cpu: what their code sends to a GPU while it is imported and built stays on the CPU.
 
     Raises:
         UsageError: no such builder.
@@ -51,7 +55,8 @@ def load_network(
     missing = [str(folder) for folder in folders if not Path(folder).is_dir()]
     if missing:
         raise UsageError(f"--path {missing[0]} is no folder; expected the one that {module_name} is imported from")
-    with blamed(f"importing {module_name}", folders, module_name):
+    where: Any = _OnCpu() if on_cpu else nullcontext()
+    with blamed(f"importing {module_name}", folders, module_name), where, redirect_stdout(sys.stderr):
         module = importlib.import_module(module_name)
     builder: Any = module
     for part in builder_name.split("."):
@@ -60,13 +65,28 @@ def load_network(
         known = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
         some = ", ".join(known[:12])
         raise UsageError(f"{module_name} has no {builder_name}; it has {some}{', ...' if len(known) > 12 else ''}")
-    with blamed(f"building {name}", folders), redirect_stdout(io.StringIO()):
+    with blamed(f"building {name}", folders), where, redirect_stdout(sys.stderr):
         network = builder(**(arguments or {}))
     if not isinstance(network, nn.Module):
         raise UsageError(f"{name} gives a {type(network).__name__}; expected a torch.nn.Module")
     if weights is not None:
         _load_weights(network, Path(weights))
     return network.eval().requires_grad_(False)
+
+
+class _OnCpu(TorchFunctionMode):
+    """A GPU in a network's code is the CPU."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.cuda:
+            return args[0]
+        named = {key: _cpu(value) for key, value in (kwargs or {}).items()}
+        return func(*(_cpu(value) for value in args), **named)
+
+
+def _cpu(value: Any) -> Any:
+    is_gpu = isinstance(value, str | torch.device) and str(value).partition(":")[0] == "cuda"
+    return torch.device("cpu") if is_gpu else value
 
 
 def _load_weights(network: nn.Module, path: Path) -> None:
@@ -143,8 +163,8 @@ def blamed(what: str, folders: Iterable[str | Path] = (), module: str = "") -> I
         place = place_of(error, folders)
         if any(words in str(error) for words in _CUDA):
             raise ModelError(
-                f"{what} asks for a GPU at {place}; there is none here, and none is needed: take that .cuda() or "
-                "device out, or build the network without it"
+                f"{what} asks for a GPU at {place}; there is none here, and none is needed: add --on-cpu to keep on "
+                "the CPU what is sent to one, or take that line out"
             ) from None
         raise ModelError(f"{what} fails at {place}: {reason}") from None
 

@@ -37,6 +37,7 @@ struct Conv
     int64_t batch, width, xWidth;
     int taps;
     vivim_dtype type; // of x and xc
+    void const* tail; // (B, taps - 1, D), what the first direction met before its first step; null: zeros
 };
 
 struct Scan
@@ -58,6 +59,8 @@ struct Scan
     // (K, B, L, D).
     float* sums;
     bool split;
+    float const* initial; // (B, N, D), state of the first direction before its first step; null: zeros
+    float* final;         // (B, N, D), and after its last; null: nobody asks. May be the memory of `initial`
 };
 
 // Depthwise convolution of channels-last images over (frames, rows, columns), zeros outside, then GELU (with erf).
@@ -74,9 +77,9 @@ struct Depthwise
 // A residual sum and its LayerNorm over rows.
 struct AddNorm
 {
-    float const *x, *y;         // (rows, width)
-    float const *gamma, *beta;  // (width)
-    float *sum, *normed;        // (rows, width)
+    float const *x, *y;        // (rows, width)
+    float const *gamma, *beta; // (width)
+    float *sum, *normed;       // (rows, width)
     int64_t rows, width;
     float epsilon;
 };

@@ -335,6 +335,7 @@ template <class T, int Taps> void convTokens(Conv const& a, int64_t task)
     int64_t const b = task / parts % a.batch, k = task / parts / a.batch;
     T const* const x = static_cast<T const*>(a.x) + b * length * a.xWidth;
     T* const xc = static_cast<T*>(a.xc) + ((k * a.batch + b) * length + first) * a.width;
+    T const* const tail = a.tail ? static_cast<T const*>(a.tail) + b * (taps - 1) * a.width : nullptr;
 
     // The rows that each token's taps meet; the first taps meet none at the start of a scan.
     T const* sources[kConvTokens][Taps ? Taps : kMaxTaps];
@@ -346,6 +347,9 @@ template <class T, int Taps> void convTokens(Conv const& a, int64_t task)
         int tap = taps;
         for (; tap > 0 && walk.isInside(); walk.previous())
             sources[i][--tap] = x + walk.token() * a.xWidth;
+        if (tail && k == 0) // the newest first: `tap` taps of token i, i < taps - 1, lie before the start
+            for (int64_t back = taps - 2; tap > 0; --back)
+                sources[i][--tap] = tail + back * a.width;
         firstTap[i] = int8_t(tap);
     }
 
@@ -430,6 +434,8 @@ void scanDirection(Scan const& a, int k, int64_t b, int64_t d, Channels<Whole> c
     T* const y = static_cast<T*>(a.y) + b * length * a.width + d;
     float* const sums = a.sums ? a.sums + ((a.split ? k * a.batch : 0) + b) * length * a.width + d : nullptr;
     Output<T> const output = outputOf<T>(a, b, d);
+    int64_t const state = b * states * a.width + d;
+    float const* const initial = a.initial && k == 0 ? a.initial + state : nullptr;
     bool const isFirst = a.split || k == 0, isLast = !a.split && k == a.order.directionCount - 1;
 
     Vector fixedA[States ? States : 1][kVectors], fixedH[States ? States : 1][kVectors];
@@ -444,7 +450,7 @@ void scanDirection(Scan const& a, int k, int64_t b, int64_t d, Channels<Whole> c
         for (int n = 0; n < states; ++n)
         {
             A[n][v] = channels.gather(a.A_log2e + parameters * states, states, n, v);
-            h[n][v] = Vector{};
+            h[n][v] = initial ? channels.load(initial + n * a.width, v) : Vector{};
         }
         for (int r = 0; r < a.rank; ++r)
             weight[r][v] = channels.gather(a.dtWeight + parameters * a.rank, a.rank, r, v);
@@ -518,6 +524,10 @@ void scanDirection(Scan const& a, int k, int64_t b, int64_t d, Channels<Whole> c
             }
         }
     }
+    if (a.final && k == 0)
+        for (int n = 0; n < states; ++n)
+            for (int v = 0; v < kVectors; ++v)
+                channels.store(a.final + state + n * a.width, v, h[n][v]);
 }
 
 template <class T, bool Whole> void scanChannels(Scan const& a, int first, int last, int64_t b, int64_t d, int count)

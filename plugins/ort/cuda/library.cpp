@@ -38,6 +38,10 @@ std::unique_ptr<Library const> opened(std::string const& path)
     get(found->defaultTactic, "vivim_scan_default_tactic");
     get(found->workspace, "vivim_scan_workspace");
     get(found->error, "vivim_kernels_error");
+    bool const whole = complete;
+    get(found->streamingConv1d, "vivim_streaming_conv1d");
+    get(found->streamingScan, "vivim_streaming_scan");
+    complete = whole;
     return complete ? std::unique_ptr<Library const>(std::move(found)) : nullptr;
 }
 

@@ -12,6 +12,8 @@ struct Library
     std::string path;
     decltype(&vivim_causal_conv1d) causalConv1d;
     decltype(&vivim_selective_scan) selectiveScan;
+    decltype(&vivim_streaming_conv1d) streamingConv1d; // null in the first releases, as is the next
+    decltype(&vivim_streaming_scan) streamingScan;
     decltype(&vivim_scan_default_tactic) defaultTactic;
     decltype(&vivim_scan_workspace) workspace;
     decltype(&vivim_kernels_error) error;

@@ -1,6 +1,9 @@
 // RegisterCustomOps, which SessionOptions.register_custom_ops_library() calls: every operator for every data type, on
 // the CPU and, where the CUDA kernels are found, on the CUDA provider. A registered operator wins over the body that a
 // file has for it.
+#include <iterator>
+#include <type_traits>
+
 #include "../cuda/library.h"
 #include "../vivim_ort.h"
 #include "abi.h"
@@ -17,6 +20,14 @@ constexpr int elementType(vivim_dtype type)
     return type == VIVIM_FLOAT16 ? kFloat16 : type == VIVIM_BFLOAT16 ? kBfloat16 : kFloat;
 }
 
+// Whether an operator's second output is a state, with axes of its own.
+template <class Operator, class = void> struct HasState : std::false_type
+{
+};
+template <class Operator> struct HasState<Operator, std::void_t<decltype(Operator::kState)>> : std::true_type
+{
+};
+
 // What ONNX Runtime is told of an operator with one data type.
 template <class Operator, class Processor, vivim_dtype Type> struct Definition : OrtCustomOp
 {
@@ -29,7 +40,7 @@ template <class Operator, class Processor, vivim_dtype Type> struct Definition :
         executionProvider = [](OrtCustomOp const*) { return Processor::kProvider; };
         inputType = [](OrtCustomOp const*, size_t i) { return Operator::kIsParameter[i] ? kFloat : elementType(Type); };
         inputCount = [](OrtCustomOp const*) { return size_t(Operator::kInputs); };
-        outputType = [](OrtCustomOp const*, size_t) { return elementType(Type); };
+        outputType = [](OrtCustomOp const*, size_t i) { return kHasState && i ? kFloat : elementType(Type); };
         outputCount = [](OrtCustomOp const*) { return size_t(Operator::kOutputs); };
         inputCharacteristic = [](OrtCustomOp const*, size_t i) {
             return i == Operator::kOptional ? kMayBeAbsent : kRequired;
@@ -48,11 +59,18 @@ template <class Operator, class Processor, vivim_dtype Type> struct Definition :
         destroyKernel = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
         inferShapes = [](OrtCustomOp const* op, OrtShapeInferContext* context) {
             OrtApi const* const table = static_cast<Definition const*>(op)->api;
-            return guarded(table, [&] { inferShapesOf(table, context); });
+            return guarded(table, [&] {
+                inferShapesOf(table, context, Operator::kOutput, Operator::kOutputRank, 0,
+                    kHasState ? 1 : Operator::kOutputs, false);
+                if constexpr (kHasState)
+                    inferShapesOf(table, context, Operator::kState, std::size(Operator::kState), 1, 2, true);
+            });
         };
     }
 
 private:
+    static constexpr bool kHasState = HasState<Operator>::value;
+
     struct Kernel
     {
         OrtApi const* api;
@@ -61,17 +79,20 @@ private:
 
     // The first definition is asked for all of an operator's types: the output's is that of the first input. A dimension
     // may be a number or, where it is open, a name; the output is left unsaid where one is neither.
-    static void inferShapesOf(OrtApi const* api, OrtShapeInferContext* context)
+    // `first` to `last`: the outputs that have these axes; a state is float32.
+    static void inferShapesOf(OrtApi const* api, OrtShapeInferContext* context, Axis const* axes, size_t rank,
+        size_t first, size_t last, bool isState)
     {
         OrtTensorTypeAndShapeInfo* data = nullptr; // as below, the context's
-        int type = 0;
+        int type = kFloat;
         check(api, shapeInferInput(api, context, 0, &data));
-        check(api, getTensorElementType(api, data, &type));
+        if (!isState)
+            check(api, getTensorElementType(api, data, &type));
         Shape dims;
         std::vector<char const*> names;
-        for (size_t i = 0; i < Operator::kOutputRank; ++i)
+        for (size_t i = 0; i < rank; ++i)
         {
-            Axis const from = Operator::kOutput[i];
+            Axis const from = axes[i];
             OrtTensorTypeAndShapeInfo* info = nullptr;
             check(api, shapeInferInput(api, context, from.input, &info));
             Shape const shape = shapeOf(api, info);
@@ -91,7 +112,7 @@ private:
             check(api, setDimensions(api, result, dims.data(), dims.size()));
             check(api, setSymbolicDimensions(api, result, names.data(), names.size()));
             check(api, setTensorElementType(api, result, type));
-            for (size_t i = 0; i < Operator::kOutputs; ++i)
+            for (size_t i = first; i < last; ++i)
                 check(api, shapeInferSetOutput(api, context, i, result));
         });
         releaseTensorTypeAndShapeInfo(api, result);
@@ -110,6 +131,10 @@ template <class Processor, vivim_dtype Type> void addOperators(OrtApi const* api
 {
     add<CausalConv1d<Processor>, Processor, Type>(api, domain);
     add<SelectiveScan<Processor>, Processor, Type>(api, domain);
+    if (!Processor::streams())
+        return;
+    add<StreamingConv1d<Processor>, Processor, Type>(api, domain);
+    add<StreamingScan<Processor>, Processor, Type>(api, domain);
 }
 
 template <class Processor> void addTypes(OrtApi const* api, OrtCustomOpDomain* domain)

@@ -2,8 +2,11 @@
 //
 // A Processor computes what a description says, from tensors whose shapes were checked:
 //
-//   Processor::convolve(context, tensors, description, taps, output)
-//   Processor::scan(context, tensors, description, output)
+//   Processor::convolve(context, tensors, description, taps, output, tail)
+//   Processor::scan(context, tensors, description, output, initial, final)
+//
+// With `Streaming` a node goes on from a state (vivim_kernels.h), which is one more input, and for the scan one more
+// output; both are float32 whatever the data are, but for the tail.
 #pragma once
 
 #include <algorithm>
@@ -41,12 +44,12 @@ template <size_t Count> std::array<Tensor, Count> inputsOf(Context const& contex
     return tensors;
 }
 
-template <class Processor> class CausalConv1d
+template <class Processor, bool Streaming = false> class CausalConv1d
 {
 public:
-    static constexpr char const* kName = "CausalConv1d";
-    enum { kXz, kWeight, kBias, kInputs };
-    static constexpr bool kIsParameter[kInputs] = {false, true, true};
+    static constexpr char const* kName = Streaming ? "StreamingConv1d" : "CausalConv1d";
+    enum { kXz, kTail, kWeight = Streaming ? 2 : 1, kBias, kInputs };
+    static constexpr bool kIsParameter[4] = {false, !Streaming, true, true};
     static constexpr size_t kOptional = kInputs;                                        // none
     static constexpr Axis kOutput[] = {{kWeight, 0}, {kXz, 0}, {kXz, 1}, {kWeight, 1}}; // (K, B, L, D)
     static constexpr size_t kOutputRank = 4, kOutputs = 1;
@@ -69,23 +72,26 @@ public:
         desc.dtype = type;
         expectShape("weight", in[kWeight].shape, {desc.direction_count, width, taps});
         expectShape("bias", in[kBias].shape, {desc.direction_count, width});
+        if (Streaming)
+            expectShape("tail", in[kTail].shape, {batch, taps - 1, width});
         void* const output = context.output(0, {desc.direction_count, batch, length, width});
-        Processor::convolve(context, in, desc, narrowed("the number of taps", taps), output);
+        Processor::convolve(context, {in[kXz], in[kWeight], in[kBias]}, desc, narrowed("the number of taps", taps),
+            output, Streaming ? in[kTail].data : nullptr);
     }
 
 private:
     Attributes const m_attributes;
 };
 
-template <class Processor> class SelectiveScan
+template <class Processor, bool Streaming = false> class SelectiveScan
 {
 public:
-    static constexpr char const* kName = "SelectiveScan";
-    enum { kXc, kDbc, kXz, kALog2e, kDtWeight, kDtBias, kDSkip, kInputs };
-    static constexpr bool kIsParameter[kInputs] = {false, false, false, true, true, true, true};
+    static constexpr char const* kName = Streaming ? "StreamingScan" : "SelectiveScan";
+    enum { kXc, kDbc, kXz, kALog2e, kDtWeight, kDtBias, kDSkip, kInitial, kInputs = Streaming ? 8 : 7 };
+    static constexpr bool kIsParameter[8] = {false, false, false, true, true, true, true, true};
     static constexpr size_t kOptional = kXz;                          // a node without it has no gate
     static constexpr Axis kOutput[] = {{kXc, 1}, {kXc, 2}, {kXc, 3}}; // (B, L, D)
-    static constexpr size_t kOutputRank = 3, kOutputs = 1;
+    static constexpr size_t kOutputRank = 3, kOutputs = Streaming ? 2 : 1;
 
     SelectiveScan(OrtApi const* api, OrtKernelInfo const* info) : m_attributes(api, info)
     {
@@ -123,12 +129,33 @@ public:
         expectShape("dt_weight", in[kDtWeight].shape, {directions, width, rank});
         expectShape("dt_bias", in[kDtBias].shape, {directions, width});
         expectShape("d_skip", in[kDSkip].shape, {directions, width});
-        Processor::scan(context, in, desc, context.output(0, {batch, length, width}));
+        void* const y = context.output(0, {batch, length, width});
+        std::array<Tensor, 7> const data{
+            in[kXc], in[kDbc], in[kXz], in[kALog2e], in[kDtWeight], in[kDtBias], in[kDSkip]};
+        if constexpr (Streaming)
+        {
+            expectShape("initial", in[kInitial].shape, {batch, states, width});
+            void* const final = context.output(1, {batch, states, width});
+            Processor::scan(context, data, desc, y, in[kInitial].data, final);
+        }
+        else
+            Processor::scan(context, data, desc, y, nullptr, nullptr);
     }
 
 private:
     Attributes const m_attributes;
     int64_t m_mean = 1;
+};
+
+template <class Processor> using StreamingConv1d = CausalConv1d<Processor, true>;
+
+template <class Processor> class StreamingScan : public SelectiveScan<Processor, true>
+{
+    using Base = SelectiveScan<Processor, true>;
+
+public:
+    using Base::Base;
+    static constexpr Axis kState[] = {{Base::kXc, 1}, {Base::kALog2e, 2}, {Base::kXc, 3}}; // (B, N, D)
 };
 
 // vivim::DepthwiseConvGelu2d over (F, H, W, C) and vivim::DepthwiseConvGelu3d over (B, T, H, W, C), channels last. Of the
@@ -169,7 +196,7 @@ public:
     static constexpr char const* kName = "AddLayerNorm";
     enum { kX, kY, kGamma, kBeta, kInputs };
     static constexpr bool kIsParameter[kInputs] = {};
-    static constexpr size_t kOptional = kInputs; // none
+    static constexpr size_t kOptional = kInputs;                   // none
     static constexpr Axis kOutput[] = {{kX, 0}, {kX, 1}, {kX, 2}}; // of both outputs
     static constexpr size_t kOutputRank = 3, kOutputs = 2;
 

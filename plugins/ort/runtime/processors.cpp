@@ -27,31 +27,39 @@ void* streamOf(Context const& context)
 }
 } // namespace
 
-void Cpu::convolve(
-    Context const& context, std::array<Tensor, 3> const& in, vivim_conv_desc const& desc, int32_t taps, void* output)
+void Cpu::convolve(Context const& context, std::array<Tensor, 3> const& in, vivim_conv_desc const& desc, int32_t taps,
+    void* output, void const* tail)
 {
     SessionThreads threads(context, in[0].memory);
-    cpu::convolve(cpu::convOf(desc, taps, in[0].data, parameter(in[1]), parameter(in[2]), output), threads);
+    cpu::convolve(cpu::convOf(desc, taps, in[0].data, parameter(in[1]), parameter(in[2]), output, tail), threads);
 }
 
-void Cpu::scan(Context const& context, std::array<Tensor, 7> const& in, vivim_scan_desc const& desc, void* output)
+void Cpu::scan(Context const& context, std::array<Tensor, 7> const& in, vivim_scan_desc const& desc, void* output,
+    void const* initial, void* final)
 {
     SessionThreads threads(context, in[0].memory);
-    cpu::scan(cpu::scanOf(desc, in[0].data, in[1].data, in[2].data, parameter(in[3]), parameter(in[4]),
-                  parameter(in[5]), parameter(in[6]), output),
+    cpu::scan(
+        cpu::scanOf(desc, in[0].data, in[1].data, in[2].data, parameter(in[3]), parameter(in[4]), parameter(in[5]),
+            parameter(in[6]), output, static_cast<float const*>(initial), static_cast<float*>(final)),
         threads);
 }
 
-void Cuda::convolve(
-    Context const& context, std::array<Tensor, 3> const& in, vivim_conv_desc const& desc, int32_t taps, void* output)
+bool Cuda::streams() { return cuda::library()->streamingConv1d && cuda::library()->streamingScan; }
+
+void Cuda::convolve(Context const& context, std::array<Tensor, 3> const& in, vivim_conv_desc const& desc, int32_t taps,
+    void* output, void const* tail)
 {
     if (taps != 4)
         throw std::invalid_argument("weight has " + std::to_string(taps) + " taps; the CUDA kernels take 4");
-    expectSuccess(cuda::library()->causalConv1d(
-        &desc, in[0].data, parameter(in[1]), parameter(in[2]), output, streamOf(context)));
+    void* const stream = streamOf(context);
+    expectSuccess(tail
+            ? cuda::library()->streamingConv1d(
+                  &desc, in[0].data, tail, parameter(in[1]), parameter(in[2]), output, stream)
+            : cuda::library()->causalConv1d(&desc, in[0].data, parameter(in[1]), parameter(in[2]), output, stream));
 }
 
-void Cuda::scan(Context const& context, std::array<Tensor, 7> const& in, vivim_scan_desc const& desc, void* output)
+void Cuda::scan(Context const& context, std::array<Tensor, 7> const& in, vivim_scan_desc const& desc, void* output,
+    void const* initial, void* final)
 {
     cuda::Library const& library = *cuda::library();
     int32_t const tactic = library.defaultTactic(&desc);
@@ -60,7 +68,12 @@ void Cuda::scan(Context const& context, std::array<Tensor, 7> const& in, vivim_s
     size_t const bytes = library.workspace(&desc, tactic);
     // Given back before the kernels have run: whoever gets it next uses the same stream, after them.
     Room const workspace(context.api, context.context, in[0].memory, bytes);
-    expectSuccess(library.selectiveScan(&desc, tactic, in[0].data, in[1].data, in[2].data, parameter(in[3]),
-        parameter(in[4]), parameter(in[5]), parameter(in[6]), output, workspace.data(), bytes, streamOf(context)));
+    void* const stream = streamOf(context);
+    expectSuccess(final
+            ? library.streamingScan(&desc, tactic, in[0].data, in[1].data, in[2].data, parameter(in[3]),
+                  parameter(in[4]), parameter(in[5]), parameter(in[6]), static_cast<float const*>(initial), output,
+                  static_cast<float*>(final), workspace.data(), bytes, stream)
+            : library.selectiveScan(&desc, tactic, in[0].data, in[1].data, in[2].data, parameter(in[3]),
+                  parameter(in[4]), parameter(in[5]), parameter(in[6]), output, workspace.data(), bytes, stream));
 }
 } // namespace vivim::ort

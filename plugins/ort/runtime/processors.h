@@ -10,21 +10,25 @@ namespace vivim::ort
 struct Cpu
 {
     static constexpr char const* kProvider = nullptr;
+    static bool streams() { return true; }
 
     static void convolve(Context const& context, std::array<Tensor, 3> const& in, vivim_conv_desc const& desc,
-        int32_t taps, void* output);
-    static void scan(
-        Context const& context, std::array<Tensor, 7> const& in, vivim_scan_desc const& desc, void* output);
+        int32_t taps, void* output, void const* tail);
+    // `initial` and `final`: of a node that goes on from a state, or null.
+    static void scan(Context const& context, std::array<Tensor, 7> const& in, vivim_scan_desc const& desc, void* output,
+        void const* initial, void* final);
 };
 
 // Needs cuda::library().
 struct Cuda
 {
     static constexpr char const* kProvider = "CUDAExecutionProvider";
+    static bool streams(); // whether the kernels that were found go on from a state; the first releases' do not
 
     static void convolve(Context const& context, std::array<Tensor, 3> const& in, vivim_conv_desc const& desc,
-        int32_t taps, void* output);
-    static void scan(
-        Context const& context, std::array<Tensor, 7> const& in, vivim_scan_desc const& desc, void* output);
+        int32_t taps, void* output, void const* tail);
+    // `initial` and `final`: of a node that goes on from a state, or null.
+    static void scan(Context const& context, std::array<Tensor, 7> const& in, vivim_scan_desc const& desc, void* output,
+        void const* initial, void* final);
 };
 } // namespace vivim::ort

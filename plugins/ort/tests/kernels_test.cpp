@@ -441,6 +441,47 @@ void testMemory()
     report(same, "memory", "a state without decay stays", y.back() - y[0]);
 }
 
+// Frame after frame, the first direction gives what one sequence gives, to the bit: the same steps in the same order.
+void testPieces(int32_t width, int32_t states, vivim_dtype type)
+{
+    size_t const B = 2, frame = 70, frames = 3, L = frame * frames, D = size_t(width), R = 3, N = size_t(states);
+    size_t const columns = R + 2 * N, bytes = type == VIVIM_FLOAT32 ? 4 : 2;
+    Numbers x = randoms(B * L * D, 1.7f), dbc = randoms(B * L * columns, 1.7f);
+    Numbers const A = randoms(D * N, 0.4f, -0.6f), w = randoms(D * R, 0.6f), bias = randoms(D, 2.f, -3.f);
+    Numbers const skip = randoms(D, 1.f, 1.f), weight = randoms(D * 4, 0.5f);
+    auto const xStored = stored(x, type), dbcStored = stored(dbc, type);
+    auto const piece = [&](std::vector<uint8_t> const& of, size_t row, size_t first, size_t count) {
+        std::vector<uint8_t> result;
+        for (size_t b = 0; b < B; ++b)
+            result.insert(result.end(), of.begin() + (b * L + first) * row * bytes,
+                of.begin() + (b * L + first + count) * row * bytes);
+        return result;
+    };
+    vivim_scan_desc scan{int32_t(B), int32_t(L), width, 1, int32_t(R), states, 1, {0}, 0, 0, 0, type};
+    vivim_conv_desc conv{int32_t(B), int32_t(L), width, 1, width, 1, {0}, type};
+    std::vector<uint8_t> xc(B * L * D * bytes), y(xc.size()), part, partY;
+    vivim_cpu_causal_conv1d(&conv, 4, xStored.data(), weight.data(), bias.data(), xc.data(), 1);
+    vivim_cpu_selective_scan(
+        &scan, xc.data(), dbcStored.data(), nullptr, A.data(), w.data(), bias.data(), skip.data(), y.data(), 1);
+    Numbers h(B * N * D), last(h.size());
+    std::vector<uint8_t> tail(B * 3 * D * bytes);
+    bool same = true;
+    scan.length = conv.length = int32_t(frame);
+    for (size_t t = 0; t < frames; ++t)
+    {
+        auto const in = piece(xStored, D, t * frame, frame), low = piece(dbcStored, columns, t * frame, frame);
+        part.assign(in.size(), 0xff), partY.assign(in.size(), 0xff);
+        vivim_cpu_streaming_conv1d(&conv, 4, in.data(), tail.data(), weight.data(), bias.data(), part.data(), 2);
+        vivim_cpu_streaming_scan(&scan, part.data(), low.data(), nullptr, A.data(), w.data(), bias.data(), skip.data(),
+            h.data(), partY.data(), last.data(), 2);
+        same = same && part == piece(xc, D, t * frame, frame) && partY == piece(y, D, t * frame, frame);
+        h = last;
+        tail = piece(xStored, D, (t + 1) * frame - 3, 3);
+    }
+    bool const moved = std::any_of(h.begin(), h.end(), [](float value) { return value != 0.f; });
+    report(same && moved, "pieces", std::to_string(width) + " channels" + nameOf(type), 0);
+}
+
 // What the kernels cannot take is refused with a message that names it; nothing is written.
 void testRefusals()
 {
@@ -523,6 +564,11 @@ int main(int count, char** words)
         testMergeScales(1, 40, 1, {3, 400, 3, 230, 2, 100, 1, 9}); // too wide for 48 channels at a time
         testMergeScales(1, 5, 2, {1, 1, 1, 1, 1, 1, 1, 1});
         testMemory();
+        for (vivim_dtype const type : {VIVIM_FLOAT32, VIVIM_FLOAT16, VIVIM_BFLOAT16})
+        {
+            testPieces(48, 16, type);
+            testPieces(37, 5, type);
+        }
         testRefusals();
     }
     catch (std::exception const& error)

@@ -39,6 +39,7 @@ struct OrtKernelContext
     std::vector<OrtValue> inputs;
     OrtValue output;
     size_t elementSize;
+    OrtValue state{}; // the second output, float32
 };
 
 namespace
@@ -121,13 +122,13 @@ void fillTable()
         return nullptr;
     });
     put(kernelContextOutput,
-        [](OrtKernelContext* context, size_t, int64_t const* dims, size_t count, OrtValue** out) -> OrtStatus* {
-            OrtValue& output = context->output;
+        [](OrtKernelContext* context, size_t index, int64_t const* dims, size_t count, OrtValue** out) -> OrtStatus* {
+            OrtValue& output = index ? context->state : context->output;
             output.dims.assign(dims, dims + count);
             size_t numbers = 1;
             for (int64_t const dim : output.dims)
                 numbers *= size_t(dim);
-            output.bytes.assign(numbers * context->elementSize, 0xff);
+            output.bytes.assign(numbers * (index ? 4 : context->elementSize), 0xff);
             *out = &output;
             return nullptr;
         });
@@ -238,10 +239,15 @@ OrtKernelContext contextOf(std::string const& name, int element)
     std::vector<OrtValue> inputs;
     if (name == "CausalConv1d")
         inputs = {tensor({B, L, 2 * D}, element), tensor({K, D, 4}, kFloat), tensor({K, D}, kFloat)};
+    else if (name == "StreamingConv1d")
+        inputs = {tensor({B, L, 2 * D}, element), tensor({B, 3, D}, element), tensor({K, D, 4}, kFloat),
+            tensor({K, D}, kFloat)};
     else
         inputs = {tensor({K, B, L, D}, element), tensor({K, B, L, R + 2 * N}, element), tensor({B, L, 2 * D}, element),
             tensor({K, D, N}, kFloat, 4.f, -5.f), tensor({K, D, R}, kFloat, 0.5f), tensor({K, D}, kFloat, 1.f, -2.f),
             tensor({K, D}, kFloat)};
+    if (name == "StreamingScan")
+        inputs.push_back(tensor({B, N, D}, kFloat, 4.f));
     return {std::move(inputs), {}, element == kFloat ? size_t(4) : size_t(2)};
 }
 
@@ -271,8 +277,8 @@ int main()
     for (OrtCustomOp const* const op : options.domain->operators)
         byProvider[op->executionProvider(op) ? op->executionProvider(op) : "CPU"].push_back(op);
     std::vector<OrtCustomOp const*> const &cpu = byProvider["CPU"], &cuda = byProvider["CUDAExecutionProvider"];
-    report(cpu.size() == 8, "two operators for three types on the CPU, and two for float32");
-    report(cuda.size() == 6,
+    report(cpu.size() == 19, "five operators for three types on the CPU, and four for float32");
+    report(cuda.size() == 12,
         "as many for CUDA, whose kernels are "
             + std::string(vivim_ort_cuda_kernels() ? vivim_ort_cuda_kernels() : "missing"));
     for (size_t i = 0; i < cuda.size() && i < cpu.size(); ++i)
@@ -301,6 +307,16 @@ int main()
         char text[32];
         std::snprintf(text, sizeof(text), "%.1e", error);
         report(error <= tolerance && norm > 0, "equal results: " + std::string(text));
+        if (name != "StreamingScan")
+            continue;
+        report(ours.state.dims == std::vector<int64_t>{2, 16, 24} && theirs.state.dims == ours.state.dims, "a state");
+        difference = norm = 0;
+        for (size_t j = 0; j < ours.state.bytes.size() / 4; ++j)
+        {
+            double const a = number(ours.state, j, kFloat), b = number(theirs.state, j, kFloat);
+            difference += (a - b) * (a - b), norm += a * a;
+        }
+        report(std::sqrt(difference / norm) <= 1e-6 && norm > 0, "equal states, in float32 for every type");
     }
     report(allocations > 0 && allocations == releases, "the workspace came from the session and went back");
     if (!cuda.empty())

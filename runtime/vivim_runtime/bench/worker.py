@@ -10,6 +10,7 @@ from typing import Protocol, cast, runtime_checkable
 import numpy as np
 
 from vivim_runtime.bench.process import MeasuringProcess, proc_bytes
+from vivim_runtime.contract import InputContract
 from vivim_runtime.errors import CudaError, MissingExtraError
 from vivim_runtime.sessions import runner_of
 from vivim_runtime.sessions.base import Clips
@@ -51,6 +52,7 @@ class Opened:
         first_ms: the first inference.
         has_layers: whether `Worker.layer_times` can be asked for.
         departures: in what clips differ from those of the training.
+        contract: how frames become what it takes.
     """
 
     backend: str
@@ -64,6 +66,7 @@ class Opened:
     first_ms: float
     has_layers: bool
     departures: tuple[str, ...] = ()
+    contract: InputContract | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,7 @@ class _Model:
             first_ms=self.run(0.0, 1)[0],
             has_layers=isinstance(self.session, _Layered),
             departures=info.departures,
+            contract=info.takes,
         )
 
     def describe(self) -> Opened:

@@ -11,6 +11,7 @@ import platform
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from typer.main import get_command
 
 from vivim_runtime.installation import NAME, install_words, installed_version
@@ -57,11 +58,12 @@ class Application(typer.Typer):
 
     def __init__(self, *, extra: str = "", **options: Any) -> None:
         options.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
-        if extra and "help" in options:
-            options.setdefault("epilog", needs(extra))
         super().__init__(add_completion=True, **options)
+        self._extra = extra
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         command = get_command(self)
         command.params.extend(_common_options())
+        if self._extra:
+            command.epilog = escape(needs(self._extra))  # [export] is no markup
         return command(*args, **options)

@@ -81,6 +81,11 @@ def bench_command(
     for result in results:
         for departure in result.opened.departures:
             _progress.print(f"note: {result.name}: {departure}", soft_wrap=True)
+    first = results[0]
+    for result in results[1:]:
+        one, other = first.opened.contract, result.opened.contract
+        if one and other and (meeting := one.meets(other, first.name, result.name)):
+            _progress.print(f"note: {meeting}", soft_wrap=True)
     _console.print(terminal_table(results))
     if json_file:
         content = {"machine": _machine(), "options": asdict(options), "models": record(results)}

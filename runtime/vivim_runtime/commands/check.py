@@ -18,9 +18,11 @@ from vivim_runtime.commands.options import (
     FramesOfCheckpoint,
     HtmlFile,
     JsonFile,
+    RegionOption,
     SizeOfCheckpoint,
     Threads,
     check_outputs,
+    region_or_none,
     size_or_none,
     spread_names,
 )
@@ -44,10 +46,11 @@ class ClipsCommand(typer.core.TyperCommand):
     """Options that take several values: `--imgsz 256 320` and `--clips a.mp4 b.dcm`, as in other exporters."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, _spread(args))
+        words = sum(not parameter.opts[0].startswith("-") for parameter in self.params)
+        return super().parse_args(ctx, _spread(args, words))
 
 
-def _spread(args: list[str]) -> list[str]:
+def _spread(args: list[str], words: int) -> list[str]:
     """Two numbers behind --imgsz become `HxW`; more names behind --clips, each its own --clips."""
     result: list[str] = []
     option = ""
@@ -57,7 +60,7 @@ def _spread(args: list[str]) -> list[str]:
         else:
             result.append(arg)
         option = arg if arg.startswith("-") else option
-    return spread_names(result, ("--clips",), words=2)
+    return spread_names(result, ("--clips",), words)
 
 
 def publish(comparison: Comparison, json_file: Path | None, html_file: Path | None) -> None:
@@ -86,6 +89,7 @@ def check_command(opened: Callable[..., Session]) -> Callable[..., None]:
         imgsz: SizeOfCheckpoint = None,
         frames: FramesOfCheckpoint = None,
         allow_trained: AllowTrained = False,
+        region: RegionOption = None,
         device: Device = "auto",
         threads: Threads = 0,
         json_file: JsonFile = None,
@@ -93,7 +97,7 @@ def check_command(opened: Callable[..., Session]) -> Callable[..., None]:
     ) -> None:
         """Compare two models on the same clips, on logits and on masks; exit code 3 where B does not stand for A."""
         check_outputs((json_file, html_file), (a, b, *(clips or ())))
-        size = size_or_none(imgsz)
+        size, rule = size_or_none(imgsz), region_or_none(region)
         with ExitStack() as stack:
             sides: dict[str, Session] = {}
             # A checkpoint takes size and T of the other side: of a model file, which opens first, else of A.
@@ -104,10 +108,10 @@ def check_command(opened: Callable[..., Session]) -> Callable[..., None]:
                 size, frames = size or info.size, frames or info.frames
             with _progress.status("comparing") as status:
                 comparison = compare(
-                    sides[a], sides[b], clips, lambda n: status.update(f"comparing, clip {n}"), allow_trained
+                    sides[a], sides[b], clips, lambda n: status.update(f"comparing, clip {n}"), allow_trained, rule
                 )
             for info in (side.info for side in sides.values()):
-                for departure in info.departures:
+                for departure in (*info.departures, *info.departure_of(rule)):
                     _progress.print(f"note: {info.path.name}: {departure}", soft_wrap=True)
         publish(comparison, json_file, html_file)
         if not comparison.passed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +14,8 @@ from rich.text import Text
 from vivim_runtime.commands.application import Application
 from vivim_runtime.commands.terminal import Terminal
 from vivim_runtime.doctor import Finding, State, diagnose
+from vivim_runtime.errors import UsageError
+from vivim_runtime.manifest import read_key, verify_manifest
 
 __all__ = ["app"]
 
@@ -24,14 +27,25 @@ _STATE_WIDTH, _PART_WIDTH = 7, 16
 
 @app.command()
 def doctor_command(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
+    as_json: Annotated[bool, typer.Option("--print-json", help="Print one JSON object instead of lines.")] = False,
+    manifest: Annotated[
+        Path | None, typer.Option("--verify", metavar="MANIFEST", help="Check that files are those that were signed.")
+    ] = None,
+    key: Annotated[str, typer.Option(help="With --verify: the public key, in digits or as a file.")] = "",
+    old_json: Annotated[bool, typer.Option("--json", hidden=True, help="The same as --print-json.")] = False,
 ) -> None:
     """Say what is installed on this machine and what it means for each feature.
 
     Nothing is changed. Exit code 1 where something is broken; what is optional and missing does not count.
     """
+    if manifest is not None:
+        if not key:
+            raise UsageError("--verify needs --key, from elsewhere than the manifest: anybody can sign with a key")
+        count = verify_manifest(manifest, read_key(key))
+        typer.echo(f"{manifest}: {count} files are those that were signed")
+        return
     findings = diagnose()
-    if as_json:
+    if as_json or old_json:
         typer.echo(json.dumps(_record(findings), indent=2))
     else:
         _print(findings)

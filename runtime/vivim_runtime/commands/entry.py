@@ -11,16 +11,29 @@ import importlib
 import signal
 import sys
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import typer
 
+from vivim_runtime.commands.application import needs
 from vivim_runtime.commands.terminal import let_go
 from vivim_runtime.commands.words import meant
 from vivim_runtime.errors import MissingExtraError, UsageError
 from vivim_runtime.text import printable
 
-__all__ = ["bench", "calibrate", "check", "doctor", "evaluate", "export", "main", "plugins", "run", "train"]
+__all__ = [
+    "SUMMARIES",
+    "bench",
+    "calibrate",
+    "check",
+    "doctor",
+    "evaluate",
+    "export",
+    "main",
+    "plugins",
+    "run",
+    "train",
+]
 
 _BROKEN_PIPE = 128 + signal.SIGPIPE
 _MOST_LETTERS = 1000  # of a line that ends a command
@@ -41,6 +54,23 @@ _EXTRA_OF_COMMAND = {
     "vivim-export trt": "engine",
     "vivim-train": "train",
     "vivim-calibrate": "quant",
+}
+# What is told of a command whose help cannot be made without an extra, since its options are those of a network:
+# its summary and its subcommands, in its own words (tests/runtime/commands/test_first_tries.py).
+SUMMARIES: dict[str, tuple[str, dict[str, str]]] = {
+    "vivim-train": (
+        "Train and evaluate Vivim, and convert checkpoints.",
+        {
+            "fit": "Train a network, by default as in the paper",
+            "check-data": "Count a data set, list all that is wrong with it, and show it",
+            "calibrate-confidence": "Learn on validation data how sure a network is (temperature scaling)",
+            "boundary": "Teach the affine regressor of Eq. 8, and report its error on held-out masks.",
+            "ablate": "Train the rows of Table III side by side",
+            "evaluate": "The same as vivim-eval.",
+            "plot": "Draw how runs went: training loss and validation Dice of every epoch.",
+            "convert": "Turn a checkpoint into safetensors with its configuration inside.",
+        },
+    ),
 }
 
 
@@ -97,6 +127,9 @@ def main(command: str, module: str) -> NoReturn:
         missing = _missing_extra(command, error)
         if missing is None:
             raise
+        if command in SUMMARIES and (not sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:])):
+            _write(_summary(command), sys.stdout)
+            sys.exit(0)
         _fail(f"error: {missing}", missing.exit_code)
     except Exception as error:
         _explain(command, error)
@@ -121,15 +154,25 @@ def _explain(command: str, error: Exception) -> NoReturn:
     _fail(f"error: {message}", exit_code)
 
 
+def _summary(command: str) -> str:
+    """The help of a command whose options are not known here."""
+    text, subcommands = SUMMARIES[command]
+    width = max(map(len, subcommands))
+    lines = [f"  {name:{width}}  {what}" for name, what in subcommands.items()]
+    last = f"{needs(_EXTRA_OF_COMMAND[command])}; then each command has a --help of its own."
+    return "\n".join([f"Usage: {command} COMMAND [OPTIONS]", "", text, "", *lines, "", last])
+
+
 def _fail(message: str, code: int) -> NoReturn:
     _write(printable(" ".join(message.split()), _MOST_LETTERS))
     sys.exit(code)
 
 
-def _write(message: str) -> None:
+def _write(message: str, stream: TextIO | None = None) -> None:
+    stream = stream or sys.stderr
     try:
-        sys.stderr.write(message + "\n")
-        sys.stderr.flush()
+        stream.write(message + "\n")
+        stream.flush()
     except OSError:  # nobody reads
         let_go()
 

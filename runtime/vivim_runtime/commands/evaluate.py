@@ -26,14 +26,17 @@ from vivim_runtime.commands.options import (
     JsonFile,
     Layout,
     MarkdownFile,
+    RegionOption,
     Seed,
     Show,
     ShownFrame,
     SizeOfCheckpoint,
+    Smooth,
     SplitFile,
     Threads,
     Threshold,
     check_outputs,
+    region_or_none,
     size_or_none,
 )
 from vivim_runtime.commands.terminal import terminal
@@ -79,6 +82,8 @@ def eval_command(
     ] = None,
     show: ShownFrame = Show.newest,
     threshold: Threshold = 0.5,
+    region: RegionOption = None,
+    smooth: Smooth = 1,
     resamples: Annotated[int, typer.Option("--bootstrap", help="Draws for the intervals; 0 for none.")] = 2000,
     seed: Seed = 0,
     device: Device = "auto",
@@ -101,7 +106,9 @@ def eval_command(
     ] = None,
 ) -> None:
     """Evaluate models on annotated videos: the paper's figures with intervals, per video and overall."""
-    options = EvaluationOptions(hop, show.value, threshold, Bootstrap(resamples, seed), worst)
+    options = EvaluationOptions(
+        hop, show.value, threshold, Bootstrap(resamples, seed), worst, region_or_none(region), smooth
+    )
     if min_dice is not None and not 0.0 <= min_dice <= 1.0:
         raise UsageError(f"--min-dice is {min_dice:g}; expected 0 to 1")
     opening = _Opening(device, threads, size_or_none(imgsz), frames)
@@ -161,7 +168,13 @@ def _evaluations(
             sessions.append(session)
         infos = [session.info for session in sessions]
         dataset = choice(trained=tuple(entry for info in infos for entry in info.training_data))
-        notes = [f"{info.path.name}: {departure}" for info in infos for departure in info.departures]
+        notes = [
+            f"{info.path.name}: {departure}"
+            for info in infos
+            for departure in (*info.departures, *info.departure_of(options.region))
+        ]
+        meetings = (infos[0].takes.meets(info.takes, infos[0].path.name, info.path.name) for info in infos[1:])
+        notes += filter(None, meetings)
         for info in infos:
             notes += refuse_trained(dataset, info.training_data, info.path.name, allow_trained)
         for note in notes:

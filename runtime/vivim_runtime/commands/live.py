@@ -20,7 +20,7 @@ from vivim_runtime.commands.terminal import let_go, terminal
 from vivim_runtime.errors import UsageError
 from vivim_runtime.live.run import LiveOptions, LiveReport, Outputs, run_live
 from vivim_runtime.live.screens import Screen, ScreenOptions, is_screen, open_screen
-from vivim_runtime.live.status import Controls, State, Status
+from vivim_runtime.live.status import Controls, HudLevel, State, Status
 from vivim_runtime.sessions.base import Session
 from vivim_runtime.sinks import Sink
 from vivim_runtime.sources import LiveSource, Paced
@@ -38,6 +38,7 @@ def live_command(
     options: LiveOptions,
     screen_options: ScreenOptions,
     outputs: OutputOptions,
+    hud: HudLevel = HudLevel.full,
 ) -> int:
     """Run live and return the exit code: 0 at the end of the source or when people quit, 130 on Ctrl-C, 143 on SIGTERM,
     2 when a recording failed on the way."""
@@ -65,7 +66,7 @@ def live_command(
             name = name.with_stem(f"{name.stem}-2")
         return outputs.open_sink(str(name), original, session.info)
 
-    controls = Controls(options.run.layers, options.run.threshold, options.run.alpha)
+    controls = Controls(options.run.layers, options.run.threshold, options.run.alpha, hud)
     if recordings:
         controls.recording.set()
     with ExitStack() as stack:

@@ -37,6 +37,7 @@ __all__ = [
     "Show",
     "ShownFrame",
     "SizeOfCheckpoint",
+    "Smooth",
     "SplitFile",
     "Threads",
     "Threshold",
@@ -49,7 +50,7 @@ __all__ = [
 
 # --- where a model runs ---------------------------------------------------------------------------------------------
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<index>.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:<index>, openvino or openvino:bf16.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 is automatic.")]
 
 # --- what a clip is -------------------------------------------------------------------------------------------------
@@ -89,6 +90,9 @@ Seed = Annotated[int, typer.Option(help="Of what is drawn at random.")]
 _REGION_HELP = "What the model sees of the pictures: whole, dicom, auto, or X,Y,W,H; default as it was trained."
 
 RegionOption = Annotated[str | None, typer.Option("--region", help=_REGION_HELP)]
+Smooth = Annotated[
+    int, typer.Option("--smooth", help="Masks are a mean over about so many frames: calmer, and later; 1 is none.")
+]
 MmPerPixel = Annotated[
     str | None,
     typer.Option("--mm-per-pixel", help="Size of a pixel by hand: 0.2, or across x down as 0.2x0.3 (DICOM says it)."),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import asdict
+from collections.abc import Mapping
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from vivim_runtime.commands.application import Application
+from vivim_runtime.commands.archive import archive_command, executor
+from vivim_runtime.commands.destinations import destinations, refuse_taken
 from vivim_runtime.commands.live import live_command
 from vivim_runtime.commands.options import (
     Device,
@@ -25,6 +27,7 @@ from vivim_runtime.commands.options import (
     RegionOption,
     Show,
     ShownFrame,
+    Smooth,
     Threads,
     Threshold,
     region_or_none,
@@ -33,14 +36,17 @@ from vivim_runtime.commands.outputs import OutputOptions
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import UsageError
 from vivim_runtime.files import check_names, writable_file
+from vivim_runtime.gating import GATES, MEANING, parse_gates
 from vivim_runtime.live.run import LiveOptions
 from vivim_runtime.live.screens import ScreenOptions, is_screen
+from vivim_runtime.live.status import HudLevel
+from vivim_runtime.live.sync import Sync
 from vivim_runtime.locating import regions_of, scales_of
 from vivim_runtime.measuring import Scales, parse_mm_per_pixel
 from vivim_runtime.offline import RunOptions, RunReport, run
 from vivim_runtime.overlay import parse_layers
-from vivim_runtime.regions import AUTO, WHOLE, RegionRule
-from vivim_runtime.sessions import open_session
+from vivim_runtime.regions import AUTO, WHOLE
+from vivim_runtime.sessions import is_model_file, model_file, open_session
 from vivim_runtime.sessions.base import ModelInfo, Session
 from vivim_runtime.sessions.sidecar import sidecar_path
 from vivim_runtime.sinks.video import ENCODERS
@@ -80,10 +86,21 @@ def run_command(
         list[str] | None,
         typer.Argument(
             metavar="OUT",
-            help="display, http://127.0.0.1:8080, X.mp4, PNG masks/, X.dcm, X.sr.dcm, X.jsonl",
+            help="screen (a window, or else a page), display, http://127.0.0.1:8080, X.mp4 (or .mkv, .avi, .webm), "
+            "X.dcm, X.sr.dcm, X.jsonl, a folder for PNG masks. Without any: live pictures go to the screen, "
+            "a recorded SRC to SRC-vivim.mp4.",
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="Model file of vivim-export.")] = "model.onnx",
+    more_outputs: Annotated[
+        list[str] | None, typer.Option("--output", "-o", metavar="OUT", help="The same as OUT; may be repeated.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="Model file of vivim-export; or a checkpoint, or tiny, which are exported once.")
+    ] = "model.onnx",
+    save: Annotated[
+        bool | None,
+        typer.Option("--save/--no-save", help="Write SRC-vivim.mp4, too; or nothing at all.", show_default=False),
+    ] = None,
     camera: Annotated[str | None, typer.Option(help="Camera as the source, instead of SRC: 0, /dev/video0.")] = None,
     list_cameras_: Annotated[bool, typer.Option("--list-cameras", help="Show the cameras here, and end.")] = False,
     resolution: Annotated[
@@ -91,16 +108,31 @@ def run_command(
     ] = None,
     rate: Annotated[float | None, typer.Option(help="Ask the camera for so many frames a second.")] = None,
     pixel_format: Annotated[str | None, typer.Option(help="Ask the camera for MJPG, YUYV, ...")] = None,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", help="SRC is a folder: all videos, DICOM files and pictures below it.")
+    ] = False,
+    on: Annotated[str, typer.Option(help="With --recursive: ray, or ray://HOST:PORT (extra cluster).")] = "",
+    workers: Annotated[int, typer.Option(help="With --on ray: sources at the same time; 0 is one a core.")] = 0,
     realtime: Annotated[bool, typer.Option("--realtime", help="Play a recorded source as if it were live.")] = False,
     loop: Annotated[
         bool, typer.Option("--loop", help="With a screen: play a recorded source again and again.")
     ] = False,
     timeout: Annotated[float | None, typer.Option(help="Live: give up after so many seconds without a frame.")] = None,
     max_mask_age: Annotated[float, typer.Option(help="Live: hide masks older than so many seconds.")] = 1.0,
+    sync: Annotated[
+        Sync,
+        typer.Option(
+            help="Live: on shows every picture with its own mask, late by one inference; off the newest; auto."
+        ),
+    ] = "auto",
     clip_rate: Annotated[
         float | None, typer.Option(help="Live: frames a second of a clip; the source's rate if not given.")
     ] = None,
     fullscreen: Annotated[bool, typer.Option("--fullscreen", help="Of the window.")] = False,
+    hud: Annotated[HudLevel, typer.Option(help="How much is written on the screen's picture.")] = HudLevel.full,
+    notice: Annotated[
+        bool, typer.Option("--notice/--no-notice", help="Say on screens that it is for research use only.")
+    ] = True,
     token: Annotated[str | None, typer.Option(help="What the web page asks for.")] = None,
     device: Device = "auto",
     threads: Threads = 0,
@@ -110,15 +142,24 @@ def run_command(
     show: ShownFrame = Show.newest,
     threshold: Threshold = 0.5,
     region: RegionOption = None,
+    smooth: Smooth = 1,
     mm_per_pixel: MmPerPixel = None,
+    gates: Annotated[
+        str, typer.Option(help="When to be silent: auto, none, or some of " + ",".join(GATES) + ".")
+    ] = "auto",
     blank_outside: Annotated[
         bool, typer.Option("--blank-outside", help="Write and show nothing of the pictures outside the region.")
     ] = False,
     visualize: Annotated[str, typer.Option(help="Some of overlay,contour,mask.")] = "overlay,contour",
     alpha: Annotated[float, typer.Option(help="Opacity of the overlay, 0 to 1.")] = 0.45,
     encoder: Annotated[
-        str, typer.Option(help="Of X.mp4: auto takes the hardware's where it works; or " + ", ".join(ENCODERS[1:]))
+        str,
+        typer.Option(
+            "--video-encoder",
+            help="Of X.mp4, X.mkv and X.avi: auto takes the hardware's where it works; or " + ", ".join(ENCODERS[1:]),
+        ),
     ] = "auto",
+    old_encoder: Annotated[str, typer.Option("--encoder", hidden=True, help="The same as --video-encoder.")] = "auto",
     max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
     overwrite: Overwrite = False,
     json_file: JsonFile = None,
@@ -128,23 +169,34 @@ def run_command(
     if list_cameras_:
         _print_cameras()
         return
-    uri, names = _source_and_outputs(source, camera, outputs or [])
+    uri, names = _source_and_outputs(source, camera, [*(outputs or []), *(more_outputs or [])])
     rule, given = region_or_none(region), parse_mm_per_pixel(mm_per_pixel) if mm_per_pixel else None
+    if recursive:
+        run_options = RunOptions(None, show.value, threshold, parse_layers(visualize), alpha, max_frames, rule)
+        path = _exported(model, quiet)
+        with open_session(path, device, threads) as session:  # what is wrong with it is told before all else
+            run_options = replace(run_options, hop=_hop(hop, session.info))
+        code = archive_command(uri, names, path, run_options, executor(on, workers), quiet, device, threads)
+        sys.exit(code)
+    if on or workers:
+        raise UsageError("--on and --workers are of whole archives; add --recursive")
     files = [name for name in names if not is_screen(name)]
     check_names([*files, json_file] if json_file else files, (uri, model, sidecar_path(Path(model))))
     if json_file:
         writable_file(json_file)
+    refuse_taken([*files, json_file] if json_file else files, overwrite)
     with ExitStack() as stack:
         opened = stack.enter_context(open_source(uri, parse_capture(resolution, rate, pixel_format)))
-        screen = len(files) < len(names)
+        live = isinstance(opened, LiveSource) or realtime or len(files) < len(names)
+        names, said = destinations(names, uri, live, save, overwrite)
+        screen = any(map(is_screen, names))
         if not isinstance(opened, LiveSource) and (realtime or screen):
             opened = Paced(opened, loop=loop or (screen and uri.startswith("phantom:")))
         if isinstance(opened, LiveSource) and not threads:
             threads = max(1, (os.cpu_count() or 2) - 1)  # one core for the picture
-        session = stack.enter_context(open_session(model, device, threads))
-        if not quiet:
-            for departure in (*session.info.departures, *_of_region(session.info, rule)):
-                _console.print(f"note: {session.info.path.name}: {departure}", soft_wrap=True)
+        session = stack.enter_context(open_session(_exported(model, quiet), device, threads))
+        if smooth > 1 and isinstance(opened, LiveSource):
+            raise UsageError("--smooth is for recordings; live, a mask would be later still: leave it out")
         seen = rule or session.info.takes.rule
         if seen.kind != AUTO and min(opened.size) > 0:  # what is wrong with it shows before anything is written
             regions_of(seen, opened, opened.size, opened.name, tuple)
@@ -160,14 +212,21 @@ def run_command(
             alpha=alpha,
             max_frames=max_frames,
             region=rule,
+            smooth=smooth,
             scales=scales_of(opened, opened.name, given),
+            gates=parse_gates(gates, sure.domain if (sure := session.info.confidence) else None),
             blank_outside=blank_outside,
         )
+        if said and not quiet:
+            _console.print(said, soft_wrap=True)
+        if not quiet:
+            for departure in (*session.info.departures, *session.info.departure_of(rule)):
+                _console.print(f"note: {session.info.path.name}: {departure}", soft_wrap=True)
         written = OutputOptions(
             names=tuple(names),
             settings=_settings(opened.name, session.info, session.device, options),
             overwrite=overwrite,
-            encoder=encoder,
+            encoder=encoder if encoder != "auto" else old_encoder,
             json_file=json_file,
             quiet=quiet,
             scales=options.scales,
@@ -176,17 +235,13 @@ def run_command(
             if _run_offline(opened, session, options, written):
                 sys.exit(130)
             return
-        live_options = LiveOptions(run=options, clip_fps=clip_rate, max_mask_age_s=max_mask_age, timeout_s=timeout)
-        screens = ScreenOptions(fullscreen=fullscreen, token=token)
-        code = live_command(opened, session, live_options, screens, written)
+        live_options = LiveOptions(
+            run=options, clip_fps=clip_rate, max_mask_age_s=max_mask_age, timeout_s=timeout, sync=sync
+        )
+        screens = ScreenOptions(fullscreen=fullscreen, token=token, notice=notice)
+        code = live_command(opened, session, live_options, screens, written, hud)
     if code:
         sys.exit(code)
-
-
-def _of_region(model: ModelInfo, rule: RegionRule | None) -> Iterator[str]:
-    """In what the region that is asked for differs from that of the training."""
-    if rule is not None and rule != model.takes.rule:
-        yield f"trained on {model.takes.rule.describe()}, used on {rule.describe()}"
 
 
 def _source_and_outputs(source: str | None, camera: str | None, outputs: list[str]) -> tuple[str, list[str]]:
@@ -194,8 +249,21 @@ def _source_and_outputs(source: str | None, camera: str | None, outputs: list[st
     if camera is not None:
         return camera, [source, *outputs] if source else outputs
     if source is None:
-        raise UsageError("there is no source; expected vivim-run SRC OUT ..., see vivim-run --help")
+        raise UsageError(
+            "there is no source; expected vivim-run SRC [OUT ...], such as vivim-run clip.mp4 --model tiny; "
+            "see vivim-run --help"
+        )
     return source, outputs
+
+
+def _exported(model: str, quiet: bool) -> Path:
+    """The model's file, which is made where a checkpoint is given."""
+    if is_model_file(model):
+        return Path(model)
+    if not quiet and not _console.is_terminal:  # where a spinner is not seen
+        _console.print(f"exporting {model}, once", soft_wrap=True)
+    with _console.status(f"exporting {model}, once") if not quiet else nullcontext() as status:
+        return model_file(model, lambda text: status.update(f"exporting {model}, once: {text}") if status else None)
 
 
 def _print_cameras() -> None:
@@ -274,6 +342,8 @@ def _print_summary(report: RunReport, written: list[str], scales: Scales) -> Non
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("frames", f"{report.frames} in {report.seconds:.1f} s, {report.fps:.1f} fps")
     table.add_row("with a mask", f"{report.with_mask} of {report.frames}")
+    for state, count in report.states.items():
+        table.add_row(MEANING[state], counted_frames(count))
     if report.regions:
         table.add_row("region", ", ".join(report.regions))
     for lesion in report.lesions[:_SHOWN_LESIONS]:
@@ -286,6 +356,8 @@ def _print_summary(report: RunReport, written: list[str], scales: Scales) -> Non
     table.add_row("ms a frame", ", ".join(f"{part} {value:.1f}" for part, value in report.stages_ms.items()))
     if report.lost:
         table.add_row("lost", _lost_line(report))
+    if report.resets:
+        table.add_row("forgot", ", ".join(f"{count} x {reason}" for reason, count in report.resets.items()))
     if report.padded_clips:
         table.add_row("padded", "the source is shorter than a clip; its last frame was repeated")
     for path in written:

@@ -23,6 +23,7 @@ from vivim_runtime.datasets.videos import (
     Part,
     Video,
     clip_indices,
+    framed,
     read_clip,
 )
 from vivim_runtime.datasets.vtus import is_vtus, list_vtus
@@ -43,6 +44,7 @@ __all__ = [
     "check",
     "clip_indices",
     "contact_sheet",
+    "framed",
     "held_out",
     "open_dataset",
     "random_split",

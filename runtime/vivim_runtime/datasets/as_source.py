@@ -17,7 +17,7 @@ from vivim_runtime.errors import DataError, UsageError
 from vivim_runtime.provenance import TrainingData
 from vivim_runtime.sources import LiveSource, Source, open_source
 from vivim_runtime.sources.base import DEFAULT_FPS, Frame, Image
-from vivim_runtime.sources.dicom import is_dicom
+from vivim_runtime.sources.dicom import DicomFile, is_dicom
 from vivim_runtime.sources.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_foreign, natural_key
 
 __all__ = ["Opener", "VideoSource", "datasets_of", "videos_of"]
@@ -46,6 +46,12 @@ class VideoSource:
         self.notes = list(video.notes) if isinstance(video, AnnotatedVideo) else []
         self.frame_count: int | None = len(video)
         self._length, self._read = len(video), read or video.read
+        self._video = video
+
+    @property
+    def dicom(self) -> DicomFile | None:
+        """The DICOM file that the frames are from; None of others."""
+        return self._video.dicom if isinstance(self._video, AnnotatedVideo) else None
 
     def __len__(self) -> int:
         return self._length

@@ -78,6 +78,10 @@ class DicomVideo(TitledVideo):
         return "add it; or, where the segmentation leaves out frames without object, say --layout plain-sparse"
 
     @property
+    def dicom(self) -> DicomFile | None:
+        return _loop(os.getpid(), self.path).file
+
+    @property
     def picture_files(self) -> tuple[Path, ...]:
         return (self.path,)
 
@@ -189,7 +193,7 @@ class _Loop:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._file = DicomFile(path)
+            self.file = self._file = DicomFile(path)
         except SourceError as error:
             raise DataError(str(error)) from None
         self.geometry = self._file.geometry

@@ -18,7 +18,10 @@ import numpy.typing as npt
 from vivim_runtime.clips import Clip
 from vivim_runtime.errors import DataError, UsageError
 from vivim_runtime.framing import WHITE_FROM, Framing
+from vivim_runtime.locating import LOOKED_AT, regions_of
+from vivim_runtime.regions import WHOLE
 from vivim_runtime.sources.base import Image
+from vivim_runtime.sources.dicom import DicomFile
 
 __all__ = [
     "AnnotatedVideo",
@@ -31,6 +34,7 @@ __all__ = [
     "Video",
     "binary",
     "clip_indices",
+    "framed",
     "read_clip",
 ]
 
@@ -91,6 +95,11 @@ class AnnotatedVideo(ABC):
     def about_missing(self) -> str:
         """What to do about frames without mask, where it is something of this kind of video."""
         return ""
+
+    @property
+    def dicom(self) -> DicomFile | None:
+        """The DICOM file that the frames are from; None of others."""
+        return None
 
     @property
     def picture_files(self) -> tuple[Path, ...]:
@@ -198,6 +207,10 @@ class Part(AnnotatedVideo):
         return self.whole.about_missing
 
     @property
+    def dicom(self) -> DicomFile | None:
+        return self.whole.dicom
+
+    @property
     def picture_files(self) -> tuple[Path, ...]:
         return self.whole.picture_files
 
@@ -234,6 +247,26 @@ class Dataset:
 def binary(values: Values) -> Mask:
     """Stored values (H, W) -> bool: white is the object, or 1 where 1 is the largest value there is."""
     return values >= (1 if values.max(initial=0) == 1 else WHITE_FROM)
+
+
+def framed(video: AnnotatedVideo, framing: Framing) -> Framing:
+    """How the frames of a video become pictures: its region is found by the rule of the contract.
+
+    Raises:
+        DataError: a frame that cannot be read, or a region that there is not.
+    """
+    rule = framing.contract.rule
+    if framing.region is not None or rule.kind == WHOLE or not len(video):
+        return framing
+    first = video.frame(0)
+
+    def images() -> list[Image]:
+        return [first, *(video.frame(index) for index in range(1, min(len(video), LOOKED_AT)))]
+
+    try:
+        return framing.at(regions_of(rule, video, (first.shape[0], first.shape[1]), video.name, images))
+    except UsageError as error:
+        raise DataError(str(error)) from None
 
 
 def read_clip(video: Video, indices: Sequence[int], framing: Framing) -> Clip:

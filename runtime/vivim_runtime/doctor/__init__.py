@@ -48,4 +48,4 @@ def _safely(probe: Probe) -> Finding:
         return probe()
     except Exception as error:
         found = f"the probe failed: {type(error).__name__}: {error}"
-        return Finding(probe.__name__, State.broken, found, "a defect of vivim-doctor", "vivim-doctor --json")
+        return Finding(probe.__name__, State.broken, found, "a defect of vivim-doctor", "vivim-doctor --print-json")

@@ -14,7 +14,7 @@ Where no outline is to be seen on any clip, masks agree whatever the models are,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ import numpy as np
 from vivim_runtime.clips import Clip
 from vivim_runtime.errors import UsageError
 from vivim_runtime.judging import metrics
-from vivim_runtime.sessions.base import Logits, Session
+from vivim_runtime.sessions.base import Clips, Logits, Session
 from vivim_runtime.sources.base import Image
 
 __all__ = [
@@ -159,10 +159,13 @@ def budget_failures(agreement: Agreement, budget: Budget) -> Iterator[str]:
         yield f"Dice against ground truth falls by {lost}, more than {budget.truth_points:g}"
 
 
-def logits_of(session: Session, pixels: Image) -> Logits:
-    """Logits (T, K, H, W) of one clip (T, H, W, 3); a batch of several is filled with the clip itself."""
+def logits_of(session: Session, pixels: Image, runner: Callable[[Clips], Logits] | None = None) -> Logits:
+    """Logits (T, K, H, W) of one clip (T, H, W, 3); a batch of several is filled with the clip itself.
+
+    `runner`: what runs the session's film (vivim_runtime.sessions.base.film_runner); default the session itself.
+    """
     # A copy: what ONNX Runtime gives out lies in its session's arena, which would live as long as the logits.
-    return session(np.repeat(pixels[None], session.info.batch or 1, axis=0))[-1].copy()
+    return (runner or session)(np.repeat(pixels[None], session.info.batch or 1, axis=0))[-1].copy()
 
 
 class AgreementMeter:

@@ -18,8 +18,10 @@ from vivim_runtime.judging.metrics import Figures
 from vivim_runtime.judging.tally import SUBSETS, Stretches
 from vivim_runtime.judging.worst import WorstFrame, WorstFrames
 from vivim_runtime.offline import RunOptions, run
+from vivim_runtime.regions import RegionRule
 from vivim_runtime.sessions.base import ModelInfo, Session
 from vivim_runtime.sinks.base import Segmented
+from vivim_runtime.smoothing import Smoother
 
 __all__ = ["Evaluation", "EvaluationOptions", "ModelFacts", "VideoFigures", "check_model", "evaluate"]
 
@@ -33,6 +35,8 @@ class EvaluationOptions:
         threshold: probability above which a pixel is marked.
         bootstrap: how intervals are made.
         worst: how many of the worst frames to keep.
+        region: which part of the frames the model sees; None is that of its contract. Judged is the whole frame.
+        smooth: frames over which masks are a mean; 1 is none.
     """
 
     hop: int | None = None
@@ -40,9 +44,12 @@ class EvaluationOptions:
     threshold: float = 0.5
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
     worst: int = 6
+    region: RegionRule | None = None
+    smooth: int = 1
 
     def __post_init__(self) -> None:
         threshold_logit(self.threshold)
+        Smoother(self.smooth)
         for name, value in (
             ("bootstrap", self.bootstrap.resamples),
             ("seed", self.bootstrap.seed),
@@ -228,7 +235,14 @@ def _stretches(
         worst.add(video.name, frame.index, float(row[dice]), frame.image, item.masks[0], frame.truth)
         on_frame()
 
-    settings = RunOptions(hop=options.hop, show=options.show, threshold=options.threshold, layers=())
+    settings = RunOptions(
+        hop=options.hop,
+        show=options.show,
+        threshold=options.threshold,
+        layers=(),
+        region=options.region,
+        smooth=options.smooth,
+    )
     try:
         with VideoSource(video) as source:
             report = run(source, session, (), settings, add)
@@ -263,6 +277,8 @@ def _notes(
             "Table II their S-measure, E-measure and MAE are noise, since maps are stretched, and the others 0; the "
             "tables of frames with a lesion leave them out: read those"
         )
+    if options.smooth > 1:
+        yield f"masks are a mean over {options.smooth} frames, {Smoother(options.smooth).delay:g} frames late"
     if padded:
         yield f"{padded} of {len(videos)} videos are shorter than a clip of {clip}: their last frame was repeated"
     if options.bootstrap.resamples:

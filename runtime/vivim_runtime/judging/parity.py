@@ -31,12 +31,16 @@ from vivim_runtime.judging.agreement import (
     logits_of,
 )
 from vivim_runtime.provenance import joined
-from vivim_runtime.sessions.base import ClassInfo, Logits, ModelInfo, Session
+from vivim_runtime.regions import RegionRule
+from vivim_runtime.sessions.base import ClassInfo, Logits, ModelInfo, Session, film_runner
 from vivim_runtime.sources.base import Image
 
 __all__ = ["Comparison", "Side", "WorstFrame", "compare", "default_sources"]
 
 _SHOWN_WORST = 4
+
+# Frames of each of the two films that a streaming model is compared on by default.
+_STREAMED_FRAMES = 40
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,7 @@ def compare(
     sources: Sequence[str] | None = None,
     on_clip: Callable[[int], None] | None = None,
     allow_trained: bool = False,
+    region: RegionRule | None = None,
 ) -> Comparison:
     """Run two sides on the same clips. `a` is the reference.
 
@@ -126,6 +131,7 @@ def compare(
             left over at its end is dropped). Default two short phantoms.
         on_clip: called with the number of clips done.
         allow_trained: compare on videos of data sets that a side was trained on, too.
+        region: which part of the frames both see; None is that of the contract of `a`.
 
     Raises:
         UsageError: the sides cannot be compared, or a source has no whole clip.
@@ -134,10 +140,12 @@ def compare(
     _check_comparable(a.info, b.info)
     budget = budget_of(a.info.precision, b.info.precision)
     length, size = a.info.frames, a.info.size
+    # Of a streaming model a clip is one frame; what it remembers must have had time to go wrong.
+    default = default_sources(_STREAMED_FRAMES // 2 if a.info.streaming else length, size)
     meter, worst = AgreementMeter(), _WorstFrames()
     counts: dict[str, int] = {}
     done = 0
-    names = list(sources or default_sources(length, size))
+    names = list(sources or default)
     trained = joined(a.info.training_data, b.info.training_data)
     sides = " or ".join(dict.fromkeys((a.info.path.name, b.info.path.name)))
     seen: list[str] = []
@@ -145,9 +153,10 @@ def compare(
         seen += refuse_trained(dataset, trained, sides, allow_trained)
     for name, opened in videos_of(names, "test", trained).items():
         before = done
+        runs = film_runner(a), film_runner(b)
         with opened() as source:
-            for clip in cut_clips(source, length, a.info.framing()):
-                worst.add(clip, meter, logits_of(a, clip.pixels), logits_of(b, clip.pixels))
+            for clip in cut_clips(source, length, a.info.framing(region)):
+                worst.add(clip, meter, *(logits_of(s, clip.pixels, r) for s, r in zip((a, b), runs, strict=True)))
                 counts[clip.source] = counts.get(clip.source, 0) + length
                 done += 1
                 if on_clip:
@@ -181,9 +190,10 @@ def default_sources(frames: int, size: tuple[int, int]) -> list[str]:
 def _check_comparable(a: ModelInfo, b: ModelInfo) -> None:
     def text(info: ModelInfo) -> str:
         names = ", ".join(c.name for c in info.classes)
-        return f"{info.path.name} has T = {info.frames}, {info.size[0]}x{info.size[1]}, classes {names}"
+        kind = "streams" if info.streaming else f"has T = {info.frames}"
+        return f"{info.path.name} {kind}, {info.size[0]}x{info.size[1]}, classes {names}"
 
-    same = [c.name for c in a.classes] == [c.name for c in b.classes]
+    same = [c.name for c in a.classes] == [c.name for c in b.classes] and a.streaming == b.streaming
     if a.frames != b.frames or a.size != b.size or not same:
         raise UsageError(f"{text(a)}; {text(b)}: the two can only be compared when these are the same")
 
@@ -192,6 +202,8 @@ def _notes(a: ModelInfo, b: ModelInfo, found: Agreement) -> Iterator[str]:
     masks = found.masks
     if a.weights_sha256 != b.weights_sha256:
         yield f"{b.path.name} was made from other weights than {a.path.name}"
+    if meeting := a.takes.meets(b.takes, a.path.name, b.path.name):
+        yield f"{meeting}; both were given what the first one takes"
     for info in (b,) if a.contract == b.contract else (a, b):
         yield from (f"{info.path.name}: {departure}" for departure in info.departures)
     if 0 < masks.empty < masks.frames:

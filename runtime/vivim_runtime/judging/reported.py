@@ -41,6 +41,10 @@ def _differing(info: ModelInfo, evaluation: Evaluation, options: EvaluationOptio
             yield f"hop {evaluation.hop} instead of {contract.default_hop(info.frames)}"
         if contract.stride != 1:
             yield f"every frame instead of one in {contract.stride}"
+    if options.region is not None and contract is not None and options.region != contract.rule:
+        yield f"{options.region.describe()} instead of {contract.rule.describe()}"
+    if options.smooth > 1:
+        yield f"a mean over {options.smooth} frames"
     if options.threshold != 0.5:
         yield f"threshold {options.threshold:g} instead of 0.5"
     if info.precision != "fp32":

@@ -11,6 +11,7 @@ import numpy as np
 
 from vivim_runtime.clips import Show
 from vivim_runtime.framing import Views
+from vivim_runtime.gating import HIDING, MEANING
 from vivim_runtime.live.inference import Inferred
 from vivim_runtime.live.ledger import LiveLedger
 from vivim_runtime.live.meters import Durations, Recent
@@ -24,20 +25,50 @@ from vivim_runtime.sinks.base import MaskedFrame, Segmented, measured_frame
 from vivim_runtime.sinks.ledger import found_in
 from vivim_runtime.sources.base import Frame, Image
 
-__all__ = ["Captured", "Compositor", "Links", "MaskOptions"]
+__all__ = ["ANOTHER_SCENE", "Captured", "Compositor", "Links", "MaskOptions", "Ready"]
 
+# Why masks are hidden behind a change of scene.
+ANOTHER_SCENE = "the newest masks are of another scene"
 # The picture before the first frame.
 _NO_PICTURE_SIZE = (480, 640)
 # While nothing new comes, the screens hear of the state this often.
 _STATUS_S = 0.25
 
 
+class Ready:
+    """The masks of one position of a result, for the threshold that was asked last, ready to be drawn."""
+
+    def __init__(
+        self, result: Inferred, position: int, threshold: float, model: ModelInfo, finder: LesionFinder
+    ) -> None:
+        self._result, self._position, self._model, self._finder = result, position, model, finder
+        self.drawn = result.drawn  # the region that people had drawn
+        self._mark(threshold)
+        taken = self.masked.frame.taken
+        self.taken = result.started if taken is None else taken
+
+    def _mark(self, threshold: float) -> None:
+        self._threshold = threshold
+        masked = self._result.masked(self._position, threshold)
+        views, size = self._result.views, masked.masks.shape[1:]
+        grain = 1.0 if views is None else views.grain(size)
+        self.masked = measured_frame(masked, self._finder, threshold, grain)
+        self.marks = Marks(masked.masks, self._model.classes, None if views is None else views.inside(size))
+
+    def at(self, threshold: float) -> Ready:
+        """This, for a threshold. Called in the compositor's thread alone."""
+        if threshold != self._threshold:
+            self._mark(threshold)
+        return self
+
+
 @dataclass(frozen=True, eq=False)
 class Captured:
-    """A frame, and when it was dequeued (time.monotonic())."""
+    """A frame, and when it was dequeued (time.monotonic()); `own` are its own masks, where it has waited for them."""
 
     frame: Frame
     dequeued: float
+    own: Ready | None = None
 
 
 @dataclass(frozen=True)
@@ -85,33 +116,6 @@ class Links:
     stop: threading.Event
 
 
-class _Ready:
-    """The masks of one position of a result, for the threshold that was asked last, ready to be drawn."""
-
-    def __init__(
-        self, result: Inferred, position: int, threshold: float, model: ModelInfo, finder: LesionFinder
-    ) -> None:
-        self._result, self._position, self._model, self._finder = result, position, model, finder
-        self.drawn = result.drawn  # the region that people had drawn
-        self._mark(threshold)
-        taken = self.masked.frame.taken
-        self.taken = result.started if taken is None else taken
-
-    def _mark(self, threshold: float) -> None:
-        self._threshold = threshold
-        masked = self._result.masked(self._position, threshold)
-        views, size = self._result.views, masked.masks.shape[1:]
-        grain = 1.0 if views is None else views.grain(size)
-        self.masked = measured_frame(masked, self._finder, threshold, grain)
-        self.marks = Marks(masked.masks, self._model.classes, None if views is None else views.inside(size))
-
-    def at(self, threshold: float) -> _Ready:
-        """This, for a threshold. Called in the compositor's thread alone."""
-        if threshold != self._threshold:
-            self._mark(threshold)
-        return self
-
-
 class Compositor:
     """Takes the newest frame, draws, and shows; in one thread."""
 
@@ -121,11 +125,12 @@ class Compositor:
         self._model, self._max_age_s, self._show = masks.model, masks.max_age_s, masks.show
         self._blank, self._views = masks.blank_outside, links.views
         self._lesions = LesionFinder(masks.scales)
-        self._ready: _Ready | None = None  # the newest result, its masks ready to be drawn
+        self._ready: Ready | None = None  # the newest result, its masks ready to be drawn
         self._last: Frame | None = None  # the newest that was shown, and the masks that were on it
-        self._last_ready: _Ready | None = None
+        self._last_ready: Ready | None = None
         self._not_finite = False  # whether the newest clip has no masks, since the model gave NaN or infinity
         self._scene_began = self._told = 0.0
+        self.note = ""  # what is to be said of the masks that are drawn
         self.hidden = ""  # why the newest masks were not drawn on the last picture; "" when they were
         self.pictures = Recent()
         self.recent_ms = Recent()
@@ -135,12 +140,14 @@ class Compositor:
         """What was taken before then (time.monotonic()) shows something else: its masks are not drawn any more."""
         self._scene_began = began
 
-    def prepare(self, result: Inferred) -> None:
-        """Take the newest result. Called in the inference's thread, so that its work does not delay a picture."""
+    def prepare(self, result: Inferred) -> Ready:
+        """Take the newest result, and give what is drawn of it. Called in the inference's thread, so that its work does
+        not delay a picture."""
         position = len(result.frames) - 1 if self._show == "newest" else len(result.frames) // 2
-        ready = _Ready(result, position, self._controls.threshold, self._model, self._lesions)
+        ready = Ready(result, position, self._controls.threshold, self._model, self._lesions)
         ready.marks.prepare(self._controls.layers)
         self._ready, self._not_finite = ready, False
+        return ready
 
     def hide(self) -> None:
         """Draw no masks until the next result: the newest clip has none. Called in the inference's thread."""
@@ -162,7 +169,7 @@ class Compositor:
         """Draw a new frame, show it unless paused, and record it while that is on."""
         frame = self._blanked(captured.frame) if self._blank else captured.frame
         taken = frame.taken or captured.dequeued
-        ready = self._ready
+        ready = captured.own or self._ready
         drawn, age = self._mask_for(frame, ready)
         if shown or self._controls.recording.is_set():
             picture = self._drawn(frame, drawn)
@@ -213,9 +220,15 @@ class Compositor:
         drawn, age = self._mask_for(self._last, self._last_ready)
         self._present(self._last, drawn, age, self._drawn(self._last, drawn))
 
-    def _present(self, frame: Frame | None, ready: _Ready | None, age: float | None, picture: Image) -> None:
+    def _present(self, frame: Frame | None, ready: Ready | None, age: float | None, picture: Image) -> None:
         hidden = "" if ready is not None or frame is None else self._why_hidden(frame)
         masked = ready.masked if ready else None
+        self.note = ""
+        if masked is not None and masked.state in HIDING:
+            hidden = MEANING[masked.state]
+        elif masked is not None:
+            closed = (masked.state, "edge" if masked.at_edge else "")
+            self.note = "; ".join(MEANING[gate] for gate in closed if gate)
         lesions = tuple(lesion.record() for lesion in masked.lesions) if masked else ()
         size = (0, 0) if frame is None else (picture.shape[0], picture.shape[1])
         status = replace(self._status(hidden, None if age is None else age * 1000.0), lesions=lesions, size=size)
@@ -232,14 +245,16 @@ class Compositor:
             for screen in self._screens:
                 screen.show(Shown(self._last, None, picture, status))
 
-    def _mask_for(self, frame: Frame, ready: _Ready | None) -> tuple[_Ready | None, float | None]:
+    def _mask_for(self, frame: Frame, ready: Ready | None) -> tuple[Ready | None, float | None]:
         """Masks that fit the frame and are young enough, and their age in seconds; (None, None) without."""
         if ready is None or ready.masked.frame.image.shape != frame.image.shape or ready.drawn != self._controls.region:
             return None, None
         age = time.monotonic() - ready.taken
         # A picture that stands still keeps its masks; they are as old as it is.
         standing = frame is self._last and self._controls.paused.is_set()
-        if (age > self._max_age_s or ready.taken < self._scene_began) and not standing:
+        # A picture that has waited for its own masks is as old as they are.
+        old = age > self._max_age_s and ready.masked.frame is not frame
+        if (old or ready.taken < self._scene_began) and not standing:
             return None, None
         return ready.at(self._controls.threshold), age
 
@@ -248,12 +263,12 @@ class Compositor:
         if ready is None:
             return ""
         if ready.taken < self._scene_began or ready.masked.frame.image.shape != frame.image.shape:
-            return "the newest masks are of another scene"
+            return ANOTHER_SCENE
         if ready.drawn != self._controls.region:
             return "the newest masks are of another region"
         return f"masks older than {1000 * self._max_age_s:.0f} ms are hidden"
 
-    def _drawn(self, frame: Frame, ready: _Ready | None) -> Image:
+    def _drawn(self, frame: Frame, ready: Ready | None) -> Image:
         if ready is None:
             return frame.image
         return ready.marks.on(frame.image, self._controls.layers, self._controls.alpha)

@@ -6,20 +6,22 @@ import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from vivim_runtime.confidence import Confidence
 from vivim_runtime.errors import NotFiniteError
 from vivim_runtime.framing import Views
+from vivim_runtime.gating import Gatekeeper
 from vivim_runtime.live.buffer import ClipBuffer
 from vivim_runtime.live.meters import Durations, Recent
 from vivim_runtime.live.seeing import Seeing
 from vivim_runtime.live.threads import TICK_S
 from vivim_runtime.regions import Region
-from vivim_runtime.sessions.base import Clips, Logits, Session
-from vivim_runtime.sinks.base import MaskedFrame, check_finite
+from vivim_runtime.sessions.base import Clips, Logits, Session, Stream
+from vivim_runtime.sinks.base import MaskedFrame, check_finite, gated_frame
 from vivim_runtime.sources.base import Frame
 
 __all__ = ["Inference", "Inferred"]
@@ -39,8 +41,11 @@ class Inferred:
         fresh: positions whose frames were in no clip before.
         logits: float32 (T, K, h, w).
         prepared, started, finished: time.monotonic() when its pixels were ready, and of the session's call.
+        reset: why a streaming model forgot before it; "" where it did not.
         views: how its frames were seen; then logits are (V, T, K, h, w). None where all of them was stretched.
         drawn: the region that people had drawn; None without.
+        state: the gate that closed for the clip, "" when none did; gates: which there are.
+        sure: how sure the model is; None where nobody has calibrated it.
     """
 
     number: int
@@ -50,8 +55,12 @@ class Inferred:
     prepared: float
     started: float
     finished: float
+    reset: str = ""
     views: Views | None = None
     drawn: Region | None = None
+    state: str = ""
+    gates: tuple[str, ...] = ()
+    sure: Confidence | None = None
 
     @property
     def latency_ms(self) -> float:
@@ -60,15 +69,22 @@ class Inferred:
 
     def masked(self, position: int, threshold: float) -> MaskedFrame:
         """The masks of one of its frames, marked above a probability."""
-        return MaskedFrame.of(
+        logits = self.logits[position] if self.views is None else self.logits[:, position]
+        masked = MaskedFrame.of(
             self.frames[position],
-            self.logits[position] if self.views is None else self.logits[:, position],
+            logits,
             threshold,
             clip=self.number,
             position=position,
             latency_ms=self.latency_ms,
+            reset=self.reset,
             views=self.views,
         )
+        seen = logits[None] if self.views is None else logits
+        expected = None if self.sure is None else min(self.sure.expects(of_view, threshold) for of_view in seen)
+        height, width = masked.masks.shape[1:]
+        inside = None if self.views is None else self.views.inside((height, width))
+        return gated_frame(masked, self.state, self.gates, inside, expected)
 
 
 class Inference:
@@ -94,15 +110,21 @@ class Inference:
         stop: threading.Event,
         hide: Callable[[], None] = lambda: None,
         seeing: Seeing | None = None,
+        gates: tuple[str, ...] = (),
     ) -> None:
         """`done` takes every result; `hide` is called for a clip of which no mask can be made.
 
         Args:
             seeing: which part of the frames the session sees; None is all of them.
+            gates: when to be silent (vivim_runtime.gating).
         """
+        self._sure = session.info.confidence
+        self._gatekeeper = Gatekeeper(gates, None if self._sure is None else self._sure.domain)
         self._seeing, self._views = seeing, Views.of(session.info.takes)
         self._hide = hide
         self._session, self._buffer, self._min_hop, self._done, self._stop = session, buffer, hop, done, stop
+        self._streams: list[Stream] = []  # of a streaming model, one for each view
+        self._forget: deque[tuple[int, str]] = deque()  # from which frame on, and why
         self._small: dict[int, Clips] = {}  # frames at the model's size, since clips overlap
         self._last_index = -1
         self._hops: deque[int] = deque(maxlen=9)
@@ -111,6 +133,31 @@ class Inference:
         self.failure = self.not_finite = self.first_not_finite = ""
         self.clips = self.clips_not_finite = 0
         self.infer_ms, self.prepare_ms, self.recent_ms = Durations(), Durations(), Recent()
+
+    def forget(self, index: int, reason: str) -> None:
+        """Let a streaming model forget before the first clip that reaches a frame. Called in any thread."""
+        if self._session.info.streaming:
+            self._forget.append((index, reason))
+
+    def _reason_to_forget(self, index: int) -> str:
+        reason = ""
+        while self._forget and self._forget[0][0] <= index:
+            reason = self._forget.popleft()[1]
+        if reason:
+            self._streams.clear()
+        return reason
+
+    def _runners(self, views: int) -> Sequence[Callable[[Clips], Logits]]:
+        """What runs each view: the session, or of a streaming model a stream."""
+        if not self._session.info.streaming:
+            return [self._session] * views
+        self._streams = self._streams or [Stream(self._session) for _ in range(views)]
+        return self._streams
+
+    @property
+    def failing(self) -> bool:
+        """Whether no mask is to be waited for now."""
+        return bool(self.failure or self.not_finite)
 
     @property
     def hop(self) -> int:
@@ -157,11 +204,13 @@ class Inference:
         views = self._seeing.views(frames)
         if views is not None and views != self._views:
             self._views, self._small = views, {}
+            self._streams.clear()  # what they have seen was another part of the picture
         return views
 
     def _infer(self, frames: tuple[Frame, ...]) -> Inferred | None:
         """None while it is not known which part of the frames is to be seen."""
         begun = time.monotonic()
+        reset = self._reason_to_forget(frames[-1].index)
         info = self._session.info
         drawn = None if self._seeing is None else self._seeing.drawn
         views = self._seen(frames)
@@ -178,7 +227,7 @@ class Inference:
         pixels = [np.ascontiguousarray(np.broadcast_to(clip, (batch, *clip.shape))) for clip in clips]
         prepared = time.monotonic()
         self.busy_since = started = prepared
-        logits = np.stack([self._session(view)[0] for view in pixels])  # (V, T, K, H, W)
+        logits = np.stack([run(view)[0] for run, view in zip(self._runners(len(pixels)), pixels, strict=True)])
         finished = time.monotonic()
         if self._last_index >= 0:
             self._hops.append(last - self._last_index)
@@ -193,7 +242,21 @@ class Inference:
         self.recent_ms.add((finished - started) * 1000.0)
         for position, frame in enumerate(frames):
             check_finite(frame, logits[:, position])
-        return Inferred(self.clips - 1, frames, fresh, logits, prepared, started, finished, views, drawn)
+        return Inferred(
+            number=self.clips - 1,
+            frames=frames,
+            fresh=fresh,
+            logits=logits,
+            prepared=prepared,
+            started=started,
+            finished=finished,
+            reset=reset,
+            views=views,
+            drawn=drawn,
+            state=self._gatekeeper.judge_views([list(of_view) for of_view in clips]),
+            gates=self._gatekeeper.gates,
+            sure=self._sure,
+        )
 
 
 _EMPTY: Clips = np.zeros(0, np.uint8)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class LiveLedger:
         self._seen: set[int] = set()
         self._order: deque[int] = deque()
         self._write = write
+        self._resets: Counter[str] = Counter()
 
     def captured(self, frame: Frame) -> None:
         """A frame came."""
@@ -69,6 +70,18 @@ class LiveLedger:
             while len(self._order) > _REMEMBERED:
                 self._seen.discard(self._order.popleft())
 
+    def reset(self, frame: Frame, reason: str) -> None:
+        """A streaming model forgot before this frame."""
+        with self._lock:
+            self._resets[reason] += 1
+        if self._write:
+            self._write({"index": frame.index, "time_s": round(frame.time, 6), "reset": reason})
+
+    def resets(self) -> dict[str, int]:
+        """How often a streaming model forgot, by reason."""
+        with self._lock:
+            return dict(self._resets)
+
     def counts(self) -> dict[str, int]:
         """captured = the sum of FATES + waiting."""
         with self._lock:
@@ -81,7 +94,8 @@ class LiveLedger:
 
 
 class LedgerFile(JsonLines):
-    """`X.jsonl` of a live run: `run`, a `frame` line for each captured frame with its fate, `summary` with the counts.
+    """`X.jsonl` of a live run: `run`, a `frame` line for each captured frame with its fate, a `reset` line for each
+    time that a streaming model forgot, `summary` with the counts.
 
     Args:
         totals: called at the end, for the summary.

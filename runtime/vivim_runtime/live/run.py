@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from vivim_runtime.continuity import Continuity
 from vivim_runtime.errors import SourceError, UsageError
+from vivim_runtime.gating import HIDING, MEANING
 from vivim_runtime.live.buffer import ClipBuffer
 from vivim_runtime.live.capture import Capture
-from vivim_runtime.live.compositor import Captured, Compositor, Links, MaskOptions
+from vivim_runtime.live.compositor import ANOTHER_SCENE, Captured, Compositor, Links, MaskOptions
 from vivim_runtime.live.inference import Inference, Inferred
 from vivim_runtime.live.ledger import LedgerFile, LiveLedger
 from vivim_runtime.live.meters import Recent
@@ -20,9 +22,10 @@ from vivim_runtime.live.recording import Recorder
 from vivim_runtime.live.screens import Screen
 from vivim_runtime.live.seeing import Seeing
 from vivim_runtime.live.status import Controls, State, Status
+from vivim_runtime.live.sync import Pairing, SteadyState, Sync, SyncChoice
 from vivim_runtime.live.threads import END_S, LINE_QUEUE, TICK_S, Branch, Crew, Mailbox
 from vivim_runtime.measuring import Scales
-from vivim_runtime.offline import RunOptions
+from vivim_runtime.offline import RunOptions, check_stream
 from vivim_runtime.sessions.base import Session
 from vivim_runtime.sinks.base import Sink
 from vivim_runtime.sources.base import Frame, LiveSource, lost_frames
@@ -36,6 +39,8 @@ _FIRST_FRAME_S = 15.0
 _SIGNAL_INTERVALS, _SIGNAL_S = 5.0, 1.0
 # So long a first connection is nothing to worry about.
 _CONNECTING_S = 2.0
+# Why masks are hidden on purpose.
+_SILENT = frozenset(MEANING[gate] for gate in HIDING)
 # The first call of a session may compile kernels.
 _WARM_UP_S = 120.0
 
@@ -50,6 +55,8 @@ class LiveOptions:
         max_mask_age_s: masks older than this are hidden.
         timeout_s: give up after so many seconds without a frame; None waits for ever once there was one.
         stuck_s: a call of the session that takes longer is told as "inference stuck".
+        sync: whether every picture waits for its own mask, late by one inference: on, off, or auto, which asks for it
+            where masks would else be so old that an outline lies beside what moves (vivim_runtime.live.sync).
     """
 
     run: RunOptions = field(default_factory=RunOptions)
@@ -57,8 +64,11 @@ class LiveOptions:
     max_mask_age_s: float = 1.0
     timeout_s: float | None = None
     stuck_s: float = 5.0
+    sync: Sync = "off"
 
     def __post_init__(self) -> None:
+        if self.sync not in get_args(Sync):
+            raise UsageError(f"--sync is {self.sync}; expected {', '.join(get_args(Sync))}")
         for name, value in (
             ("--clip-rate", self.clip_fps),
             ("--max-mask-age", self.max_mask_age_s),
@@ -155,6 +165,10 @@ class _LiveRun:
         self.source, self.session, self.controls = source, session, controls
         self.options, self.outputs, self.tell = options, outputs, tell
         info, run = session.info, options.run
+        if info.streaming:
+            check_stream(info, run.hop or 1)
+            if options.clip_fps is not None:
+                raise UsageError(f"--clip-rate is given; {info.path.name} streams, and has no clips: leave it out")
         self.stop = threading.Event()
         self.crew = Crew(failed=controls.quit.set)
         self.lines: Branch[Mapping[str, Any]] | None = None
@@ -165,12 +179,16 @@ class _LiveRun:
         clip_fps = options.clip_fps or info.takes.clip_fps
         interval = None if clip_fps is None else 1.0 / clip_fps
         self.buffer = ClipBuffer(info.frames, interval, source.fps)
+        self.continuity = Continuity(source.fps) if info.streaming else None
+        self.sync = SyncChoice(options.sync)
+        self.pairing = Pairing()
+        self.steady = SteadyState()
         self.capture = Capture(source, self.crew, self._deliver, run.max_frames)
         self.recorder = Recorder(controls, options.run.scales or Scales())
         self.seeing = Seeing(info.takes, run.region, source, controls)
         self.scales = run.scales or Scales()
         self.inference = Inference(
-            session, self.buffer, run.hop or 1, self._inferred, self.stop, self._hide, self.seeing
+            session, self.buffer, run.hop or 1, self._inferred, self.stop, self._hide, self.seeing, run.gates
         )
         self.compositor = Compositor(
             MaskOptions(info, run.show, options.max_mask_age_s, self.scales, run.blank_outside),
@@ -216,24 +234,47 @@ class _LiveRun:
         if first:
             self.buffer.reset()
             self.compositor.new_scene(frame.taken or arrived)
+            if self.ledger.counts()["captured"] > 1:
+                self.inference.forget(frame.index, "connection")
         if frame.damaged:
             self.ledger.fate(frame, "damaged")
             return
         self.last_whole = arrived
+        if self.continuity and (reason := self.continuity.before(frame)) and not first:
+            self.inference.forget(frame.index, reason)
+        if self.controls.forget.is_set():
+            self.controls.forget.clear()
+            self.inference.forget(frame.index, "key")
         self.buffer.add(frame)
-        replaced = self.mailbox.put(Captured(frame, arrived))
+        captured = Captured(frame, arrived)
+        waiting = self.sync.on and self.inference.warm.is_set() and not self.inference.failing
+        for other in self.pairing.add(captured) if waiting else (captured,):
+            self._show(other)
+
+    def _show(self, captured: Captured) -> None:
+        replaced = self.mailbox.put(captured)
         if replaced is not None:
             self.ledger.fate(replaced.frame, "replaced")
 
     def _inferred(self, result: Inferred) -> None:
         """In the inference's thread."""
         self.ledger.inferred(result.frames)
-        self.compositor.prepare(result)
+        if result.reset:
+            self.ledger.reset(result.frames[-1], result.reset)
+        shown = self.compositor.prepare(result)
         self.recorder.clip(result)
+        self.sync.measured(result.finished - result.prepared)
+        own, dropped = self.pairing.take(shown.masked.frame.index)
+        for other in dropped:
+            self.ledger.fate(other.frame, "replaced")
+        if own is not None:
+            self._show(replace(own, own=shown))
 
     def _hide(self) -> None:
         """In the inference's thread."""
         self.compositor.hide()
+        for captured in self.pairing.flush():  # no mask comes for them
+            self._show(captured)
 
     def _supervise(self) -> None:
         opened, told, idle_since = False, 0.0, None
@@ -257,6 +298,9 @@ class _LiveRun:
                     self.controls.quit.set()
             elif self.capture.began is not None and not self.capture.ended:
                 self._check_time_out(now, self.capture.began)
+            if self.inference.failing or self._hangs(now):
+                for captured in self.pairing.flush():
+                    self._show(captured)
 
     def _check_time_out(self, now: float, began: float) -> None:
         last, limit = self.capture.last, self.options.timeout_s
@@ -268,13 +312,18 @@ class _LiveRun:
                 "is it connected and on?"
             )
 
+    def _hangs(self, now: float) -> bool:
+        busy = self.inference.busy_since
+        return busy is not None and now - busy > self.options.stuck_s
+
     def status(self, hidden: str, mask_age_ms: float | None) -> Status:
         """What to tell now; `hidden` says why there are masks, but none that may be drawn."""
         views = self.seeing.current
         state, message = self._state(hidden)
+        told = (message, self.compositor.note, self.recorder.message)
         return Status(
             state=state,
-            message=printable("; ".join(part for part in (message, self.recorder.message) if part), 400),
+            message=printable("; ".join(part for part in told if part), 400),
             source=printable(self.source.name, 200),
             model=self.session.info.preset,
             precision=self.session.info.precision,
@@ -289,6 +338,7 @@ class _LiveRun:
             counts=self.ledger.counts(),
             seconds=time.monotonic() - self.began,
             recording=self.recorder.active,
+            synchronised=self.sync.on,
             regions=() if views is None else tuple((r.x, r.y, r.width, r.height) for r in views.regions),
             region=self.seeing.rule,
             scale=printable(self.scales.describe(), 200),
@@ -296,6 +346,23 @@ class _LiveRun:
 
     def _state(self, hidden: str) -> tuple[State, str]:
         now = time.monotonic()
+        other = self._state_without_masks(now)
+        if other is None and hidden == ANOTHER_SCENE:  # as before the first mask
+            other = State.warming_up, hidden
+        if other is None and hidden in _SILENT:
+            other = State.silent, hidden
+        if other is not None:
+            self.steady.forget()
+            return other
+        if self.steady.is_stale(bool(hidden), now):
+            took = self.inference.recent_ms.quantiles().get("p50", 0.0)
+            slow = took > 500.0 * self.options.max_mask_age_s
+            hidden = hidden or "masks come again"
+            return State.stale, f"{hidden}; the model takes {took:.0f} ms a clip" if slow else hidden
+        return State.live, hidden  # which is not told as stale again, where it was just now
+
+    def _state_without_masks(self, now: float) -> tuple[State, str] | None:
+        """What there is to tell before masks are looked at; None where they decide."""
         if self.controls.paused.is_set():
             return State.paused, ""
         if self.capture.ended:
@@ -322,11 +389,7 @@ class _LiveRun:
             return State.warming_up, self.seeing.message
         if not self.inference.clips:
             return State.warming_up, ""
-        if hidden:
-            took = self.inference.recent_ms.quantiles().get("p50", 0.0)
-            slow = took > 500.0 * self.options.max_mask_age_s
-            return State.stale, f"{hidden}; the model takes {took:.0f} ms a clip" if slow else hidden
-        return State.live, ""
+        return None
 
     def _end(self) -> tuple[str, ...]:
         """Stop everything and close the files; what hangs is left behind, and named."""
@@ -335,8 +398,8 @@ class _LiveRun:
         self.capture.stop()
         abandoned = self.crew.join(until - 1.0)
         unseen = self.mailbox.take()
-        if unseen is not None:
-            self.ledger.fate(unseen.frame, "unseen")
+        for captured in [*self.pairing.flush(), *([unseen] if unseen else [])]:
+            self.ledger.fate(captured.frame, "unseen")
         abandoned += self.recorder.finish(until - 0.1)
         self.compositor.farewell()
         if self.lines:
@@ -352,6 +415,7 @@ class _LiveRun:
                 **self.ledger.inference(),
                 "clips": self.inference.clips,
                 "clips_not_finite": self.inference.clips_not_finite,
+                **({"resets": self.ledger.resets()} if self.continuity else {}),
                 "lost": lost_frames(self.source),
                 "lines_lost": lost,
             }
@@ -359,7 +423,7 @@ class _LiveRun:
         file = LedgerFile(path, first, totals)
 
         def write(line: Mapping[str, Any]) -> int:
-            file.line("frame", line)
+            file.line("reset" if "reset" in line else "frame", line)
             return 1
 
         return Branch(

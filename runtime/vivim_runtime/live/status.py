@@ -26,6 +26,7 @@ class State(str, Enum):
     live = "live"
     stale = "stale"  # the newest mask is older than the limit, and hidden
     no_signal = "no signal"  # the source gives no frames; it is being reopened
+    silent = "no mask"  # the picture is of a kind of which a mask would mean nothing (vivim_runtime.gating)
     stuck = "inference stuck"  # the session has not come back within its limit
     not_finite = "not finite"  # the model gives NaN or infinity, of which no mask can be made; masks are hidden
     paused = "paused"
@@ -63,6 +64,7 @@ class Status:
         counts: the ledger so far: captured, and what became of the frames; the counts sum.
         seconds: since the run began.
         recording: whether a recording is being written.
+        synchronised: whether every picture waits for its own mask.
         size: (H, W) of the picture; (0, 0) before the first.
         regions: what the model sees of it, each (x, y, width, height); () is all of it.
         region: where these are from, for people.
@@ -86,6 +88,7 @@ class Status:
     counts: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     recording: bool = False
+    synchronised: bool = False
     size: tuple[int, int] = (0, 0)
     regions: tuple[tuple[int, int, int, int], ...] = ()
     region: str = ""
@@ -126,6 +129,7 @@ class Controls:
         self.hud, self.hud_corner, self.view = hud, 0, View.masks  # corner: of `vivim_runtime.live.screens.hud.Hud`
         self.paused = threading.Event()  # the picture stands still; capture and recording go on
         self.recording = threading.Event()
+        self.forget = threading.Event()  # what a streaming model has seen
         self.quit = threading.Event()
         self._region: Region | None = None
 

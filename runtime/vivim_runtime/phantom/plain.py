@@ -11,6 +11,7 @@ import numpy.typing as npt
 from vivim_runtime.phantom.probe import Beams
 from vivim_runtime.phantom.spec import PhantomSpec
 from vivim_runtime.phantom.tissue import Scene
+from vivim_runtime.phantom.trouble import Trouble
 
 __all__ = ["plain_frames"]
 
@@ -26,12 +27,17 @@ def plain_frames(spec: PhantomSpec) -> Iterator[tuple[Image, Mask]]:
     scene = Scene(spec, rng, beams)
     sector = _sector(rng, beams.y, beams.x)
     furniture = _furniture(rng, *spec.size)
+    trouble = Trouble(spec) if spec.trouble else None
     for index in range(spec.frames):
-        grey, depth = scene.echoes(index / spec.fps, np.random.default_rng([spec.seed, 0x4652, index]))
+        noise = np.random.default_rng([spec.seed, 0x4652, index])
+        grey, depth = scene.echoes(
+            index / spec.fps, noise, visibility=1.0 if trouble is None else trouble.visibility(index)
+        )
         image = np.where(sector, np.clip(grey, 0, 1) * 255, 0)
         image = np.where(furniture > 0, np.maximum(image, furniture), image)
         rgb = np.clip(image[..., None] * scene.tint, 0, 255).astype(np.uint8)
-        yield rgb, np.zeros(sector.shape, bool) if depth is None else (depth > 0) & sector
+        mask = np.zeros(sector.shape, bool) if depth is None else (depth > 0) & sector
+        yield (rgb, mask) if trouble is None else trouble.upon(index, rgb, mask)
 
 
 def _sector(rng: np.random.Generator, y: Field, x: Field) -> Mask:

@@ -10,9 +10,11 @@ from vivim_runtime.errors import UsageError
 from vivim_runtime.phantom.layouts import SCREENS
 from vivim_runtime.sizes import parse_size
 
-__all__ = ["VIEWS", "PhantomName", "PhantomSpec"]
+__all__ = ["TROUBLES", "VIEWS", "PhantomName", "PhantomSpec"]
 
 VIEWS = ("whole", "region")
+# What hides a lesion for a while; `any` is one of the others, stretch by stretch (vivim_runtime.phantom.trouble).
+TROUBLES = ("shadow", "lift", "contrast", "any")
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,10 @@ class PhantomSpec:
         screen: the scanner's screen around it, one of `SCREENS`: `none`; a layout by its name; `convex`, `linear` or
             `sector`, the layouts of such probes, of `any` probe, or those that are `held-out` from these; `mixed`: by
             the seed a third each of plain ones, of whole screens, and of regions of screens.
+        contact: whether the probe touches anything; without, there are the reverberations of air, and no lesion.
         view: `whole` screen, or only the `region` that shows tissue, cut out by the smallest rectangle around it.
+        trouble: what hides the lesion for 5 to 30 frames at a time, one of TROUBLES; "" for nothing. Through a shadow
+            and where contrast goes, the truth stays where the lesion is; while the probe is lifted there is none.
     """
 
     seed: int = 0
@@ -38,6 +43,8 @@ class PhantomSpec:
     lesion: bool | None = None
     screen: str = "none"
     view: str = "whole"
+    contact: bool = True
+    trouble: str = ""
 
     def __post_init__(self) -> None:
         if self.frames < 1 or self.seed < 0 or not 0.0 < self.fps < float("inf"):  # which also refuses NaN
@@ -50,6 +57,10 @@ class PhantomSpec:
         for key, value, known in (("screen", self.screen, SCREENS), ("view", self.view, VIEWS)):
             if value not in known:
                 raise UsageError(f"phantom with {key}={value}: expected one of {', '.join(known)}")
+        if self.trouble not in ("", *TROUBLES):
+            raise UsageError(f"phantom with trouble={self.trouble}: expected {', '.join(TROUBLES)}")
+        if self.trouble and self.screen != "none":
+            raise UsageError(f"phantom with trouble={self.trouble} and screen={self.screen}: expected one of the two")
 
 
 @dataclass(frozen=True)
@@ -110,6 +121,11 @@ class PhantomName:
     def view(self) -> str:
         """The value of `view`."""
         return self.values.get("view", "whole")
+
+    @property
+    def trouble(self) -> str:
+        """The value of `trouble`."""
+        return self.values.get("trouble", "")
 
     def _no_number(self, key: str) -> UsageError:
         return UsageError(

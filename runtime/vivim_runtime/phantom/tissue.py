@@ -137,6 +137,15 @@ class Scene:
         self.flicker = rng.uniform(0.0, 0.5)
         self.tint = 1.0 + np.array([0.0, 0.0, rng.uniform(-0.06, 0.06)]) * (rng.random() < 0.3)
 
+        if not spec.contact:
+            self.lose_contact()
+
+    def lose_contact(self) -> None:
+        """Lift the probe: sound goes to and fro between its face and the air, and nothing comes from below."""
+        self.lesion, self.echo[:], self.texture[:], self.shadows[:] = None, 0, 0, 0
+        rings = 8 * np.cos(2 * np.pi * self.beams.deep / 0.045)
+        self.depth_gain = (2 + rings - 150 * self.beams.deep).astype(np.float32)
+
     def _echogenicity(self, rng: np.random.Generator, y: Field, x: Field, aspect: float) -> Field:
         """Decibels over the tissue: skin, layers with wavy borders, fascia, and vessels with bright walls."""
         echo = np.full(y.shape, rng.uniform(-16, -8), np.float32)
@@ -185,12 +194,15 @@ class Scene:
         y = self.beams.y + np.float32(swing[0]) + self.bulge[0] * beat
         return y, self.beams.x + np.float32(swing[1]) + self.bulge[1] * beat
 
-    def echoes(self, time: float, rng: np.random.Generator, gain_db: float = 0.0) -> tuple[Field, Field | None]:
+    def echoes(
+        self, time: float, rng: np.random.Generator, gain_db: float = 0.0, visibility: float = 1.0
+    ) -> tuple[Field, Field | None]:
         """What the beams bring back at a time in seconds.
 
         Args:
             rng: the frame's own noise.
             gain_db: what the user has turned the gain up by.
+            visibility: of the lesion, 1 as drawn and 0 like the tissue around it.
 
         Returns:
             grey: (rows, columns), of 0..1 but not clipped; depth below the lesion's outline, in units, positive inside,
@@ -205,6 +217,8 @@ class Scene:
         if self.lesion is not None:
             depth = self.lesion.inside(y, x, time)
             body = 0.5 + 0.5 * np.tanh(depth / (2 * self.lesion.edge))  # the logistic function, without overflow
+            if visibility < 1.0:
+                body = body * np.float32(visibility)
             inner = np.float32(-11.0 + self.lesion.contrast) + 1.3 * texture
             echo += body * (np.minimum(echo + self.lesion.contrast * 0.8, inner) - echo)
             # Sound that crossed the lesion was weakened less (enhancement) or more (shadow) than its surroundings.

@@ -7,6 +7,7 @@ package registers.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +19,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from vivim_runtime.confidence import CONFIDENCE_KEY, Confidence
 from vivim_runtime.contract import CONTRACT_KEY, InputContract
 from vivim_runtime.errors import ModelError
 from vivim_runtime.framing import Framing
 from vivim_runtime.provenance import DATA_KEY, TrainingData, data_from_json
-from vivim_runtime.regions import Region
+from vivim_runtime.regions import RegionRule
 from vivim_runtime.text import parse_json, parse_number, printable
 
 __all__ = [
@@ -154,6 +156,7 @@ class ModelInfo:
         metadata: everything else, as text.
         contract: pictures and clips that the weights were trained on; None of files that do not say.
         training_data: what they were trained on.
+        confidence: how sure it is, and what pictures it knows; None where nobody has calibrated it.
         streaming: it takes a film frame by frame (`frames` is 1) and remembers; `Session.stream` runs it.
         states: what it remembers from one call to the next.
     """
@@ -172,6 +175,7 @@ class ModelInfo:
     metadata: dict[str, str] = field(repr=False)
     contract: InputContract | None = None
     training_data: tuple[TrainingData, ...] = field(default=(), repr=False)
+    confidence: Confidence | None = field(default=None, repr=False)
     streaming: bool = False
     states: tuple[StateInfo, ...] = field(default=(), repr=False)
 
@@ -187,9 +191,20 @@ class ModelInfo:
         """How frames become what this file takes; files that do not say take whole pictures, stretched."""
         return (self.contract or InputContract.assumed(self.frames)).at(self.size, self.frames)
 
-    def framing(self, region: Region | None = None) -> Framing:
-        """How frames become pictures of it, and its logits come back; `region` None is all of a frame."""
-        return Framing(self.takes, region)
+    def framing(self, rule: RegionRule | None = None) -> Framing:
+        """How frames become pictures of it, and its logits come back, before a region is found in any frame.
+
+        Args:
+            rule: where the region comes from; None is that of the training.
+        """
+        contract = self.takes
+        return Framing(contract if rule is None else dataclasses.replace(contract, region=str(rule)))
+
+    def departure_of(self, rule: RegionRule | None) -> tuple[str, ...]:
+        """In what a region that is asked for differs from that of the training; () where it does not."""
+        if rule is None or rule == self.takes.rule:
+            return ()
+        return (f"trained on {self.takes.rule.describe()}, used on {rule.describe()}",)
 
     @property
     def departures(self) -> tuple[str, ...]:
@@ -226,6 +241,7 @@ class ModelInfo:
         """ValueError, TypeError or KeyError say what is wrong."""
         text = {key.removeprefix("vivim."): value for key, value in metadata.items()}
         contract = metadata.get(f"vivim.{CONTRACT_KEY}")
+        confidence = text.get(CONFIDENCE_KEY)
         frames, height, width = (_number(text, key, most) for key, most in _MOST.items())
         batch = None if text["batch"] == "dynamic" else _number(text, "batch", _MOST_BATCH)
         pixels = frames * height * width * (batch or 1)
@@ -251,6 +267,7 @@ class ModelInfo:
             metadata=metadata,
             contract=None if contract is None else InputContract.from_json(contract, str(path)),
             training_data=data_from_json(text.get(DATA_KEY, "[]"), str(path)),
+            confidence=None if confidence is None else Confidence.from_json(confidence, str(path)),
             streaming=streaming,
             states=_states(parse_json(text.get("states", "[]"))) if streaming else (),
         )

@@ -67,28 +67,41 @@ def inference_session(
         PluginError: there is a library of operators, and it does not load.
         Exception: ONNX Runtime cannot load the model; its exceptions share no base class.
     """
-    create = onnx_runtime("running an ONNX model").InferenceSession
+    runtime = onnx_runtime("running an ONNX model")
     fallback = len(providers) > 1  # from one provider to itself it is a second failure, and lines that are not ours
+    # It makes one Gemm of a product and its bias before int8 is looked for, and has no int8 Gemm with a float32 bias:
+    # such layers would run in float32, with the roundings on top.
+    disabled = ["MatMulAddFusion"] if len(providers) == 1 and _holds(model, b"QuantizeLinear") else []
+
+    def create(loaded: str | bytes, made: Any) -> Any:
+        return runtime.InferenceSession(
+            loaded, made, providers=providers, enable_fallback=fallback, disabled_optimizers=disabled
+        )
+
     native = None if bodies else native_library()
     reason = "they are not installed: make native, or pip install vivim-edge-native"
     if native is not None:
         with_operators = options()
         with_operators.register_custom_ops_library(str(native.path))
         try:
-            return create(model, with_operators, providers=providers, enable_fallback=fallback), native.instruction_set
+            return create(model, with_operators), native.instruction_set
         except Exception as error:  # of the file, which then fails again, or of types that the operators do not have
             reason = f"they cannot run this file: {_first_line(error)}"
-    session = create(model, options(), providers=providers, enable_fallback=fallback)
-    if not bodies and os.environ.get(NATIVE_VARIABLE) != BODIES and _has_operators(model):
+    session = create(model, options())
+    if not bodies and os.environ.get(NATIVE_VARIABLE) != BODIES and _holds(model, *_OPERATORS):
         _log.warning("running without compiled operators, several times slower, since %s", reason)
     return session, BODIES
 
 
-def _has_operators(model: str | bytes) -> bool:
+def _holds(model: str | bytes, *operators: bytes) -> bool:
+    """Whether a file, or its content, names one of the operators anywhere."""
     if isinstance(model, bytes):
-        return any(name in model for name in _OPERATORS)
-    with Path(model).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return any(content.find(name) >= 0 for name in _OPERATORS)
+        return any(operator in model for operator in operators)
+    with Path(model).open("rb") as file:
+        if not Path(model).stat().st_size:
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return any(content.find(operator) >= 0 for operator in operators)
 
 
 class OnnxSession:
@@ -223,7 +236,7 @@ def _providers(device: str, available: list[str]) -> list[Any]:
         or (index and kind != "cuda")
         or (number := parse_number(index or "0")) is None
     ):
-        raise UsageError(f"--device is {device}; expected auto, cpu, cuda or cuda:<index>")
+        raise UsageError(f"--device is {device}; expected auto, cpu, cuda, cuda:<index>, openvino or openvino:bf16")
     if kind == "cuda" and "CUDAExecutionProvider" not in available:
         raise UsageError(
             f"--device is {device}, but this ONNX Runtime has {', '.join(available)} only; "

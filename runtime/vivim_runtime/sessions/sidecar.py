@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import types
 import typing
@@ -21,7 +22,7 @@ from vivim_runtime.files import write_text
 from vivim_runtime.sessions.backends import BACKENDS
 from vivim_runtime.sessions.machine import Machine
 from vivim_runtime.sessions.plugin import Plugin
-from vivim_runtime.text import parse_json
+from vivim_runtime.text import parse_json, printable
 
 __all__ = [
     "HARDWARE_COMPATIBILITIES",
@@ -37,6 +38,10 @@ __all__ = [
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 # Names of TensorRT's HardwareCompatibilityLevel, in lower case.
 HARDWARE_COMPATIBILITIES = ("none", "ampere_plus", "same_compute_capability")
+
+_MOST_BATCH = 4096  # as of models
+_MOST_LETTERS = 2000  # of what a message quotes
+_VERSION = re.compile(r"[0-9][0-9A-Za-z.+-]{0,39}")
 
 # The newest record that this version reads.
 _FORMAT = 1
@@ -131,14 +136,21 @@ class EngineRecord:
             ),
             "engine_sha256": (re.fullmatch("[0-9a-f]{64}", self.engine_sha256), "64 hexadecimal digits"),
             "compute_capabilities": (
-                self.compute_capabilities and all(re.fullmatch(r"\d+\.\d", c) for c in self.compute_capabilities),
+                self.compute_capabilities
+                and all(re.fullmatch(r"[0-9]{1,3}\.[0-9]", c) for c in self.compute_capabilities),
                 "some such as 8.9",
             ),
-            "profile": (1 <= least <= usual <= most, "1 <= min_batch <= opt_batch <= max_batch"),
+            "profile": (
+                1 <= least <= usual <= most <= _MOST_BATCH,
+                f"1 <= min_batch <= opt_batch <= max_batch <= {_MOST_BATCH}",
+            ),
+            "library_version": (_VERSION.fullmatch(self.library_version), "one such as 10.13.3.9"),
+            "gpu": (_is_line(self.gpu or "none"), f"a name of 1 to {_MOST_LETTERS} letters"),
+            "build_command": (_is_line(self.build_command), f"a command of 1 to {_MOST_LETTERS} letters"),
         }
         for name, (right, expected) in rules.items():
             if not right:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected {expected}")
+                raise ValueError(f"{name} is {printable(str(getattr(self, name)), 200)}; expected {expected}")
 
     def write(self, engine: Path) -> Path:
         """Write the record beside the engine, whole or not at all; its path."""
@@ -155,6 +167,8 @@ class EngineRecord:
         """
         path = sidecar_path(engine)
         again = f"build the engine again: vivim-export trt MODEL.onnx -o {engine.name}"
+        if os.path.lexists(path) and not path.is_file():  # a FIFO would be waited for
+            raise IncompatibleEngineError(f"{path} is not a regular file; {again}")
         try:
             content = parse_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -175,6 +189,10 @@ class EngineRecord:
         except ValueError as error:
             raise IncompatibleEngineError(f"{path} is damaged ({error}); {again}") from None
         return record
+
+
+def _is_line(text: str) -> bool:
+    return 0 < len(text) <= _MOST_LETTERS and text.isprintable()
 
 
 def sidecar_path(engine: Path) -> Path:
@@ -277,7 +295,7 @@ def _check_library(record: EngineRecord, engine: Path, machine: Machine) -> None
 
 
 def _numbers(version: str) -> list[int]:
-    return [int(part) for part in re.findall(r"\d+", version)]
+    return [int(part) for part in re.findall(r"[0-9]{1,9}", version)]
 
 
 def _check_plugin(
@@ -327,4 +345,4 @@ def _parsed(kind: Any, value: Any, where: str) -> Any:
         return kind(**{f.name: _parsed(hints[f.name], value[f.name], f.name) for f in dataclasses.fields(kind)})
     if type(value) is kind:  # exactly: a bool is no int
         return value
-    raise ValueError(f"{where} is {value!r}; expected {getattr(origin or kind, '__name__', kind)}")
+    raise ValueError(f"{where} is {printable(repr(value), 80)}; expected {getattr(origin or kind, '__name__', kind)}")

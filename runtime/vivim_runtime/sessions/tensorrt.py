@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from vivim_runtime.errors import CudaError, ModelError, PluginError, UsageError, VivimError
 from vivim_runtime.sessions.backends import BACKENDS
-from vivim_runtime.sessions.base import Clips, Logits, ModelInfo, model_input
+from vivim_runtime.sessions.base import Clips, Logits, ModelInfo, model_input, no_stream
 from vivim_runtime.sessions.cuda import Cuda, host_array
 from vivim_runtime.sessions.engine import Engine
 from vivim_runtime.sessions.machine import Machine
@@ -168,6 +168,10 @@ class TensorRTSession:
             self._cuda.download(output.host, output.device, output.size(batch), self._stream)
             self._cuda.synchronize(self._stream)
             return output.array[:batch].copy()
+
+    def step(self, frames: Clips, states: object) -> tuple[Logits, object]:
+        """Of streaming files, of which engines are not built yet."""
+        raise no_stream(self.info)
 
     def warm_up(self) -> None:
         """Run twice on black pixels: the first call prepares the shapes, the second captures the graph."""

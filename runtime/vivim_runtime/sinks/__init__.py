@@ -14,7 +14,7 @@ from vivim_runtime.sinks.ledger import Ledger
 from vivim_runtime.sinks.masks import MaskFolder
 from vivim_runtime.sinks.segmentation import DicomSegmentation
 from vivim_runtime.sinks.structured_report import StructuredReport
-from vivim_runtime.sinks.video import VideoWriter
+from vivim_runtime.sinks.video import CONTAINERS, VideoWriter
 from vivim_runtime.sources.base import Source, lost_frames
 
 __all__ = ["Segmented", "Sink", "open_sink"]
@@ -29,7 +29,7 @@ def open_sink(
     encoder: str = "auto",
     scales: Scales | None = None,
 ) -> Sink:
-    """The sink that a name stands for: `X.mp4`, `X.jsonl`, `X.sr.dcm`, `X.dcm`, or else a folder for masks.
+    """The sink of a name: `X.mp4` (or `.mkv`, `.avi`, `.webm`), `X.jsonl`, `X.sr.dcm`, `X.dcm`, or a folder.
 
     Args:
         source: whose frames will come.
@@ -44,7 +44,7 @@ def open_sink(
     """
     path = Path(name)
     suffix = path.suffix.lower()
-    if suffix == ".mp4":
+    if suffix in CONTAINERS:
         return VideoWriter(path, source.size, source.fps, encoder)
     if suffix == ".jsonl":
         return Ledger(path, model.classes, run, lambda: lost_frames(source))
@@ -55,5 +55,6 @@ def open_sink(
     if name.endswith("/") or path.is_dir() or not suffix:
         return MaskFolder(path, overwrite)
     raise SinkError(
-        f"cannot write {name}: expected a name ending in .mp4, .jsonl, .dcm or .sr.dcm, or a folder for masks"
+        f"cannot write {name}: expected a name ending in {', '.join(CONTAINERS)}, .jsonl, .dcm or .sr.dcm, "
+        "or a folder for masks"
     )

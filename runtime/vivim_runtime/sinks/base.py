@@ -13,12 +13,13 @@ import numpy.typing as npt
 from vivim_runtime.clips import threshold_logit
 from vivim_runtime.errors import NotFiniteError
 from vivim_runtime.framing import Views, logits_at
+from vivim_runtime.gating import HIDING, touches_edge
 from vivim_runtime.measuring import Lesion, LesionFinder
 from vivim_runtime.regions import Region
 from vivim_runtime.sessions.base import Logits
 from vivim_runtime.sources.base import Frame, Image
 
-__all__ = ["MaskedFrame", "Segmented", "Sink", "check_finite", "measured_frame"]
+__all__ = ["MaskedFrame", "Segmented", "Sink", "check_finite", "gated_frame", "measured_frame"]
 
 
 def check_finite(frame: Frame, logits: Logits) -> None:
@@ -42,8 +43,12 @@ class MaskedFrame:
         logits: float32 (K, H, W) at the frame's resolution.
         masks: bool (K, H, W).
         latency_ms: from the clip being complete to its masks, shared by all frames of the clip.
+        reset: why a streaming model forgot before this frame (vivim_runtime.continuity.REASONS); "" where it did not.
         regions: what the model saw of the frame; () where that was all of it.
         lesions: the connected parts of the masks, measured; () where nobody asked.
+        state: the gate that closed for the clip (vivim_runtime.gating); its masks are empty where that hides them.
+        at_edge: whether a mask reaches the edge of the region.
+        confidence: the Dice that the model itself expects; None of models that are not calibrated.
     """
 
     frame: Frame
@@ -53,8 +58,12 @@ class MaskedFrame:
     logits: Logits
     masks: npt.NDArray[np.bool_]
     latency_ms: float
+    reset: str = field(default="", kw_only=True)
     regions: tuple[Region, ...] = field(default=(), kw_only=True)
     lesions: tuple[Lesion, ...] = field(default=(), kw_only=True)
+    state: str = field(default="", kw_only=True)
+    at_edge: bool = field(default=False, kw_only=True)
+    confidence: float | None = field(default=None, kw_only=True)
 
     @classmethod
     def of(
@@ -67,6 +76,7 @@ class MaskedFrame:
         position: int,
         latency_ms: float,
         padded: bool = False,
+        reset: str = "",
         views: Views | None = None,
     ) -> MaskedFrame:
         """What the model's logits mark in a frame: where the probability is above a threshold.
@@ -80,10 +90,10 @@ class MaskedFrame:
         """
         check_finite(frame, np.asarray(logits))
         size = (frame.image.shape[0], frame.image.shape[1])
-        at_size = logits_at(np.asarray(logits), size) if views is None else views.logits(logits, size)
+        at_size = logits_at(np.asarray(logits), size) if views is None else views.logits(list(logits), size)
         masks = at_size > threshold_logit(threshold)
         regions = views.regions if views else ()
-        return cls(frame, clip, position, padded, at_size, masks, latency_ms, regions=regions)
+        return cls(frame, clip, position, padded, at_size, masks, latency_ms, regions=regions, reset=reset)
 
     @classmethod
     def none(cls, frame: Frame, classes: int) -> MaskedFrame:
@@ -91,6 +101,27 @@ class MaskedFrame:
         shape = (classes, *frame.image.shape[:2])
         logits, masks = np.broadcast_to(np.float32(-np.inf), shape), np.broadcast_to(np.False_, shape)
         return cls(frame, -1, -1, False, logits, masks, 0.0)
+
+
+def gated_frame(
+    masked: MaskedFrame,
+    state: str,
+    gates: Sequence[str],
+    inside: npt.NDArray[np.bool_] | None,
+    confidence: float | None,
+) -> MaskedFrame:
+    """The same, its masks hidden where the gate of that state hides them.
+
+    Args:
+        state: what the gatekeeper said of the clip.
+        gates: which gates there are.
+        inside: (H, W), what the model sees; None is all.
+        confidence: the Dice that the model expects.
+    """
+    if state in HIDING:
+        return replace(masked, state=state, masks=np.zeros_like(masked.masks), confidence=None)
+    at_edge = "edge" in gates and touches_edge(masked.masks, inside)
+    return replace(masked, state=state, at_edge=at_edge, confidence=confidence)
 
 
 def measured_frame(masked: MaskedFrame, finder: LesionFinder, threshold: float, grain: float) -> MaskedFrame:
@@ -124,7 +155,11 @@ class Segmented(MaskedFrame):
             latency_ms=m.latency_ms,
             regions=m.regions,
             lesions=m.lesions,
+            state=m.state,
+            at_edge=m.at_edge,
+            confidence=m.confidence,
             picture=picture,
+            reset=m.reset,
         )
 
 

@@ -70,6 +70,9 @@ def found_in(item: MaskedFrame, classes: Sequence[ClassInfo]) -> dict[str, Any]:
     return {
         **({"region": [str(region) for region in item.regions]} if item.regions else {}),
         **({"lesions": lesions} if lesions else {}),
+        **({"state": item.state} if item.state else {}),
+        **({"at_edge": True} if item.at_edge else {}),
+        **({} if item.confidence is None else {"confidence": round(item.confidence, 4)}),
     }
 
 
@@ -99,6 +102,8 @@ class Ledger(JsonLines):
         self._counts["frames"] += 1
         self._counts["with_mask" if any(areas.values()) else "without_mask"] += 1
         self._counts["in_padded_clip"] += item.padded
+        if item.reset:
+            self._counts["resets"] = self._counts.get("resets", 0) + 1
         self.line(
             "frame",
             {
@@ -109,6 +114,7 @@ class Ledger(JsonLines):
                 "padded": item.padded,
                 "latency_ms": round(item.latency_ms, 3),
                 "area_px": areas,
+                **({"reset": item.reset} if item.reset else {}),
                 **found_in(item, self._classes),
             },
         )

@@ -1,4 +1,4 @@
-"""H.264 in MP4, fragmented: a run that is killed leaves a file that plays up to its last second.
+"""Video files: H.264 in MP4 (fragmented), MKV or AVI, VP9 in WebM. A killed run leaves one that plays up to its end.
 
 FFmpeg lists encoders of hardware that this machine does not have, and some open and then fail. So an encoder counts
 only when it has coded a picture of the very size that is wanted.
@@ -19,19 +19,17 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
 from vivim_runtime.errors import SinkError, UsageError
-from vivim_runtime.files import GrowingFile
+from vivim_runtime.files import GrowingFile, SeekingFile
 from vivim_runtime.sinks.base import Segmented
 from vivim_runtime.sources.base import Image
 
-__all__ = ["ENCODERS", "VideoWriter", "encoder_for", "encodes"]
+__all__ = ["CONTAINERS", "ENCODERS", "VideoWriter", "encoder_for", "encodes"]
 
 # Ticks a second of the frame times: the customary clock of MPEG.
 _CLOCK = 90_000
 # A fragment ends at a key frame, so the last second is what a killed run can lose.
 _KEY_SECONDS = 1.0
 _BT709 = 1  # of ISO/IEC 23091-2: primaries, transfer and matrix alike
-# Fragments; the index is written first and never touched again.
-_CONTAINER = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
 # Bits a pixel, of encoders that know no constant quality; about what crf 18 makes of ultrasound.
 _BITS_A_PIXEL = 0.2
 
@@ -52,6 +50,37 @@ class _Encoder:
     pixels: str = "yuv420p"
     constant_quality: bool = True
 
+
+@dataclass(frozen=True)
+class _Container:
+    """A kind of file.
+
+    Attributes:
+        format: as FFmpeg calls it.
+        options: of the muxer, for a file that plays when the run is killed.
+        grows: whether it is written from front to end alone.
+        fixed_rate: whether frames have no times of their own, but a rate.
+        encoder: the only one for it; None where H.264 is.
+    """
+
+    format: str
+    options: Mapping[str, str]
+    grows: bool = False
+    fixed_rate: bool = False
+    encoder: _Encoder | None = None
+
+
+# Constant quality, as fast as VP9 can be coded without a second thread.
+_VP9 = _Encoder("libvpx-vp9", {"crf": "30", "b": "0", "deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0"})
+CONTAINERS: Mapping[str, _Container] = {
+    # Fragments; the index is written first and never touched again.
+    ".mp4": _Container(
+        "mp4", {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}, grows=True
+    ),
+    ".mkv": _Container("matroska", {"cluster_time_limit": "1000", "flush_packets": "1"}),
+    ".avi": _Container("avi", {"flush_packets": "1"}, fixed_rate=True),
+    ".webm": _Container("webm", {"cluster_time_limit": "1000", "flush_packets": "1"}, encoder=_VP9),
+}
 
 _SOFTWARE = _Encoder("libx264", {"crf": "18", "preset": "veryfast", "tune": "zerolatency"})
 # In the order of preference. h264_vaapi is left out: it takes frames in the GPU's memory, which PyAV cannot give it.
@@ -131,18 +160,22 @@ class VideoWriter:
         self._padding = (size[0] % 2, size[1] % 2)
         padded = (size[0] + self._padding[0], size[1] + self._padding[1])
         rate = Fraction(fps).limit_denominator(1001)
-        self.encoder = encoder_for(encoder, padded, fps)
-        self._pixels = _BY_NAME[self.encoder].pixels
-        self._file = GrowingFile(path)
+        kind = CONTAINERS[path.suffix.lower()]
+        chosen = kind.encoder or _BY_NAME[encoder_for(encoder, padded, fps)]
+        if kind.encoder and encoder not in ("auto", chosen.name):
+            raise UsageError(f"{path} takes the encoder {chosen.name}, not {encoder}; use auto, or name a .mp4 file")
+        self.encoder, self._pixels = chosen.name, chosen.pixels
+        self._clock = rate if kind.fixed_rate else Fraction(_CLOCK)  # ticks a second
+        self._file = GrowingFile(path) if kind.grows else SeekingFile(path)
         try:
-            self._container: Any = av.open(self._file, "w", format="mp4", options=_CONTAINER)
+            self._container: Any = av.open(self._file, "w", format=kind.format, options=dict(kind.options))
             stream: Any = self._container.add_stream(self.encoder, rate=rate)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             self._file.discard()
             raise SinkError(f"cannot write a video to {path}: {getattr(error, 'strerror', None) or error}") from None
-        _set_up(stream.codec_context, _BY_NAME[self.encoder], padded, fps)
-        stream.time_base = Fraction(1, _CLOCK)
-        stream.options = dict(_BY_NAME[self.encoder].options)
+        _set_up(stream.codec_context, chosen, padded, fps)
+        stream.codec_context.time_base = stream.time_base = 1 / self._clock
+        stream.options = dict(chosen.options)
         self._stream = stream
         self._last = -1
         self._taken = self._packed = 0  # pictures given to the encoder, and those that came out of it
@@ -166,8 +199,8 @@ class VideoWriter:
             dst_color_range=ColorRange.MPEG,
         )
         # Two frames never share a time, even where a source repeats one.
-        self._last = max(self._last + 1, round(time * _CLOCK))
-        frame.pts, frame.time_base = self._last, Fraction(1, _CLOCK)
+        self._last = max(self._last + 1, round(time * self._clock))
+        frame.pts, frame.time_base = self._last, 1 / self._clock
         self._taken += 1
         self._mux(frame)
 

@@ -15,7 +15,7 @@ from vivim_runtime.sources.camera import (
     parse_capture,
 )
 from vivim_runtime.sources.dicom import DicomFile, is_dicom
-from vivim_runtime.sources.gstreamer import GStreamerPipeline
+from vivim_runtime.sources.gstreamer import GStreamerPipeline, csi_pipeline
 from vivim_runtime.sources.images import ImageFolder
 from vivim_runtime.sources.names import IMAGE_SUFFIXES
 from vivim_runtime.sources.paced import Paced
@@ -55,6 +55,11 @@ def open_source(uri: str, capture: CaptureOptions = _DEFAULT) -> Source:
         SourceError: when it is missing or cannot be read.
     """
     path = Path(uri)
+    scheme, separator, rest = uri.partition("://")
+    if separator and scheme == "v4l2":  # as jetson-inference calls it
+        return open_source(rest, capture)
+    if separator and scheme == "csi":
+        return GStreamerPipeline(csi_pipeline(uri, capture.size, capture.rate))
     if not uri.startswith("/dev/video") and _exists(path):
         return _recorded(path, uri)
     scheme, separator, _ = uri.partition(":")

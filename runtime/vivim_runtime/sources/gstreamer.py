@@ -10,13 +10,32 @@ import cv2
 
 from vivim_runtime.errors import SourceError
 from vivim_runtime.sources.base import MAX_PIXELS, Frame, LiveSource
+from vivim_runtime.text import parse_number
 
-__all__ = ["GStreamerPipeline", "has_gstreamer"]
+__all__ = ["GStreamerPipeline", "csi_pipeline", "has_gstreamer"]
 
 
 def has_gstreamer() -> bool:
     """Whether this OpenCV can run pipelines."""
     return re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()) is not None
+
+
+def csi_pipeline(uri: str, size: tuple[int, int] | None, rate: float | None) -> str:
+    """`csi://0`, the first camera at a Jetson's ribbon cable -> the pipeline that reads it.
+
+    Args:
+        size: (H, W) to ask for; 1280x720 where not given.
+        rate: frames a second to ask for; 30 where not given.
+
+    Raises:
+        SourceError: the number is none.
+    """
+    number = parse_number(uri.removeprefix("csi://").strip("/") or "0")
+    if number is None:
+        raise SourceError(f"{uri} is no camera; expected csi://0, csi://1, ...")
+    height, width = size or (720, 1280)
+    caps = f"video/x-raw(memory:NVMM),width={width},height={height},framerate={round(rate or 30)}/1,format=NV12"
+    return f"gst:nvarguscamerasrc sensor-id={number} ! {caps} ! nvvidconv ! video/x-raw,format=BGRx"
 
 
 class GStreamerPipeline(LiveSource):

@@ -14,12 +14,13 @@ _EXAMPLE = "phantom:seed=1,frames=90,size=480x640,fps=25,screen=any"
 
 
 def spec_from_uri(uri: str) -> PhantomSpec:
-    """The phantom that `phantom:seed=1,frames=90,size=480x640,fps=25` names; every key is optional.
+    """The phantom that `phantom:seed=1,frames=90,size=480x640,fps=25` names; every key is optional. `trouble`
+    hides the lesion for a while (vivim_runtime.phantom.TROUBLES).
 
     Raises:
         UsageError: an unknown key, a value that is no number, or a phantom that cannot be made.
     """
-    name = PhantomName.parse(uri, ("seed", "frames", "size", "fps", "screen", "view"), _EXAMPLE)
+    name = PhantomName.parse(uri, ("seed", "frames", "size", "fps", "screen", "view", "trouble"), _EXAMPLE)
     return PhantomSpec(
         seed=name.whole("seed", 0),
         frames=name.whole("frames", 90),
@@ -27,6 +28,7 @@ def spec_from_uri(uri: str) -> PhantomSpec:
         fps=name.number("fps", 25.0),
         screen=name.screen,
         view=name.view,
+        trouble=name.trouble,
     )
 
 

@@ -13,6 +13,7 @@ import av
 from vivim_runtime.errors import SourceError
 from vivim_runtime.sources.base import DEFAULT_FPS, MAX_PIXELS, Frame, counted_frames
 from vivim_runtime.sources.depth import significant_bits
+from vivim_runtime.sources.ending import missing_bytes
 from vivim_runtime.sources.film import (
     Decoding,
     FilmConverter,
@@ -26,8 +27,8 @@ from vivim_runtime.sources.geometry import Geometry
 
 __all__ = ["VideoFile"]
 
-# How notes about lost frames begin: a film that is read again says it once.
-_LOST = "lost:"
+# How notes about what is missing begin: a film that is read again says it once.
+_LOST, _CUT = "lost:", "cut off:"
 # Durations in headers are rounded, and count sound that is longer than the pictures.
 _GAP_S = 0.5
 
@@ -125,20 +126,36 @@ class VideoFile:
     def _count_lost(self, container: Any, stream: Any, decoding: Decoding, last: float) -> None:
         """Say what is missing, once everything has been read."""
         self.lost = decoding.lost
-        self.notes = [note for note in self.notes if not note.startswith(_LOST)]
+        self.notes = [note for note in self.notes if not note.startswith((_LOST, _CUT))]
         if decoding.lost:
             why = f" ({decoding.reason})" if decoding.reason else ""
             self.notes.append(
                 f"{_LOST} {counted_frames(decoding.lost)} of {self.name} cannot be decoded{why}; the rest is used"
             )
-        behind, seconds = (stream.frames or 0) - decoding.packets, _told_seconds(container, stream) - last
-        if behind <= 0 and seconds > _GAP_S + 1.5 / self.fps:
-            behind = round(seconds * self.fps) - 1
+        missing = missing_bytes(self._path) if self._content is None else 0
+        told = _told_seconds(container, stream)
+        # FFmpeg counts the frames of a GIF by itself, as far as the file goes.
+        counted = 0 if container.format.name == "gif" else stream.frames or 0
+        behind = counted - decoding.packets
+        if behind <= 0 and told - last > _GAP_S + 1.5 / self.fps:
+            behind = round((told - last) * self.fps) - 1
+        elif behind <= 0 and missing:
+            behind = round(told * self.fps) - decoding.packets
         if behind > 0:
             self.lost += behind
             self.notes.append(
                 f"{_LOST} {self.name} ends behind {decoding.packets} frames; about {behind} more "
                 f"({behind / self.fps:.1f} s) should follow: copy it again"
+            )
+        elif missing and (counted or told):
+            self.notes.append(
+                f"{_CUT} {self.name} lacks at least {missing} bytes at its end, but none of its frames; copy it again"
+            )
+        elif missing:
+            self.lost += 1
+            self.notes.append(
+                f"{_LOST} {self.name} lacks at least {missing} bytes at its end, and with them a frame or more; "
+                "copy it again"
             )
 
     def __enter__(self) -> VideoFile:

@@ -66,24 +66,26 @@ DRIVE_API int32_t drive_workspace(
 {
     std::vector<DynamicPluginTensorDesc> const io = tensorsOf(count, types, ranks, sizes).dynamic();
     IPluginV3OneBuild& build = nodeOf(handle).build();
+    int32_t const outputs = build.getNbOutputs(), inputs = count - outputs;
     for (int32_t i = 0; i < count; ++i)
-        if (!build.supportsFormatCombination(i, io.data(), count - 1, 1))
+        if (!build.supportsFormatCombination(i, io.data(), count - outputs, outputs))
         {
             gLog.last = "the format of tensor " + std::to_string(i) + " is not supported";
             return -1;
         }
-    *bytes = build.getWorkspaceSize(io.data(), count - 1, io.data() + count - 1, 1);
-    return build.configurePlugin(io.data(), count - 1, io.data() + count - 1, 1);
+    *bytes = build.getWorkspaceSize(io.data(), inputs, io.data() + inputs, outputs);
+    return build.configurePlugin(io.data(), inputs, io.data() + inputs, outputs);
 }
 
 DRIVE_API int32_t drive_enqueue(void* handle, int32_t tactic, int32_t count, int32_t const* types, int32_t const* ranks,
-    int64_t const* sizes, void const* const* inputs, void* output, void* workspace, void* stream)
+    int64_t const* sizes, void const* const* inputs, void* const* outputs, void* workspace, void* stream)
 {
-    Tensors const tensors = tensorsOf(count, types, ranks, sizes);
+    Tensors tensors = tensorsOf(count, types, ranks, sizes);
+    tensors.outputs = nodeOf(handle).build().getNbOutputs();
     IPluginV3OneRuntime& runtime = nodeOf(handle).runtime();
     if (int32_t const code = runtime.setTactic(tactic))
         return code;
-    if (int32_t const code = runtime.onShapeChange(tensors.in(), tensors.inputs(), tensors.out(), 1))
+    if (int32_t const code = runtime.onShapeChange(tensors.in(), tensors.inputs(), tensors.out(), tensors.outputs))
         return code;
-    return runtime.enqueue(tensors.in(), tensors.out(), inputs, &output, workspace, static_cast<cudaStream_t>(stream));
+    return runtime.enqueue(tensors.in(), tensors.out(), inputs, outputs, workspace, static_cast<cudaStream_t>(stream));
 }

@@ -128,7 +128,7 @@ public:
     std::string last;
 };
 
-// The tensors of a node, inputs first and the output last, with sizes that are known.
+// The tensors of a node, inputs first and the outputs last, with sizes that are known.
 class Tensors
 {
 public:
@@ -141,7 +141,7 @@ public:
         all.push_back(desc);
     }
 
-    int32_t inputs() const { return static_cast<int32_t>(all.size()) - 1; }
+    int32_t inputs() const { return static_cast<int32_t>(all.size()) - outputs; }
     PluginTensorDesc const* in() const { return all.data(); }
     PluginTensorDesc const* out() const { return all.data() + inputs(); }
 
@@ -160,6 +160,7 @@ public:
     }
 
     std::vector<PluginTensorDesc> all;
+    int32_t outputs = 1;
 };
 
 } // namespace host

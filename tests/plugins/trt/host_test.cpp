@@ -62,6 +62,30 @@ Tensors scanTensors(Sizes s, DataType type = DataType::kHALF)
     return tensors;
 }
 
+// The same with a state: one more input, and for the scan one more output.
+Tensors streamingConvTensors(Sizes s, DataType type = DataType::kHALF)
+{
+    Tensors tensors;
+    tensors.add({s.B, s.L, 2 * s.D}, type);
+    tensors.add({s.B, 3, s.D}, type);
+    tensors.add({s.K, s.D, 4}, DataType::kFLOAT);
+    tensors.add({s.K, s.D}, DataType::kFLOAT);
+    tensors.add({s.K, s.B, s.L, s.D}, type);
+    return tensors;
+}
+
+Tensors streamingScanTensors(Sizes s, DataType type = DataType::kHALF)
+{
+    Tensors tensors = scanTensors(s, type);
+    PluginTensorDesc const y = tensors.all.back();
+    tensors.all.pop_back();
+    tensors.add({s.B, s.N, s.D}, DataType::kFLOAT);
+    tensors.all.push_back(y);
+    tensors.add({s.B, s.N, s.D}, DataType::kFLOAT);
+    tensors.outputs = 2;
+    return tensors;
+}
+
 // One operator under test: its name, its inputs' names and a maker of valid tensors.
 struct Operator
 {
@@ -69,11 +93,15 @@ struct Operator
     bool scan;
     std::vector<char const*> inputs;
     Tensors (*tensors)(Sizes, DataType);
+    int32_t outputs = 1;
 };
 
 Operator const kOperators[] = {
     {"CausalConv1d", false, {"xz", "weight", "bias"}, convTensors},
     {"SelectiveScan", true, {"xc", "dbc", "xz", "A_log2e", "dt_weight", "dt_bias", "d_skip"}, scanTensors},
+    {"StreamingConv1d", false, {"xz", "tail", "weight", "bias"}, streamingConvTensors},
+    {"StreamingScan", true, {"xc", "dbc", "xz", "A_log2e", "dt_weight", "dt_bias", "d_skip", "initial"},
+        streamingScanTensors, 2},
 };
 
 template <class Integer>
@@ -98,24 +126,24 @@ Node makeGood(Library const& library, Operator const& op)
 
 int32_t shapeChange(Node const& node, Tensors const& t)
 {
-    return node.runtime().onShapeChange(t.in(), t.inputs(), t.out(), 1);
+    return node.runtime().onShapeChange(t.in(), t.inputs(), t.out(), t.outputs);
 }
 
 int32_t configure(Node const& node, std::vector<DynamicPluginTensorDesc> const& t)
 {
-    int32_t const inputs = static_cast<int32_t>(t.size()) - 1;
-    return node.build().configurePlugin(t.data(), inputs, t.data() + inputs, 1);
+    int32_t const outputs = node.build().getNbOutputs(), inputs = static_cast<int32_t>(t.size()) - outputs;
+    return node.build().configurePlugin(t.data(), inputs, t.data() + inputs, outputs);
 }
 
 size_t workspaceOf(Node const& node, std::vector<DynamicPluginTensorDesc> const& t)
 {
-    int32_t const inputs = static_cast<int32_t>(t.size()) - 1;
-    return node.build().getWorkspaceSize(t.data(), inputs, t.data() + inputs, 1);
+    int32_t const outputs = node.build().getNbOutputs(), inputs = static_cast<int32_t>(t.size()) - outputs;
+    return node.build().getWorkspaceSize(t.data(), inputs, t.data() + inputs, outputs);
 }
 
 void checkLibrary(Library const& library)
 {
-    check(library.creators.size() == 2, "getCreators lists two creators");
+    check(library.creators.size() == 4, "getCreators lists four creators");
     for (IPluginCreatorInterface* const creator : library.creators)
         check(!std::strcmp(creator->getInterfaceInfo().kind, "PLUGIN CREATOR_V3ONE"), "a creator is a V3One");
 }
@@ -138,7 +166,7 @@ void checkCreator(Library const& library, Operator const& op)
     check(!std::strcmp(node.core().getPluginName(), op.name) && !std::strcmp(node.core().getPluginNamespace(), "vivim")
             && !std::strcmp(node.core().getPluginVersion(), "1"),
         name + "its name, version and namespace are its creator's");
-    check(node.build().getNbOutputs() == 1, name + "it has one output");
+    check(node.build().getNbOutputs() == op.outputs, name + "it says how many outputs it has");
 }
 
 void checkWrongFields(Library const& library, Log& log, Operator const& op)
@@ -205,35 +233,36 @@ void checkFormats(Node const& node, Log& log, Operator const& op)
         Tensors const tensors = op.tensors({}, type);
         auto io = tensors.dynamic();
         bool all = true;
-        for (int32_t i = 0; i <= inputs; ++i)
-            all = all && node.build().supportsFormatCombination(i, io.data(), inputs, 1);
+        for (int32_t i = 0; i < inputs + op.outputs; ++i)
+            all = all && node.build().supportsFormatCombination(i, io.data(), inputs, op.outputs);
         check(all, name + "data type " + std::to_string(int32_t(type)) + " is supported");
-        for (int32_t i = 0; i <= inputs; ++i)
+        for (int32_t i = 0; i < inputs + op.outputs; ++i)
         {
             std::string const tensor = i < inputs ? op.inputs[i] : "the output";
             auto changed = io;
             changed[i].desc.format = TensorFormat::kCHW32;
-            bool refused = !node.build().supportsFormatCombination(i, changed.data(), inputs, 1);
+            bool refused = !node.build().supportsFormatCombination(i, changed.data(), inputs, op.outputs);
             changed = io;
             // For a parameter and float32 data the wrong type is half; int8 is wrong everywhere.
-            bool const parameter = i < inputs && tensors.all[i].type == DataType::kFLOAT && i > 0;
+            bool const parameter = i != inputs && tensors.all[i].type == DataType::kFLOAT && i > 0;
             changed[i].desc.type = parameter || type == DataType::kFLOAT ? DataType::kHALF : DataType::kFLOAT;
             if (i > 0)
-                refused = refused && !node.build().supportsFormatCombination(i, changed.data(), inputs, 1);
+                refused = refused && !node.build().supportsFormatCombination(i, changed.data(), inputs, op.outputs);
             changed[i].desc.type = DataType::kINT8;
-            refused = refused && !node.build().supportsFormatCombination(i, changed.data(), inputs, 1);
+            refused = refused && !node.build().supportsFormatCombination(i, changed.data(), inputs, op.outputs);
             check(refused, name + "another format or type of " + tensor + " is not supported");
         }
-        DataType output = DataType::kINT32;
+        DataType output[2] = {DataType::kINT32, DataType::kFLOAT};
         std::vector<DataType> types;
         for (int32_t i = 0; i < inputs; ++i)
             types.push_back(tensors.all[i].type);
-        check(node.build().getOutputDataTypes(&output, 1, types.data(), inputs) == 0 && output == type,
-            name + "the output has the data's type");
+        check(node.build().getOutputDataTypes(output, op.outputs, types.data(), inputs) == 0 && output[0] == type
+                && output[1] == DataType::kFLOAT,
+            name + "the output has the data's type, and a state is float32");
         check(shapeChange(node, tensors) == 0 && configure(node, io) == 0, name + "its shapes are accepted");
     }
     // What no negotiation would let through, and a hand-made engine might.
-    for (int32_t i = 0; i <= inputs; ++i)
+    for (int32_t i = 0; i < inputs + op.outputs; ++i)
     {
         Tensors tensors = op.tensors({}, DataType::kHALF);
         tensors.all[i].type = DataType::kINT8;
@@ -263,19 +292,24 @@ void checkOutputShape(Node const& node, Log& log, Operator const& op)
     }
     alignas(16) static char memory[256];
     auto& builder = reinterpret_cast<IExprBuilder&>(memory);
-    DimsExprs out{};
-    bool right = node.build().getOutputShapes(in.data(), inputs, nullptr, 0, &out, 1, builder) == 0;
-    right = right && out.nbDims == tensors.out()->dims.nbDims;
-    for (int32_t d = 0; right && d < out.nbDims; ++d)
+    DimsExprs outs[2]{};
+    bool right = node.build().getOutputShapes(in.data(), inputs, nullptr, 0, outs, op.outputs, builder) == 0;
+    for (int32_t i = 0; i < op.outputs; ++i)
     {
-        auto const* const place = reinterpret_cast<char const*>(out.d[d]);
-        int32_t const input = static_cast<int32_t>((place - &places[0][0]) / Dims::MAX_DIMS);
-        int32_t const axis = static_cast<int32_t>((place - &places[0][0]) % Dims::MAX_DIMS);
-        right = tensors.all[input].dims.d[axis] == tensors.out()->dims.d[d];
+        DimsExprs const& out = outs[i];
+        Dims const& expected = tensors.out()[i].dims;
+        right = right && out.nbDims == expected.nbDims;
+        for (int32_t d = 0; right && d < out.nbDims; ++d)
+        {
+            auto const* const place = reinterpret_cast<char const*>(out.d[d]);
+            int32_t const input = static_cast<int32_t>((place - &places[0][0]) / Dims::MAX_DIMS);
+            int32_t const axis = static_cast<int32_t>((place - &places[0][0]) % Dims::MAX_DIMS);
+            right = tensors.all[input].dims.d[axis] == expected.d[d];
+        }
     }
-    check(right, std::string(op.name) + ": the output's shape follows from the inputs'");
+    check(right, std::string(op.name) + ": the outputs' shapes follow from the inputs'");
     in[1].nbDims = 1;
-    check(node.build().getOutputShapes(in.data(), inputs, nullptr, 0, &out, 1, builder) != 0
+    check(node.build().getOutputShapes(in.data(), inputs, nullptr, 0, outs, op.outputs, builder) != 0
             && taken(log, std::string("input ") + op.inputs[1]),
         std::string(op.name) + ": a wrong rank is refused before there are shapes");
 }
@@ -285,7 +319,7 @@ void checkWrongShapes(Node const& node, Log& log, Operator const& op)
     std::string const name = std::string(op.name) + ": ";
     int32_t const inputs = static_cast<int32_t>(op.inputs.size());
     // Every size of every tensor changed alone makes the node impossible; the message names an input.
-    for (int32_t i = 0; i <= inputs; ++i)
+    for (int32_t i = 0; i < inputs + op.outputs; ++i)
     {
         Tensors const good = op.tensors({}, DataType::kHALF);
         std::string const tensor = i < inputs ? op.inputs[i] : "the output";
@@ -341,18 +375,22 @@ void checkCounts(Node const& node, Log& log, Operator const& op)
     auto const io = t.dynamic();
     for (int32_t const inputs : {t.inputs() - 1, t.inputs() + 1, 0})
     {
-        DataType type = DataType::kFLOAT;
-        DataType const types[8] = {};
+        DataType type[2] = {};
+        DataType const types[9] = {};
         IPluginV3OneBuild& build = node.build();
-        bool refused = node.runtime().onShapeChange(t.in(), inputs, t.out(), 1) != 0 && taken(log, "inputs and");
-        refused = refused && build.configurePlugin(io.data(), inputs, io.data(), 1) != 0 && taken(log, "inputs and");
-        refused = refused && build.getOutputDataTypes(&type, 1, types, inputs) != 0 && taken(log, "inputs and");
-        refused = refused && !build.supportsFormatCombination(0, io.data(), inputs, 1) && taken(log, "inputs and");
-        refused = refused && build.getWorkspaceSize(io.data(), inputs, io.data(), 1) == 0 && taken(log, "inputs and");
+        bool refused =
+            node.runtime().onShapeChange(t.in(), inputs, t.out(), op.outputs) != 0 && taken(log, "inputs and");
+        refused =
+            refused && build.configurePlugin(io.data(), inputs, io.data(), op.outputs) != 0 && taken(log, "inputs and");
+        refused = refused && build.getOutputDataTypes(type, op.outputs, types, inputs) != 0 && taken(log, "inputs and");
+        refused =
+            refused && !build.supportsFormatCombination(0, io.data(), inputs, op.outputs) && taken(log, "inputs and");
+        refused = refused && build.getWorkspaceSize(io.data(), inputs, io.data(), op.outputs) == 0
+            && taken(log, "inputs and");
         check(refused, name + std::to_string(inputs) + " inputs are refused");
     }
-    check(node.runtime().onShapeChange(t.in(), t.inputs(), t.out(), 2) != 0 && taken(log, "2 outputs"),
-        name + "two outputs are refused");
+    check(node.runtime().onShapeChange(t.in(), t.inputs(), t.out(), 3) != 0 && taken(log, "3 outputs"),
+        name + "three outputs are refused");
 }
 
 void checkDynamicSizes(Node const& node, Log& log, Operator const& op)
@@ -476,23 +514,31 @@ void checkEnqueueErrors(Node const& node, Log& log, Operator const& op)
     Tensors t = op.tensors({}, DataType::kFLOAT);
     alignas(16) static char memory[1 << 16] = {};
     std::vector<void const*> inputs(op.inputs.size(), memory);
-    void* output = memory;
+    void* outputs[2] = {memory, memory + (1 << 15)}; // a state that goes out is not where one comes in
     for (size_t i = 0; i < inputs.size(); ++i)
     {
+        if (!std::strcmp(op.inputs[i], "tail") || !std::strcmp(op.inputs[i], "initial"))
+            continue; // null stands for zeros
         auto missing = inputs;
         missing[i] = nullptr;
-        int32_t const code = node.runtime().enqueue(t.in(), t.out(), missing.data(), &output, memory, nullptr);
+        int32_t const code = node.runtime().enqueue(t.in(), t.out(), missing.data(), outputs, memory, nullptr);
         check(code != 0 && !log.last.empty(), name + "no memory for " + op.inputs[i] + " is refused: " + log.last);
         log.last.clear();
     }
     if (op.scan)
     {
-        int32_t const code = node.runtime().enqueue(t.in(), t.out(), inputs.data(), &output, nullptr, nullptr);
+        int32_t const code = node.runtime().enqueue(t.in(), t.out(), inputs.data(), outputs, nullptr, nullptr);
         check(code == VIVIM_BAD_WORKSPACE && !log.last.empty(), name + "no workspace is refused: " + log.last);
         log.last.clear();
     }
+    if (op.outputs == 2)
+    {
+        void* shared[2] = {memory, memory};
+        int32_t const code = node.runtime().enqueue(t.in(), t.out(), inputs.data(), shared, memory, nullptr);
+        check(code != 0 && taken(log, "final shares memory with initial"), name + "a state in place is refused");
+    }
     t.all[0].dims.d[1] += 1;
-    check(node.runtime().enqueue(t.in(), t.out(), inputs.data(), &output, memory, nullptr) != 0
+    check(node.runtime().enqueue(t.in(), t.out(), inputs.data(), outputs, memory, nullptr) != 0
             && taken(log, "; expected "),
         name + "enqueue refuses shapes that onShapeChange was not shown");
 }

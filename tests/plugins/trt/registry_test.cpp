@@ -77,9 +77,11 @@ int main(int argc, char** argv)
     for (int32_t i = 0; i < count; ++i)
         if (isInterface(*creators[i], "PLUGIN CREATOR_V3ONE"))
             ours += !std::strcmp(static_cast<IPluginCreatorV3One*>(creators[i])->getPluginNamespace(), "vivim");
-    check(ours == 2, "loaded twice, it is registered once");
+    check(ours == 4, "loaded twice, it is registered once");
     checkOperator(registry, "CausalConv1d", false);
     checkOperator(registry, "SelectiveScan", true);
+    checkOperator(registry, "StreamingConv1d", false);
+    checkOperator(registry, "StreamingScan", true);
     registry.deregisterLibrary(first);
     if (second != nullptr && second != first)
         registry.deregisterLibrary(second);

@@ -67,7 +67,7 @@ def test_quiet_says_nothing(model: str, monkeypatch: pytest.MonkeyPatch, capsys:
         pytest.param(["phantom:", "--show", "middle"], "newest", id="unknown show"),
         pytest.param(["phantom:", "--device", "tpu"], "expected auto, cpu, cuda", id="device"),
         pytest.param(["phantom:", "--threads", "-1"], "expected 0 (automatic) or more", id="threads"),
-        pytest.param(["phantom:", "o.avi"], "a name ending in .mp4, .jsonl, .dcm or .sr.dcm", id="unknown output"),
+        pytest.param(["phantom:", "o.gif"], "expected a name ending in .mp4, .mkv, .avi", id="unknown output"),
         pytest.param(["phantom:", "text.mp4/o.mp4"], "cannot create the folder", id="unwritable output"),
         pytest.param(["phantom:", "o.mp4", "o.mp4"], "named twice", id="one output twice"),
         pytest.param(["phantom:", "o.mp4", "./o.mp4"], "named twice", id="one output under two names"),

@@ -56,8 +56,8 @@ def test_measures_come_with_the_scale_of_the_place() -> None:
     (lesion,) = finder.find(frame((40, 40, 12)) > 0, frame((40, 40, 12)), 0.0, 0.0)
     assert lesion.measures is not None
     assert abs(lesion.measures.longest.value - 12.0) <= lesion.measures.longest.error
-    # One logit is one pixel here: the band of one logit moves each end by a pixel, the grid by half a one.
-    assert lesion.measures.longest.error == pytest.approx(0.5 * (2 + 1), abs=0.5 * 0.75)
+    # One logit is one pixel here: the band of six logits moves each end by six pixels, the grid by half a one.
+    assert lesion.measures.longest.error == pytest.approx(0.5 * (2 * 6 + 1), abs=0.5 * 0.75)
     record = lesion.record()
     assert record["lesion"] == 1 and record["longest_mm"][0] == round(lesion.measures.longest.value, 3)  # type: ignore[index]
     (plain,) = LesionFinder(Scales()).find(frame((40, 40, 12)) > 0, frame((40, 40, 12)), 0.0, 0.0)

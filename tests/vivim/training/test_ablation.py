@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import vivim
-from vivim.training.ablation import VARIANTS, AblationRow, markdown, records, run_ablation, variant
+from vivim.training.ablation import VARIANTS, AblationRow, differences, markdown, records, run_ablation, variant
 from vivim.training.batches import phantom_clips
 from vivim.training.fit import EpochReport, RunOptions
 from vivim.training.recipe import FitConfig
@@ -60,12 +60,66 @@ def test_variants_are_the_papers(name: str, layers: int, directions: tuple[str, 
     assert replace(recipe, **same) == RECIPE
 
 
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [("identity", "identity"), ("M1", "self_attention"), ("M2", "window_attention"), ("M3", "factorized_attention")],
+)
+def test_rows_beside_the_papers_replace_the_mixer_and_nothing_else(name: str, module: str) -> None:
+    recipe, whole = variant(name, RECIPE), variant("C3", RECIPE)
+    assert recipe == replace(whole, st_module=module, directions=None) and whole.directions is not None
+    ours, theirs = (vivim.Vivim(r.network()).state_dict() for r in (recipe, whole))
+    same = {key for key in theirs if ".mixer." not in key}
+    assert same == {key for key in ours if ".mixer." not in key}
+    assert {key for key in ours if ".mixer." in key} == set() or name != "identity"
+
+
+def test_identity_leaves_norms_and_convolutions_of_a_layer() -> None:
+    torch.manual_seed(0)
+    layer = vivim.Vivim(variant("identity", RECIPE).network()).stages[0].mamba[0]  # type: ignore[index, union-attr]
+    x = torch.randn(1, 2 * 3 * 4, 16)
+    mixed = x + layer.norm1(x)  # type: ignore[operator]
+    expected = mixed + layer.mlp(layer.norm2(mixed), 2, 3, 4)  # type: ignore[operator]
+    assert torch.equal(layer(x, 2, 3, 4), expected)
+
+
+def seeded(name: str, *dice: float) -> list[AblationRow]:
+    return [replace(row(name), seed=seed, scores=replace(row(name).scores, dice=d)) for seed, d in enumerate(dice)]
+
+
+def test_rows_are_compared_in_pairs_of_one_seed() -> None:
+    # Seeds differ by 10 points, and within each of them C3 is 1 point better than identity, give or take 0.1.
+    rows = seeded("C3", 0.71, 0.809, 0.911, 0.61) + seeded("identity", 0.70, 0.80, 0.90, 0.60)
+    (dice, hd95) = differences(rows)
+    assert (dice.row, dice.other, dice.figure, dice.seeds) == ("C3", "identity", "dice", 4)
+    # Mean 0.01, deviation 0.00082, a standard error of 0.00041; t of 3 degrees of freedom is 3.18.
+    assert dice.value == pytest.approx(0.01) and dice.is_shown
+    assert (dice.low, dice.high) == pytest.approx((0.01 - 0.0013, 0.01 + 0.0013), abs=2e-5)
+    assert (hd95.value, hd95.is_shown) == (0.0, False)
+
+
+def test_nothing_is_shown_by_one_seed_or_by_seeds_that_disagree() -> None:
+    (one, _) = differences(seeded("ours", 0.9) + seeded("C3", 0.5))
+    assert (one.low, one.high, one.seeds, one.is_shown) == (None, None, 1, False)
+    rows = seeded("ours", 0.9, 0.5) + seeded("C3", 0.8, 0.6)
+    assert not differences(rows)[0].is_shown
+    text = markdown(rows)
+    assert "| ours - C3 | Dice, points | +0.00 |" in text and text.count("not shown") == 2
+    assert text.splitlines()[2].startswith("| C3 | ST-Mamba | ✓ | ✓ | ✓ |  | 0.7000 |")
+
+
+def test_seeds_that_only_one_of_two_rows_has_are_left_out() -> None:
+    found = differences(seeded("ours", 0.9, 0.8, 0.7) + seeded("C3", 0.8, 0.6))
+    assert found[0].seeds == 2 and found[0].value == pytest.approx(0.15)
+
+
 def test_variants_stand_in_the_order_of_the_table() -> None:
     assert VARIANTS == ("basic", "C1", "C2", "C3", "ours")
 
 
 def test_variants_that_do_not_exist_are_refused() -> None:
-    with pytest.raises(vivim.ConfigError, match="no variant 'C4'; expected some of basic, C1, C2, C3, ours"):
+    with pytest.raises(
+        vivim.ConfigError, match="no variant 'C4'; expected some of basic, identity, C1, C2, C3, M1, M2, M3, ours"
+    ):
         variant("C4", RECIPE)
     with pytest.raises(vivim.ConfigError, match="'ours' is the one with the boundary losses"):
         variant("ours", replace(RECIPE, boundary=0.0, affine=0.0))
@@ -77,10 +131,11 @@ def row(name: str, hd95: float | None = 4.5) -> AblationRow:
 
 def test_table_marks_the_parts_of_every_variant() -> None:
     lines = markdown([row(name) for name in VARIANTS]).splitlines()
+    lines = lines[: lines.index("")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[0][:5] == ["", "forward", "backward", "spatial", "BAC"]
+    assert cells[0][:6] == ["", "mixer", "forward", "backward", "spatial", "BAC"]
     assert [line.count("|") for line in lines] == [len(cells[0]) + 1] * 7
-    marks = {line[0]: "".join("x" if cell == "✓" else "." for cell in line[1:5]) for line in cells[2:]}
+    marks = {line[0]: "".join("x" if cell == "✓" else "." for cell in line[2:6]) for line in cells[2:]}
     assert marks == {"basic": "....", "C1": "x...", "C2": "xx..", "C3": "xxx.", "ours": "xxxx"}
 
 

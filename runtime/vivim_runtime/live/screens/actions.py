@@ -47,6 +47,10 @@ def _move(step: float, controls: Controls) -> None:
     controls.change_threshold(step)
 
 
+def _forget(controls: Controls) -> None:
+    controls.forget.set()
+
+
 def _see_all(controls: Controls) -> None:
     controls.see(None)
 
@@ -77,6 +81,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("hud", "i", "more or less writing", Controls.next_hud),
     Action("move_hud", "k", "writing in another corner", Controls.move_hud),
     Action("record", "r", "record", partial(_flip, "recording")),
+    Action("forget", "n", "forget what was seen (models that stream)", _forget),
     Action("region_reset", "x", "drop the drawn region (drag to draw one)", _see_all),
     Action("snapshot", "s", "save the picture", remote=False),
     Action("fullscreen", "f", "full screen", remote=False),

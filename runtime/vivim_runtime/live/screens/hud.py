@@ -46,6 +46,7 @@ _SEPARATOR = " | "
 _BAR_COLORS = {
     State.warming_up: (25, 84, 123),
     State.stale: (150, 90, 0),
+    State.silent: (150, 90, 0),
     State.no_signal: (160, 20, 20),
     State.stuck: (160, 20, 20),
     State.not_finite: (160, 20, 20),
@@ -72,6 +73,8 @@ def status_lines(status: Status, threshold: float | None = None, short: bool = F
         fps += f"{'/' if short else ' fps of '}{status.source_fps:.0f}"
     lines = [fps if " fps" in fps else f"{fps} fps"]
     lines.append("no mask" if age is None else f"mask {'' if short else 'age '}{age:.0f} ms")
+    if status.synchronised:
+        lines.append("in step" if short else "picture waits for its mask")
     if latency:
         p95 = f"p95 {latency['p95']:.0f} ms"
         lines.append(p95 if short else f"latency p50 {latency['p50']:.0f} ms, {p95}")

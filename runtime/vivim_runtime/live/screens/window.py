@@ -234,9 +234,11 @@ class Window:
 
     def _set_mode(self, size: tuple[int, int]) -> None:
         if self._fullscreen:
+            if self._pygame.display.get_surface() is not None:
+                # A window manager does that; without one, SDL leaves the window where the smaller one was.
+                self._pygame.display.set_window_position((0, 0))
+                self._pygame.event.pump()
             self._pygame.display.set_mode((0, 0), self._pygame.FULLSCREEN)
-            # A window manager does that; without one, SDL leaves the window where the smaller one was.
-            self._pygame.display.set_window_position((0, 0))
             self._pygame.mouse.set_visible(False)
         else:
             self._pygame.display.set_mode(size, self._pygame.RESIZABLE)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ from vivim_runtime.errors import MissingExtraError, SourceError
 from vivim_runtime.sources.bounded import BoundedFile
 
 __all__ = ["frame_groups", "is_dicom", "kind_of", "numbers", "read_dicom", "read_header", "reason_of", "without"]
+
+# Of a deflated file: 100 pictures of 8K as RGB would be more, and nobody deflates those.
+_MOST_INFLATED = 1 << 30
+_CHUNK = 1 << 20
 
 
 def is_dicom(path: Path) -> bool:
@@ -58,11 +63,12 @@ def _read(path: Path, pixels: bool) -> tuple[Any, int]:
             # pydicom warns of what it puts up with (and goes on without what a cut file lost) and raises the rest.
             warnings.simplefilter("always")
             with BoundedFile(path) as file:
+                _check_inflated(path, file)
                 dataset = pydicom.dcmread(file, stop_before_pixels=not pixels)
                 place = file.tell()
     except pydicom.errors.InvalidDicomError:
         raise SourceError(f"{path} is no DICOM file (it lacks the prefix DICM); is it complete?") from None
-    except MemoryError:
+    except (MemoryError, SourceError):
         raise
     except Exception as error:  # pydicom, zlib and struct raise whatever a damaged byte leads them to
         # Not the error's text: it may quote a value.
@@ -71,6 +77,42 @@ def _read(path: Path, pixels: bool) -> tuple[Any, int]:
     if cut:
         raise SourceError(f"{path} is cut off: expected more behind {path.stat().st_size} bytes; copy it again")
     return dataset, place
+
+
+def _check_inflated(path: Path, file: BoundedFile) -> None:
+    """Refuse a deflated file that unpacks to more than any loop needs: pydicom would unpack all of it into memory.
+
+    Raises:
+        SourceError, and whatever pydicom and zlib raise of a damaged file.
+    """
+    from pydicom.filereader import read_partial
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    if file.read(132)[128:] == b"DICM":
+        file.seek(0)
+        meta = read_partial(file, lambda tag, vr, length: True).file_meta  # up to the first element of the data set
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            file.seek(_end_of_meta(file))
+            unpacking, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+            data = file.read(_CHUNK)
+            while data and not unpacking.eof:
+                size += len(unpacking.decompress(data, _CHUNK))
+                if size > _MOST_INFLATED:
+                    raise SourceError(
+                        f"{path} unpacks to more than {_MOST_INFLATED >> 20} MiB, which is no loop of pictures; "
+                        "convert it, for instance with: gdcmconv --raw IN OUT"
+                    )
+                data = unpacking.unconsumed_tail or file.read(_CHUNK)
+    file.seek(0)
+
+
+def _end_of_meta(file: BoundedFile) -> int:
+    """Where the group 0002 ends, by its first element, its length (PS3.10 7.1)."""
+    file.seek(132)
+    group = file.read(12)
+    if group[:8] != b"\x02\0\0\0UL\x04\0":
+        raise ValueError("no length of the file's meta information")
+    return 144 + int.from_bytes(group[8:], "little")
 
 
 def numbers(dataset: Any, keyword: str) -> list[float] | None:

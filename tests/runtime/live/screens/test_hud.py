@@ -12,9 +12,9 @@ import pytest
 from vivim_runtime.live.screens import hud as hud_module
 from vivim_runtime.live.screens import letters
 from vivim_runtime.live.screens.actions import ACTIONS
-from vivim_runtime.live.screens.hud import Hud, legible, status_lines
+from vivim_runtime.live.screens.hud import Hud, legible, marked, status_lines
 from vivim_runtime.live.screens.letters import Text
-from vivim_runtime.live.status import State, Status
+from vivim_runtime.live.status import HudLevel, State, Status
 from vivim_runtime.sessions.base import ClassInfo
 
 GREEN, AMBER = ClassInfo("lesion", (0, 230, 118)), ClassInfo("polyp", (255, 193, 7))
@@ -120,6 +120,41 @@ def test_help_and_messages_of_the_screen_appear_only_when_asked_for() -> None:
     middle = (slice(260, 460), slice(540, 740))
     assert np.median(helped[middle]) < 60 and (quiet[middle] == 100).all()  # a dark panel
     assert (hud.draw(plain(100), LIVE, message="saved x.png")[130:160, :300] != quiet[130:160, :300]).any()
+
+
+@pytest.mark.parametrize(
+    ("corner", "rows", "columns"),
+    [
+        pytest.param(0, slice(0, 140), slice(0, 400), id="top left"),
+        pytest.param(1, slice(0, 140), slice(880, 1280), id="top right"),
+        pytest.param(2, slice(560, 690), slice(880, 1280), id="bottom right"),
+        pytest.param(3, slice(560, 690), slice(0, 400), id="bottom left"),
+    ],
+)
+def test_the_figures_move_into_a_corner(corner: int, rows: slice, columns: slice) -> None:
+    white = (Hud([GREEN]).draw(plain(100), LIVE, threshold=0.5, corner=corner) > 240).all(axis=2)
+    white[690:] = False  # what runs stays at the bottom
+    figures = white[rows, columns].sum()
+    assert figures > 500 and figures > 0.8 * white.sum()  # the legend is on the other side
+
+
+def test_less_is_written_when_that_is_asked_for_but_never_less_than_the_state() -> None:
+    hud = Hud([GREEN])
+    written = {level: int((hud.draw(plain(100), LIVE, level=level) != 100).sum()) for level in HudLevel}
+    assert written[HudLevel.none] == 0 < written[HudLevel.small] < written[HudLevel.full] / 2
+    stopped = hud.draw(plain(100), in_state(State.no_signal), level=HudLevel.none)
+    assert (stopped != 100).any(axis=2).all(axis=1).sum() >= 30  # the bar
+
+
+def test_the_notice_stands_at_every_level_until_an_option_takes_it_away() -> None:
+    for level in HudLevel:
+        noticed = Hud([GREEN], notice=True).draw(plain(100), LIVE, level=level)
+        assert (noticed[690:] != Hud([GREEN]).draw(plain(100), LIVE, level=level)[690:]).any()
+
+
+def test_a_picture_from_before_has_a_bar_that_no_live_picture_has() -> None:
+    changed = (marked(plain(100), "AGAIN: 3.0 s ago") != 100).any(axis=2)
+    assert changed[:30].all(axis=1).sum() >= 20 and not changed[200:].any()  # rows right across
 
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom

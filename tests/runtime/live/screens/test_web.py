@@ -21,6 +21,8 @@ import numpy as np
 import pytest
 
 from vivim_runtime.errors import SinkError, UsageError
+from vivim_runtime.live.ledger import FATES
+from vivim_runtime.live.screens.actions import ACTIONS
 from vivim_runtime.live.screens.base import ScreenOptions
 from vivim_runtime.live.screens.web import WebViewer
 from vivim_runtime.live.screens.web.access import Access, Address
@@ -151,6 +153,53 @@ def test_the_page_and_its_parts_need_nothing_from_elsewhere() -> None:
             assert b"http://" not in body.replace(b"http://www.w3.org/2000/svg", b"") and b"https://" not in body
             assert "default-src 'self'" in headers["content-security-policy"]
             assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_opacity_is_set_to_a_number_and_to_nothing_else() -> None:
+    def put(web: WebViewer, **body: Any) -> int:
+        return ask(web, "/controls", "POST", json.dumps(body), Content_Type="application/json")[0]
+
+    with viewer() as (web, controls):
+        assert put(web, set="opacity", value=0.25) == 200 and controls.alpha == 0.25
+        assert put(web, set="opacity", value=7) == 200 and controls.alpha == 1.0
+        for value in (True, "0.5", None, [], float("nan")):
+            assert put(web, set="opacity", value=value) == 400
+        assert put(web, set="threshold", value=0.5) == 400 and put(web, set=["opacity"], value=0.5) == 400
+        assert controls.alpha == 1.0
+
+
+def test_the_page_says_that_it_is_for_research_unless_told_not_to() -> None:
+    for notice in (True, False):
+        with WebViewer("http://127.0.0.1:0", Controls((), 0.5, 0.4), MODEL, ScreenOptions(notice=notice)) as web:
+            assert json.loads(ask(web, "/status")[2])["notice"] == ("RESEARCH USE ONLY" if notice else "")
+
+
+def test_the_last_seconds_are_shown_again_marked_as_old_and_then_end() -> None:
+    with viewer() as (web, _), streams(web, 1) as (live,):
+        newest = live.picture()
+        for index in range(2, 6):
+            web.show(shown(index))
+            newest = live.picture()
+        again = Stream(web, "/again")
+        old = again.picture()
+        assert old.shape == newest.shape
+        # The bar across the top, which no live picture has: orange (150, 90, 0) at 85 %.
+        bar = old[4, 4].astype(int)
+        assert bar[0] > bar[1] > bar[2] and np.abs(bar - newest[4, 4]).max() > 40
+        for _ in range(4):
+            again.picture()
+        with pytest.raises(AssertionError, match="the stream has ended"):
+            again.picture()
+        again.close()
+
+
+def test_the_words_of_the_page_have_every_fate_of_a_frame() -> None:
+    with viewer() as (web, _):
+        script = ask(web, "/viewer.js")[2].decode()
+        page = ask(web, "/")[2].decode()
+    assert all(f'"frames {fate}"' in script for fate in ("captured", *FATES))
+    for action in ACTIONS:
+        assert not action.remote or f'"{action.name}"' in script + page, action.name
 
 
 def test_status_is_json_with_the_controls() -> None:
@@ -629,8 +678,9 @@ def test_the_page_works_in_a_browser(tmp_path: Path) -> None:
             index = 0
             while not ended.wait(0.04):
                 item = shown(index)
+                image = images[index % 20]
                 status = replace(item.status, size=(480, 640), lesions=(MEASURED,))
-                web.show(Shown(item.frame, None, images[index % 20], status))
+                web.show(Shown(replace(item.frame, image=image), None, image, status))
                 index += 1
 
         player = threading.Thread(target=play)
@@ -659,8 +709,24 @@ def test_the_page_works_in_a_browser(tmp_path: Path) -> None:
             time.sleep(6)  # for the chart
             pixels = "document.getElementById('chart').getContext('2d').getImageData(0, 0, 640, 280).data"
             assert browser.eval(f"{pixels}.some(value => value > 200)") is True
+            browser.eval("document.querySelector('[data-action=side]').click()")
+            assert within(lambda: browser.eval("document.getElementById('picture').naturalWidth") == 1280, 10)
+            browser.eval("document.querySelector('[data-action=side]').click()")
+            browser.eval(
+                "const slider = document.getElementById('opacity'); slider.value = 0.8; "
+                "slider.dispatchEvent(new Event('input'))"
+            )
+            assert within(lambda: controls.alpha == 0.8)
+            browser.eval("document.getElementById('replay').click()")
+            assert within(lambda: browser.eval("document.getElementById('again').hidden") is False)
             keep = os.environ.get("VIVIM_TEST_SCREENSHOTS")
             if keep:
+                time.sleep(1)
+                shot = browser.call("Page.captureScreenshot")["data"]
+                (Path(keep) / "web-again.png").write_bytes(b64decode(shot))
+            browser.eval("document.getElementById('replay').click()")
+            if keep:
+                time.sleep(1)
                 shot = browser.call("Page.captureScreenshot")["data"]
                 (Path(keep) / "web.png").write_bytes(b64decode(shot))
             ended.set()

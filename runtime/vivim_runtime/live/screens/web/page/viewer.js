@@ -170,7 +170,8 @@ function take(status) {
   if (failures !== undefined && status.stream_failures !== failures) openStream();
   failures = status.stream_failures;
   const silent = status.age_s > OLD_S;
-  setState(silent ? "no signal" : status.state, silent ? `the run has said nothing for ${status.age_s.toFixed(0)} s` : status.message);
+  if (replaying !== undefined) setState("again", "the last ten seconds, not live");
+  else setState(silent ? "no signal" : status.state, silent ? `the run has said nothing for ${status.age_s.toFixed(0)} s` : status.message);
   element("threshold").textContent = status.threshold.toFixed(2);
   const on = { pause: status.paused, record: status.recording, overlay: status.layers.includes("overlay"),
     contour: status.layers.includes("contour"), mask: status.layers.includes("mask"), region_reset: status.region_drawn,

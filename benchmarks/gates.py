@@ -1,0 +1,140 @@
+"""How often each gate is wrong, and what it misses: on phantoms, on pictures of other kinds, and on cines of your own.
+
+    python benchmarks/gates.py WEIGHTS [CINE ...] [--clips 60] [--size 256] [--region auto]
+
+WEIGHTS have been through `vivim-train calibrate-confidence`. A clip is five frames, as the model sees them. Cines are
+real ultrasound: every gate that hides and closes for them is a false alarm.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pydicom.data import get_testdata_file
+
+from vivim.checkpoint import read_training
+from vivim_runtime.clips import windows
+from vivim_runtime.framing import Views, resized
+from vivim_runtime.gating import GATES, Gatekeeper
+from vivim_runtime.locating import located
+from vivim_runtime.phantom import PhantomSpec, phantom_frames
+from vivim_runtime.regions import RegionRule
+from vivim_runtime.sizes import parse_size
+from vivim_runtime.sources import open_source
+
+Image = npt.NDArray[np.uint8]
+Clip = list[Image]
+_T = 5
+
+
+def phantoms(size: tuple[int, int], clips: int, **options: str | bool) -> Iterator[Clip]:
+    for seed in range(clips):
+        spec = PhantomSpec(7_000_000 + seed, _T, size, **options)  # type: ignore[arg-type]
+        yield [image for image, _ in phantom_frames(spec)]
+
+
+def frozen(size: tuple[int, int], clips: int) -> Iterator[Clip]:
+    for clip in phantoms(size, clips, screen="mixed"):
+        yield [clip[-1]] * _T
+
+
+def black(size: tuple[int, int], clips: int) -> Iterator[Clip]:
+    for seed in range(clips):
+        rng = np.random.default_rng(seed)
+        level = seed % 4
+        yield [rng.integers(0, 2 * level + 1, (*size, 3), np.uint8) for _ in range(_T)]
+
+
+def _page(rng: np.random.Generator, size: tuple[int, int]) -> Image:
+    image = np.full((*size, 3), 250 if rng.random() < 0.5 else 10, np.uint8)
+    for row in range(12, size[0], 14):
+        text = "".join(rng.choice(list("abcdefgh ijklmno pqrst"), 40))
+        ink = 255 - int(image[0, 0, 0])
+        cv2.putText(image, text, (4, row), cv2.FONT_HERSHEY_SIMPLEX, 0.35, (ink,) * 3, 1, cv2.LINE_AA)
+    return image
+
+
+def _scene(rng: np.random.Generator, size: tuple[int, int]) -> Image:
+    """Coloured blobs of all sizes, as photographs are made of."""
+    image = np.zeros((*size, 3), np.float32)
+    for cells in (2, 4, 8, 16, 32, 64):
+        coarse = rng.standard_normal((cells, cells, 3)).astype(np.float32)
+        image += cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC) / cells**0.7
+    return np.clip(128 + 70 * image / image.std(), 0, 255).astype(np.uint8)
+
+
+def _bars(rng: np.random.Generator, size: tuple[int, int]) -> Image:
+    colours = rng.integers(0, 256, (int(rng.integers(3, 12)), 3), np.uint8)
+    return np.broadcast_to(cv2.resize(colours[None], (size[1], 1), interpolation=cv2.INTER_NEAREST), (*size, 3)).copy()
+
+
+def _noise(rng: np.random.Generator, size: tuple[int, int]) -> Image:
+    return rng.integers(0, 256, (*size, 3), np.uint8)
+
+
+def strangers(size: tuple[int, int], clips: int, kind: Callable[..., Image]) -> Iterator[Clip]:
+    for seed in range(clips):
+        yield [kind(np.random.default_rng(seed), size)] * _T
+
+
+def other_modalities(size: tuple[int, int]) -> Iterator[Clip]:
+    for name in ("CT_small.dcm", "MR_small.dcm", "693_J2KI.dcm", "MR_small_RLE.dcm"):
+        with open_source(str(get_testdata_file(name, download=False))) as source:
+            yield [resized(next(iter(source)).image, size)] * _T
+
+
+def cine(name: str, size: tuple[int, int], rule: RegionRule, contract: object) -> Iterator[Clip]:
+    with open_source(name) as source:
+        regions, frames = located(rule, source, islice(source, 200))
+        views = Views.of(contract, regions)  # type: ignore[arg-type]
+        for window in windows(frames, _T, _T, "newest"):
+            yield [views.pictures(frame.image)[0] for frame in window.frames]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights")
+    parser.add_argument("cines", nargs="*")
+    parser.add_argument("--clips", type=int, default=60)
+    parser.add_argument("--size", default="256")
+    parser.add_argument("--region", default="auto")
+    asked = parser.parse_args()
+    cv2.setNumThreads(1)
+    size = parse_size(asked.size, "--size")
+    training = read_training(asked.weights)
+    domain = None if training.confidence is None else training.confidence.domain
+    keepers = {gate: Gatekeeper((gate,), domain) for gate in GATES if gate != "edge" and (gate != "domain" or domain)}
+    sets: list[tuple[str, str, Iterator[Clip]]] = [
+        ("phantoms, plain", "", phantoms(size, asked.clips)),
+        ("phantoms, mixed screens", "", phantoms(size, asked.clips, screen="mixed")),
+        ("phantoms, held-out regions", "", phantoms(size, asked.clips, screen="held-out", view="region")),
+        ("black, with noise up to 6 levels", "black", black(size, asked.clips)),
+        ("phantoms that stand still", "frozen", frozen(size, asked.clips)),
+        ("without contact, plain", "contact", phantoms(size, asked.clips, contact=False)),
+        (
+            "without contact, regions",
+            "contact",
+            phantoms(size, asked.clips, contact=False, screen="any", view="region"),
+        ),
+        ("noise", "domain", strangers(size, asked.clips, _noise)),
+        ("pages of text", "domain", strangers(size, asked.clips, _page)),
+        ("colour bars", "domain", strangers(size, asked.clips, _bars)),
+        ("coloured scenes", "domain", strangers(size, asked.clips, _scene)),
+        ("CT and MR", "domain", other_modalities(size)),
+        *((name.rpartition("/")[2], "", cine(name, size, RegionRule.parse(asked.region), training.contract))
+          for name in asked.cines),
+    ]  # fmt: skip
+    print(f"{'clips':36} {'meant for':9} " + " ".join(f"{gate:>8}" for gate in keepers))
+    for name, meant, clips in sets:
+        closed = [[bool(keeper.judge(clip)) for keeper in keepers.values()] for clip in clips]
+        shares = np.mean(closed, axis=0)
+        print(f"{name[:36]:36} {meant:9} " + " ".join(f"{share:8.1%}" for share in shares), flush=True)
+
+
+if __name__ == "__main__":
+    main()

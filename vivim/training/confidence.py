@@ -1,0 +1,170 @@
+"""Calibrated probability and the domain of a network, learnt on validation data; the record goes with its weights.
+
+Temperature scaling (Guo et al. 2017): one number that all logits are divided by, so that of the pixels that are given
+80 % some 80 % are lesion. Masks do not change. Dice against coverage says what the confidence is worth: how good the
+masks are that are left when the least sure frames are held back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vivim.training.batches import ClipSource, judged_clip
+from vivim_runtime.confidence import Domain, expected_dice, first_features
+from vivim_runtime.framing import mask_at
+from vivim_runtime.sessions.base import Session
+
+__all__ = [
+    "Judged",
+    "Reliability",
+    "coverage",
+    "judged_frames",
+    "learn_domain",
+    "learn_temperature",
+    "reliability",
+    "rightly_empty",
+]
+
+Array = npt.NDArray[np.float32]
+_BINS = 15
+_COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
+# Pixels of a frame that are kept to learn the temperature from: neighbours say the same.
+_PIXELS = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What a network says of the frames of validation data.
+
+    Attributes:
+        logits, truth: (N, P) of random pixels of each of N frames, of the first class.
+        dice: (N,), of that, with the truth; NaN where neither truth nor mask marks anything.
+        whole: all logits of each frame, (K, H / 2, W / 2): of which the expected Dice is computed.
+    """
+
+    logits: Array
+    truth: npt.NDArray[np.bool_]
+    dice: npt.NDArray[np.float64]
+    whole: tuple[Array, ...]
+
+
+def judged_frames(session: Session, clips: ClipSource, threshold: float = 0.5, seed: int = 0) -> Judged:
+    """A network on every judged frame of clips, at its own size."""
+    rng = np.random.default_rng(seed)
+    level = float(np.log(threshold / (1 - threshold)))
+    logits, truths, dice, whole = [], [], [], []
+    size = session.info.size
+    for index in range(len(clips)):
+        clip = judged_clip(clips, index)
+        said = session(clip.pixels[None])[0][clip.used]
+        for frame, truth in zip(said, clip.truths, strict=True):
+            true = mask_at(truth, size)
+            pixels = rng.integers(0, frame[0].size, _PIXELS)
+            logits.append(frame[0].ravel()[pixels])
+            truths.append(true.ravel()[pixels])
+            mask = frame[0] > level
+            both = int(mask.sum()) + int(true.sum())
+            dice.append(2 * int((mask & true).sum()) / both if both else float("nan"))
+            whole.append(frame[:, ::2, ::2].astype(np.float32))  # half the size will do for sums over pixels
+    return Judged(np.stack(logits), np.stack(truths), np.array(dice), tuple(whole))
+
+
+def _loss(logits: Array, truth: npt.NDArray[np.bool_], temperature: float) -> float:
+    """Mean negative log likelihood."""
+    z = logits.astype(np.float64) / temperature
+    return float(np.mean(np.logaddexp(0.0, z) - z * truth))
+
+
+def learn_temperature(judged: Judged) -> float:
+    """The temperature of the least negative log likelihood, by golden sections of its logarithm."""
+    low, high, ratio = np.log(0.05), np.log(20.0), (np.sqrt(5) - 1) / 2
+    while high - low > 1e-3:
+        a, b = high - ratio * (high - low), low + ratio * (high - low)
+        if _loss(judged.logits, judged.truth, np.exp(a)) < _loss(judged.logits, judged.truth, np.exp(b)):
+            high = b
+        else:
+            low = a
+    return float(np.exp((low + high) / 2))
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """A reliability diagram: of the pixels whose confidence falls in a bin, what share is right.
+
+    Attributes:
+        confidence, accuracy, share: of each bin that has pixels.
+        error: expected calibration error, the mean difference of the two.
+    """
+
+    confidence: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    share: tuple[float, ...]
+    error: float
+
+
+def reliability(judged: Judged, temperature: float) -> Reliability:
+    """Of the probability of what was said, lesion or not, from one half on."""
+    p = 1 / (1 + np.exp(-np.clip(judged.logits.astype(np.float64) / temperature, -60, 60)))
+    sure, right = np.maximum(p, 1 - p), (p > 0.5) == judged.truth
+    bins = np.minimum(((sure - 0.5) * 2 * _BINS).astype(int), _BINS - 1)
+    rows = [(sure[bins == k].mean(), right[bins == k].mean(), (bins == k).mean()) for k in np.unique(bins)]
+    error = sum(share * abs(confidence - accuracy) for confidence, accuracy, share in rows)
+    confidence, accuracy, share = (tuple(float(v) for v in column) for column in zip(*rows, strict=True))
+    return Reliability(confidence, accuracy, share, float(error))
+
+
+def rightly_empty(judged: Judged) -> float:
+    """Share of the frames in which nothing was marked, and nothing was; one of each kind is added to what was seen."""
+    empty = np.array([not (frame[0] > 0).any() for frame in judged.whole])
+    right = empty & np.isnan(judged.dice)
+    return float((right.sum() + 1) / (empty.sum() + 2))
+
+
+def coverage(
+    judged: Judged, temperature: float, nothing: float, threshold: float = 0.5
+) -> list[tuple[float, float, float]]:
+    """Dice against coverage: of the surest frames, that share, the mean Dice, and the least confidence among them.
+
+    A frame of which neither truth nor mask marks anything is right: its Dice counts as 1.
+    """
+    sure = np.array([expected_dice(frame, threshold, temperature, nothing) for frame in judged.whole])
+    dice = np.nan_to_num(judged.dice, nan=1.0)
+    order = np.argsort(-sure, kind="stable")
+    rows = []
+    for share in _COVERAGES:
+        kept = order[: max(1, round(share * len(order)))]
+        rows.append((share, float(dice[kept].mean()), float(sure[kept].min())))
+    return rows
+
+
+def learn_domain(
+    learnt: Iterable[npt.NDArray[np.uint8]],
+    held_out: Sequence[npt.NDArray[np.uint8]],
+    kernel: Array,
+    stride: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    directions: int = 16,
+) -> Domain:
+    """Which pictures a network knows, from pictures (H, W, 3) of its training, and others that say how far they lie.
+
+    The threshold is a quarter above the 99th percentile of the held-out distances.
+    """
+    features = np.stack([first_features(p, kernel, stride, mean, std) for p in learnt]).astype(np.float64)
+    centre = features.mean(axis=0)
+    _, scale, axes = np.linalg.svd(features - centre, full_matrices=False)
+    kept = min(directions, int((scale > 1e-6 * scale[0]).sum()))
+    deviation = scale[:kept] / np.sqrt(len(features) - 1)
+    whitening = axes[:kept] / deviation[:, None]
+    found = Domain(
+        kernel.astype(np.float32), stride, mean, std, centre.astype(np.float32), whitening.astype(np.float32), 1.0, 0.0
+    )
+    far = np.array([found.distance(p) for p in held_out])
+    threshold = 1.25 * float(np.percentile(far, 99))
+    return Domain(
+        found.kernel, stride, mean, std, found.centre, found.whitening, threshold, float((far > threshold).mean())
+    )
