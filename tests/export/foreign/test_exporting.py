@@ -180,7 +180,7 @@ def test_the_commands(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["onnx"], "neither --weights nor --model"),
+        (["onnx"], "there are no weights"),
         (["onnx", "--model", "a:b"], "--model needs --input"),
         (["onnx", "--model", "a:b", "--input", "1x3x8x8", "--imgsz", "64"], "--imgsz is of Vivim's own network"),
         (["onnx", "--weights", "tiny", "--classes", "a,b"], "--classes is of networks of others"),
