@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import http.server
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -195,9 +196,8 @@ class Matrix:
             made = OnnxOptions(size=(256, 256), **options)  # type: ignore[arg-type]
             save_onnx(onnx_from_model(network, made, training=training), self.files[name])
         self.clip = self._read_clip()
-        self._expected = TorchSession(network, (256, 256), weights, sha256_file(weights), training)(
-            self.clip.pixels[None]
-        )[0]
+        reference = TorchSession(network, (256, 256), weights, sha256_file(weights), training)
+        self._expected = reference(self.clip.pixels[None])[0]
         np.save(work / "clip.npy", self.clip.pixels[None])
         (work / "clip.bin").write_bytes(self.clip.pixels.tobytes())
 
@@ -290,7 +290,8 @@ def _last(text: str) -> str:
     """What an error comes down to: of OpenVINO's and Python's many lines the one that names it."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("[notice]")]
     telling = [line for line in lines if "No conversion rule" in line or "ERROR" in line or "Error:" in line]
-    return ((telling or lines or ["no reason given"])[-1]).replace("|", "/")[:200]
+    line = (telling or lines or ["no reason given"])[-1].removeprefix("-- ").rpartition(" with error: ")[2]
+    return re.sub(r"/\S*/", "", line).replace("|", "/")[:200]  # of files their names: folders are of this machine
 
 
 @contextmanager

@@ -97,7 +97,7 @@ def test_every_instruction_set_equals_the_reference(isa: str) -> None:
     """In processes of their own: which kernels run is decided once."""
     flag = {"avx512": "avx512bw", "avx2": "avx2"}.get(isa)
     if platform.machine() not in ("x86_64", "AMD64") or (flag and flag not in Path("/proc/cpuinfo").read_text()):
-        pytest.skip(f"this CPU has no {isa}")
+        pytest.skip(f"this CPU has no {isa.upper()}")
     code = (
         "import torch\n"
         "from tests.vivim.scan.test_s6 import SHAPES, s6_arguments\n"

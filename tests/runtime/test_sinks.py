@@ -148,7 +148,7 @@ def test_an_unfinished_ledger_is_called_a_part_and_has_whole_lines(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "name", ["file/o.mp4", "file/l.jsonl", "file/masks", "file", "folder.mp4", "folder.jsonl", "o.avi"]
+    "name", ["file/o.mp4", "file/l.jsonl", "file/masks", "file", "folder.mp4", "folder.jsonl", "o.mpg"]
 )
 def test_outputs_that_cannot_be_written_are_refused_before_the_first_frame(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("in the way")

@@ -17,7 +17,7 @@ from vivim.commands.check_data import refuse_bad_data
 from vivim.commands.clip_options import ClipOptions
 from vivim.commands.fit import Workers, report_line, set_threads
 from vivim.training.ablation import ROWS, VARIANTS, AblationRow, differences, markdown, records, run_ablation, variant
-from vivim.training.distributed import process_group
+from vivim.training.distributed import default_workers, process_group
 from vivim.training.fit import EpochReport, RunOptions
 from vivim.training.recipe import FitConfig
 from vivim_runtime.commands.fields import options_of
@@ -55,7 +55,7 @@ def ablate_command(
     validation_clips: Annotated[int, typer.Option(help="Phantoms to validate on.")] = 24,
     test_clips: Annotated[int, typer.Option(help="Phantoms that the table is about.")] = 120,
     device: Device = "auto",
-    workers: Workers = 0,
+    workers: Workers = -1,
     threads: Threads = 0,
 ) -> None:
     """Train the rows of Table III side by side; the same call goes on where a stopped one was."""
@@ -86,7 +86,8 @@ def ablate_command(
     with process_group(device) as group:
         metadata = {"trained_on": source.described(training, "train"), "torch": torch.__version__}
         record = source.record("train", clips * recipe.epochs)
-        options = RunOptions(workers=workers, group=group, metadata=metadata, data=record)
+        makers = default_workers(group) if workers < 0 else workers
+        options = RunOptions(workers=makers, group=group, metadata=metadata, data=record)
         for row in run(options):
             rows.append(row)
             content = {

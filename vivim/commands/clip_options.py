@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from vivim.training.batches import ClipSource, DatasetClips, JudgedVideos, PhantomClips
+from vivim.training.cache import CacheOptions
 from vivim.training.recipe import FitConfig
 from vivim_runtime.contract import InputContract
 from vivim_runtime.datasets import Dataset, held_out, open_dataset, training_data
@@ -51,6 +52,9 @@ class ClipOptions:
     outside: Annotated[str, "What lies in the region's rectangle outside its outline: kept, or black."] = "kept"
     fps: Annotated[float | None, "Frames a second of the videos, for the weights' contract."] = None
     hop: Annotated[int, "Frames from the start of one clip to learn from to that of the next."] = 1
+    cache: Annotated[int, "Megabytes of frames at the network's size that are kept in memory."] = 2000
+    cache_folder: Annotated[Path | None, "Folder to keep them in, for all processes and later runs."] = None
+    cache_disk: Annotated[int, "Megabytes that may be added to --cache-folder."] = 20000
     validation: str = "validation"
     trained: tuple[TrainingData, ...] = ()
 
@@ -110,23 +114,28 @@ class ClipOptions:
             return False
         return True
 
-    def clips(self, split: str, phantoms: int, fresh: bool = False) -> ClipSource:
+    def clips(self, split: str, phantoms: int, fresh: bool = False, makers: int = 1) -> ClipSource:
         """The clips of a split.
 
         Args:
             phantoms: how many, where they are synthetic.
             fresh: whether every epoch gets other phantoms.
+            makers: processes that make clips, which share what may be kept of frames.
 
         Raises:
             DataError, UsageError: exit code 2.
         """
+        if min(self.cache, self.cache_disk) < 0:
+            raise DataError(f"--cache is {self.cache} and --cache-disk {self.cache_disk}; expected 0 or more megabytes")
         if min(self.size) < 1 or self.frames < 1:
             raise DataError(f"clips of {self.frames} frames of {self.size[0]}x{self.size[1]}; expected at least 1")
         if self.is_phantom:
             return PhantomClips(
                 split, phantoms, self.frames, self.size, fresh, **self.screen, framing=self._of_phantoms()
             )
-        return DatasetClips(self.dataset(split), self.frames, Framing(self.contract), self.stride, self.hop)
+        each = max(1, makers)
+        kept = CacheOptions(self.cache * 10**6 // each, self.cache_folder, self.cache_disk * 10**6 // each)
+        return DatasetClips(self.dataset(split), self.frames, Framing(self.contract), self.stride, self.hop, kept)
 
     def _of_phantoms(self) -> Framing | None:
         """Phantoms are drawn at the network's size; what is left to do is their colour."""

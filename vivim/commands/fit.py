@@ -7,22 +7,23 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vivim.checkpoint import load_checkpoint, read_training
 from vivim.commands.check_data import refuse_bad_data
 from vivim.commands.clip_options import ClipOptions
+from vivim.commands.progress import RunProgress
 from vivim.training.batches import ClipSource
-from vivim.training.distributed import Group, process_group
+from vivim.training.curve import read_log
+from vivim.training.distributed import default_workers, process_group
 from vivim.training.fit import SPLIT_FILE, EpochReport, RunOptions, check_run, fit
 from vivim.training.monitor import Monitor
+from vivim.training.plan import planned
 from vivim.training.recipe import FitConfig, read_recipe, recipe_file
 from vivim_runtime.commands.fields import options_of
 from vivim_runtime.commands.options import Device, FrameSize, Threads, parse_size
@@ -34,7 +35,7 @@ __all__ = ["Workers", "fit_command", "report_line", "set_threads"]
 # File names are printed as they are: no markup.
 _console = terminal(stderr=True)
 
-Workers = Annotated[int, typer.Option(help="Processes that make clips ahead.")]
+Workers = Annotated[int, typer.Option(help="Processes that make clips ahead; -1: as many as help on this machine.")]
 
 
 def set_threads(threads: int) -> None:
@@ -95,7 +96,7 @@ def fit_command(
     fresh: Annotated[bool, typer.Option(help="New phantoms in every epoch, or the same ones.")] = True,
     validation_clips: Annotated[int, typer.Option(help="Phantoms to validate on.")] = 24,
     device: Device = "auto",
-    workers: Workers = 0,
+    workers: Workers = -1,
     threads: Threads = 0,
     save_every: Annotated[float, typer.Option(help="Seconds after which the state is saved in mid-epoch.")] = 300.0,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write curves and overlays.")] = False,
@@ -108,8 +109,13 @@ def fit_command(
     before = read_training(chosen.init).data if chosen.init and not source.is_phantom else ()
     source = source.for_recipe(chosen, parse_size(imgsz), validation_split, before)
     with process_group(device) as group:
-        run = RunOptions(resume, workers, save_every, group, stride=source.stride, contract=source.contract)
-        training = source.clips(split, clips, fresh)
+        makers = default_workers(group) if workers < 0 else workers
+        run = RunOptions(resume, makers, save_every, group, stride=source.stride, contract=source.contract)
+        training = source.clips(split, clips, fresh, makers)
+        if chosen.init and group.leads:
+            meeting = source.contract.meets(read_training(chosen.init).contract, "this training", str(chosen.init))
+            if meeting:
+                _console.print(f"note: {meeting}", soft_wrap=True)
         check_run(chosen, out, run, len(training))
         judging = source.judged(validation_split, validation_clips)
         if group.leads and not source.is_phantom and not resume:
@@ -134,10 +140,15 @@ def _train(
     recipe: FitConfig, training: ClipSource, judging: ClipSource, out: Path, options: RunOptions, tensorboard: bool
 ) -> None:
     began = time.monotonic()
+    if options.group.leads:
+        for line in planned(recipe, training, judging, options):
+            _console.print(line, soft_wrap=True)
+    done = len(read_log(out)) if options.resume and (out / "log.jsonl").is_file() else 0
     try:
-        with _progress(options.group) as on_step, ExitStack() as stack:
+        with RunProgress(_console, recipe.epochs, done, not options.group.leads) as progress, ExitStack() as stack:
             monitor: Monitor | None = None
-            for report in fit(recipe, training, judging, out, options, on_step):
+            for report in fit(recipe, training, judging, out, options, progress.on_step):
+                progress.on_epoch()
                 if not options.group.leads:
                     continue
                 _console.print(report_line(report, recipe.epochs), soft_wrap=True)
@@ -162,20 +173,6 @@ def _evaluation(source: ClipOptions, out: Path, split: str, clips: int) -> str:
     files = [] if source.is_phantom else ["--split-file", str(out / SPLIT_FILE)]
     split = split if source.is_phantom else "validation"
     return shlex.join(["vivim-eval", str(out / "best.safetensors"), "--data", data, *files, "--split", split])
-
-
-@contextmanager
-def _progress(group: Group) -> Iterator[Callable[[int, int, float], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=_console, transient=True, disable=not group.leads or not _console.is_terminal
-    ) as progress:
-        task = progress.add_task("training")
-
-        def on_step(step: int, steps: int, loss: float) -> None:
-            progress.update(task, completed=step, total=steps, description=f"loss {loss:.3f}")
-
-        yield on_step
 
 
 def report_line(report: EpochReport, epochs: int) -> str:

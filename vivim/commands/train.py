@@ -13,6 +13,7 @@ from vivim.commands.boundary import boundary_command
 from vivim.commands.calibrate_confidence import calibrate_command
 from vivim.commands.check_data import check_command
 from vivim.commands.fit import fit_command
+from vivim.commands.folds import folds_command
 from vivim.conversion import streaming_from
 from vivim.training.curve import curve_svg, read_log
 from vivim_runtime.commands.application import Application
@@ -30,6 +31,7 @@ app.command("check-data")(check_command)
 app.command("calibrate-confidence")(calibrate_command)
 app.command("boundary")(boundary_command)
 app.command("ablate")(ablate_command)
+app.command("folds")(folds_command)
 app.command("evaluate", help="The same as vivim-eval.")(eval_command)
 
 

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from vivim.preprocessing import normalised
+from vivim.training.cache import CacheOptions, FrameCache
 from vivim_runtime.clips import Clip, Masks, windows
 from vivim_runtime.datasets import PHANTOM_SPLITS, Dataset, clip_indices, framed, read_clip
 from vivim_runtime.datasets.phantom import phantom_clip
@@ -158,13 +159,16 @@ class DatasetClips(_FramedVideos):
         framing: Framing | tuple[int, int],
         stride: int = 1,
         hop: int = 1,
+        cache: CacheOptions = CacheOptions(),  # noqa: B008
     ) -> None:
         """Clips of `frames` frames, `stride` apart, one every `hop` frames; DataError where no video has one.
 
         Args:
             framing: or (H, W), to which whole frames are stretched.
+            cache: what is kept of frames, so that those of several clips are decoded once.
         """
         super().__init__(dataset, framing)
+        self.cache = FrameCache(cache)
         self._clips = [
             (number, indices)
             for number, video in enumerate(dataset.videos)
@@ -181,7 +185,10 @@ class DatasetClips(_FramedVideos):
 
     def clip(self, index: int, epoch: int) -> Clip:
         number, indices = self._clips[index]
-        return read_clip(self.dataset.videos[number], indices, self._seen(number))
+        video = self.dataset.videos[number]
+        framing = self._seen(number)
+        pictures, masks = zip(*(self.cache.read(video, i, framing) for i in indices), strict=True)
+        return Clip(np.stack(pictures), np.stack(masks), source=video.name, start=indices[0])
 
     def name(self, index: int) -> str:
         """For messages: the video, and the clip's first frame there."""
@@ -433,6 +440,7 @@ class TrainingBatches:
         frames: T; of longer clips, that many consecutive frames are taken at random.
         seed: of the augmentation.
         workers: processes that make clips ahead, and stay from epoch to epoch; 0 makes them here.
+        pinned: put batches where a GPU can fetch them while it works.
     """
 
     def __init__(
@@ -442,6 +450,7 @@ class TrainingBatches:
         seed: int,
         options: Augmentation = Augmentation(),  # noqa: B008
         workers: int = 0,
+        pinned: bool = False,
     ) -> None:
         self._keys: list[list[tuple[int, int]]] = []
         # Workers are fresh interpreters: a forked one would inherit locks of threads that it does not have.
@@ -449,6 +458,7 @@ class TrainingBatches:
             _TrainingClips(clip_source(clips), frames, seed, options),
             batch_sampler=self._keys,
             num_workers=workers,
+            pin_memory=pinned,
             persistent_workers=workers > 0,
             multiprocessing_context="spawn" if workers else None,
         )

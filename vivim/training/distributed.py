@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vivim_runtime.errors import ConfigError
 
-__all__ = ["Group", "process_group"]
+__all__ = ["Group", "default_workers", "process_group"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,13 @@ def process_group(device: str = "auto") -> Iterator[Group]:
         # interpreter, the process aborts at its very end, once in a dozen times.
         gc.collect()
         distributed.destroy_process_group()
+
+
+def default_workers(group: Group) -> int:
+    """Processes that make clips ahead: where a GPU does the rest, a core each but for one, at most eight a process."""
+    if group.device.type != "cuda":
+        return 0  # the network itself takes the cores, and a clip costs a few per cent of its step
+    return min(8, max(1, (os.cpu_count() or 1) // group.size - 1))
 
 
 def _device(name: str, local_rank: int) -> torch.device:

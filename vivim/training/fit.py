@@ -166,7 +166,8 @@ class _Run:
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         update = _moving_average(config.ema)
         self.average = AveragedModel(self.model, multi_avg_fn=update, use_buffers=True) if config.ema else None
-        self._batches = TrainingBatches(clips, config.frames, config.seed, config.augmentation, options.workers)
+        pinned = device.type == "cuda"
+        self._batches = TrainingBatches(clips, config.frames, config.seed, config.augmentation, options.workers, pinned)
         self._clips = len(clips)
         self._source = clip_source(clips)
         self._state: Path | None = None

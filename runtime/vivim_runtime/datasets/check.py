@@ -12,7 +12,7 @@ import numpy as np
 
 from vivim_runtime.datasets.alignment import Alignment
 from vivim_runtime.datasets.official import OFFICIAL, Counts
-from vivim_runtime.datasets.videos import AnnotatedVideo, Dataset, Values, binary, clip_indices
+from vivim_runtime.datasets.videos import AnnotatedVideo, Dataset, Values, binary
 from vivim_runtime.errors import DataError
 from vivim_runtime.sources.base import Image
 
@@ -194,7 +194,7 @@ class _Reading:
             self._frame(index)
         if length:
             self.notes = video.notes  # some are known once frames have been read
-        clips = len(clip_indices(length, frames, stride, (frames - 1) * stride + 1))
+        clips = length // ((frames - 1) * stride + 1)
         filled = [area for area in self._areas if area > 0]
         self.figures = VideoFigures(
             video.name,

@@ -287,9 +287,11 @@ def read_clip(video: Video, indices: Sequence[int], framing: Framing) -> Clip:
 def clip_indices(length: int, frames: int, stride: int, hop: int) -> list[tuple[int, ...]]:
     """The clips of `frames` frames, `stride` apart, of a video of `length`; one begins every `hop` frames.
 
-    A video too short for one clip gives none; what is left over at its end belongs to none.
+    The last one ends where the video does, so that its last frames are in a clip whatever the hop is. A video too short
+    for one clip gives none.
     """
     if min(frames, stride, hop) < 1:
         raise UsageError(f"clips of {frames} frames, stride {stride}, hop {hop}; expected numbers of at least 1")
     span = (frames - 1) * stride + 1
-    return [tuple(range(start, start + span, stride)) for start in range(0, length - span + 1, hop)]
+    starts = [*range(0, length - span, hop), *([length - span] if length >= span else [])]
+    return [tuple(range(start, start + span, stride)) for start in starts]

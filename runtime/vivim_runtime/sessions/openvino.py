@@ -1,8 +1,8 @@
 """Models in OpenVINO on a CPU, where it is asked for: `--device openvino`.
 
 OpenVINO runs neither our operators nor their bodies: it takes the file in which they are lowered to standard ones
-(`vivim-export onnx --form lowered`). Its CPU plugin computes in bfloat16 by itself where a processor has it, which
-moves logits by several percent; here it computes in float32 unless `openvino:bf16` asks for the other, and vivim-check
+(`vivim-export onnx --form lowered`). Its CPU plugin computes in bfloat16 by itself where a processor has it, and is
+then as far off as bfloat16 is; here it computes in float32 unless `openvino:bf16` asks for the other, and vivim-check
 says whether masks survive that.
 """
 

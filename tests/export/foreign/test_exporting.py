@@ -12,6 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from vivim_export.commands import app
+from vivim_export.engine import EngineOptions, build_engine
 from vivim_export.foreign import ForeignOptions, ForeignReport, export_network, inspect_network, load_network, stand_ins
 from vivim_export.foreign.exporting import _Pictures, run_file
 from vivim_export.foreign.parity import Truth, agreement
@@ -179,7 +180,7 @@ def test_the_commands(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["onnx"], "neither --weights nor --model"),
+        (["onnx"], "there are no weights"),
         (["onnx", "--model", "a:b"], "--model needs --input"),
         (["onnx", "--model", "a:b", "--input", "1x3x8x8", "--imgsz", "64"], "--imgsz is of Vivim's own network"),
         (["onnx", "--weights", "tiny", "--classes", "a,b"], "--classes is of networks of others"),
@@ -190,3 +191,16 @@ def test_the_commands(tmp_path: Path) -> None:
 def test_options_that_contradict_each_other_are_refused(arguments: list[str], words: str) -> None:
     result = CliRunner().invoke(app, arguments)
     assert isinstance(result.exception, UsageError) and words in str(result.exception)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "shape"), [("crossing", (1, 3, 8, 12)), ("mixers", (1, 12, 8))])
+def test_an_engine_of_tensorrt_for_rtx_is_built_without_a_gpu(
+    name: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Both operators, in standard layers."""
+    export(name, tmp_path / "m.onnx", shape)
+    options = EngineOptions(precision="fp32", backend="rtx", compute_capabilities=("8.9",))
+    record, comparison = build_engine(tmp_path / "m.onnx", tmp_path / "m.engine", options)
+    assert comparison is None and record.engine_bytes == (tmp_path / "m.engine").stat().st_size
+    assert record.description["vivim.network"] == name

@@ -30,8 +30,12 @@ def video(folder: Path, count: int = 4) -> FolderVideo:
 @pytest.mark.parametrize(
     ("length", "frames", "stride", "hop", "expected"),
     [
-        pytest.param(7, 3, 1, 3, [(0, 1, 2), (3, 4, 5)], id="what is left over is in none"),
-        pytest.param(6, 3, 1, 3, [(0, 1, 2), (3, 4, 5)], id="the last clip may end with the video"),
+        pytest.param(7, 3, 1, 3, [(0, 1, 2), (3, 4, 5), (4, 5, 6)], id="the last clip ends with the video"),
+        pytest.param(6, 3, 1, 3, [(0, 1, 2), (3, 4, 5)], id="no clip twice"),
+        pytest.param(
+            8, 3, 2, 2, [(0, 2, 4), (2, 4, 6), (3, 5, 7)], id="the last clip ends with the video, with stride"
+        ),
+        pytest.param(3, 3, 1, 9, [(0, 1, 2)], id="just long enough"),
         pytest.param(6, 3, 2, 1, [(0, 2, 4), (1, 3, 5)], id="with stride"),
         pytest.param(4, 3, 2, 1, [], id="too short for one"),
         pytest.param(3, 1, 9, 2, [(0,), (2,)], id="the stride of one frame does not count"),

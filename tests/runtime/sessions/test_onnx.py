@@ -90,7 +90,7 @@ def test_models_of_others_are_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        pytest.param({"format": "2"}, "update vivim-edge", id="newer format"),
+        pytest.param({"format": "3"}, "update vivim-edge", id="newer format"),
         pytest.param({"format": "one"}, "update vivim-edge", id="no number"),
         pytest.param({"mean": "none"}, "describes itself wrongly", id="no JSON"),
         pytest.param({"height": ""}, "describes itself wrongly", id="no height"),
@@ -132,7 +132,7 @@ def test_cuda_provider_that_does_not_load_is_one_line_or_an_error(
     monkeypatch.setattr(
         onnxruntime,
         "InferenceSession",
-        lambda path, options, providers, enable_fallback: real(path, options, providers=both[1:]),
+        lambda path, options, providers, enable_fallback, **_: real(path, options, providers=both[1:]),
     )
     model = brightness_model(tmp_path / "m.onnx")
     if device == "auto":

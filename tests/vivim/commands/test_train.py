@@ -193,9 +193,11 @@ def test_every_part_of_a_recipe_has_its_option(train: Train, monkeypatch: pytest
     outcome = train("fit", *arguments)
     assert outcome.code == 0, outcome.err
     assert seen[0][0] == FitConfig(**{name: value for name, (_, value) in OPTIONS.items()})
-    # Augmentation has no options, and weights to start from come in place of those of the encoder.
-    assert {*OPTIONS, "augmentation", "init"} == set(vars(FitConfig()))
-    assert train("fit", "--init", "start.pth").code == 0 and seen[1][0] == FitConfig(init="start.pth")
+    # Augmentation has no options; weights to start from come in place of those of the encoder, and streaming networks
+    # have directions of their own.
+    assert {*OPTIONS, "augmentation", "init", "streaming"} == set(vars(FitConfig()))
+    assert train("fit", "--init", "tiny").code == 0 and seen[1][0] == FitConfig(init="tiny")
+    assert train("fit", "--streaming").code == 0 and seen[2][0] == FitConfig(streaming=True)
 
 
 def test_every_part_of_a_recipe_may_stand_in_a_file(
@@ -260,8 +262,14 @@ def test_options_override_the_file(train: Train, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["1-small", "2-large", "3-long"])
-def test_recipes_of_the_shipped_weights_are_taken(train: Train, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipes_of_the_shipped_weights_are_taken(
+    train: Train, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = watch(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    for run in ("tiny-1", "tiny-2"):  # what the run before leaves
+        Path("runs", run).mkdir(parents=True)
+        shutil.copyfile(Path(vivim.__file__).parent / "weights" / "tiny.safetensors", f"runs/{run}/best.safetensors")
     outcome = train("fit", "--config", Path(__file__).parents[3] / "examples" / "tiny" / f"{name}.toml", "--seed", 9)
     assert outcome.code == 0, outcome.err
     ((recipe, size),) = seen

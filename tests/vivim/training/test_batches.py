@@ -409,9 +409,9 @@ def test_clips_in_memory_are_the_same_in_every_epoch() -> None:
 def test_clips_of_a_data_set_are_frames_of_one_video_with_their_masks(tmp_path: Path) -> None:
     write_vtus(tmp_path, {"0001": 4, "0002": 2, "0003": 5})
     source = DatasetClips(open_dataset(str(tmp_path), "train"), 3, (24, 32), stride=1, hop=2)
-    # 0001: frames 1 to 3; 0002 is too short; 0003: 1 to 3 and 3 to 5. Files are numbered from 1.
-    assert len(source) == 3
-    for index, first in ((0, 1), (1, 1), (2, 3)):
+    # 0001: frames 1 to 3, and 2 to 4, with which it ends; 0002 is too short; 0003: 1 to 3 and 3 to 5, from file 1 on.
+    assert len(source) == 4
+    for index, first in ((0, 1), (1, 2), (2, 1), (3, 3)):
         clip = source.clip(index, epoch=4)
         numbers = range(first, first + 3)
         assert np.array_equal(clip.pixels, np.stack([frame_of(number) for number in numbers]))
@@ -461,3 +461,38 @@ def test_options_open_phantoms_and_data_sets(tmp_path: Path) -> None:
         dataclasses.replace(videos, frames=0).clips("train", 1)
     with pytest.raises(DataError, match="clips of 2 frames of 0x48"):
         dataclasses.replace(phantoms, size=(0, 48)).clips("train", 1)
+
+
+def test_augmentation_for_endoscopy_turns_frames_and_masks_together() -> None:
+    marked = np.zeros((2, 8, 8), bool)
+    marked[:, 1, 2] = True
+    clip = Clip(np.repeat(marked[..., None] * np.uint8(255), 3, axis=-1), marked)
+    still = dataclasses.replace(NO_AUGMENTATION)
+    places = {
+        "upside_down": {(6, 2)},
+        "half_turn": {(6, 5)},
+        "quarter_turns": {(5, 1), (6, 5), (2, 6)},  # by 90, 180 and 270 degrees
+    }
+    for name, expected in places.items():
+        seen = set()
+        for seed in range(24):
+            turned = augmented(clip, np.random.default_rng(seed), dataclasses.replace(still, **{name: 1.0}))
+            assert np.array_equal(turned.pixels[..., 0] > 0, turned.masks)
+            seen.add(tuple(int(i) for i in np.argwhere(turned.masks[0])[0]))
+        assert seen == expected, name
+    wide = Clip(clip.pixels[:, :6], clip.masks[:, :6])
+    turned = augmented(wide, np.random.default_rng(0), dataclasses.replace(still, quarter_turns=1.0))
+    assert turned.masks.shape == (2, 6, 8) and np.argwhere(turned.masks[0]).tolist() == [[4, 5]]
+
+
+def test_tones_of_frames_and_noise_of_masks_are_those_of_the_authors_code() -> None:
+    (clip,) = phantom_clips("train", 1, 3, (64, 64))
+    same = Clip(np.repeat(clip.pixels[:1], 3, 0), np.repeat(clip.masks[:1], 3, 0))
+    toned = augmented(same, np.random.default_rng(0), dataclasses.replace(NO_AUGMENTATION, frame_tones=1.0))
+    assert np.array_equal(toned.masks, same.masks)
+    means = toned.pixels.mean((1, 2, 3))
+    assert len(set(means.round(3))) == 3 and (means < 1.6 * same.pixels.mean()).all()  # brightness of 0.5 to 1.5
+    noisy = augmented(same, np.random.default_rng(0), dataclasses.replace(NO_AUGMENTATION, mask_noise=0.02))
+    # Half of the pixels that are drawn change: 0.01 of 12,288, 123 with a deviation of 11; four of these.
+    assert abs(int((noisy.masks != same.masks).sum()) - 123) < 45
+    assert np.array_equal(noisy.pixels, same.pixels)
