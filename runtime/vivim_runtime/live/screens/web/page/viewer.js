@@ -6,7 +6,7 @@ const KEPT = 240; // points of the chart: two minutes
 const OLD_S = 2; // a run that has said nothing for so long is not live
 const KEYS = { " ": "pause", o: "overlay", c: "contour", m: "mask", r: "record", n: "forget", "+": "threshold_up", "=": "threshold_up",
   "-": "threshold_down", _: "threshold_down", "]": "opacity_up", "[": "opacity_down", d: "side", p: "probability", i: "hud",
-  k: "move_hud", x: "region_reset", n: "forget" };
+  k: "move_hud", x: "region_reset" };
 // What the figures mean, in words.
 const WORDS = {
   "frames captured": "frames that came from the source",
