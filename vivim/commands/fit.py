@@ -29,6 +29,7 @@ from vivim_runtime.commands.fields import options_of
 from vivim_runtime.commands.options import Device, FrameSize, Threads, parse_size
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import ConfigError
+from vivim_runtime.files import writable_folder
 
 __all__ = ["Workers", "fit_command", "report_line", "set_threads"]
 
@@ -141,6 +142,7 @@ def _train(
 ) -> None:
     began = time.monotonic()
     if options.group.leads:
+        writable_folder(out)
         for line in planned(recipe, training, judging, options):
             _console.print(line, soft_wrap=True)
     done = len(read_log(out)) if options.resume and (out / "log.jsonl").is_file() else 0

@@ -145,6 +145,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> list[tuple[FitConfig, tuple[int, i
 
     monkeypatch.setattr(vivim.commands.fit, "fit", recorded)
     monkeypatch.setattr(vivim.commands.fit, "check_run", lambda *arguments: None)
+    monkeypatch.setattr(vivim.commands.fit, "planned", lambda *arguments: ())
     return seen
 
 
