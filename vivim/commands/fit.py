@@ -113,11 +113,11 @@ def fit_command(
         makers = default_workers(group) if workers < 0 else workers
         run = RunOptions(resume, makers, save_every, group, stride=source.stride, contract=source.contract)
         training = source.clips(split, clips, fresh, makers)
+        check_run(chosen, out, run, len(training))
         if chosen.init and group.leads:
             meeting = source.contract.meets(read_training(chosen.init).contract, "this training", str(chosen.init))
             if meeting:
                 _console.print(f"note: {meeting}", soft_wrap=True)
-        check_run(chosen, out, run, len(training))
         judging = source.judged(validation_split, validation_clips)
         if group.leads and not source.is_phantom and not resume:
             refuse_bad_data([source.dataset(name) for name in (split, validation_split)], chosen.frames, source.stride)

@@ -22,7 +22,6 @@ from vivim.checkpoint import (
     from_segformer,
     load_checkpoint,
     read_training,
-    resolve_weights,
     save_checkpoint,
 )
 from vivim.config import MEAN, STD
@@ -92,8 +91,8 @@ def check_run(config: FitConfig, folder: str | Path, options: RunOptions, clips:
     """Refuse what can be refused about a run before its clips are made.
 
     Raises:
-        CheckpointError: `resume` finds no run, or the weights to start from are missing.
-        ConfigError: the folder holds a run that would be lost, or the clips make no step.
+        CheckpointError: `resume` finds no run, or the weights to start from are missing or cannot be read.
+        ConfigError: the folder holds a run that would be lost, the clips make no step, or the weights do not fit.
     """
     state = Path(folder) / _STATE
     if options.resume and not state.is_file():
@@ -103,9 +102,8 @@ def check_run(config: FitConfig, folder: str | Path, options: RunOptions, clips:
     needed = config.batch * config.accumulate * options.group.size
     if clips < needed:
         raise ConfigError(f"{clips} clips make no batch of {needed}; give more clips or a smaller --batch")
-    for weights in (config.init, config.encoder):
-        if weights:
-            resolve_weights(weights)
+    if config.init or config.encoder:  # what is wrong with them is told before what the run will do
+        _network(config)
     Objective(config, torch.device("cpu"))
 
 

@@ -66,6 +66,7 @@ SUMMARIES: dict[str, tuple[str, dict[str, str]]] = {
             "calibrate-confidence": "Learn on validation data how sure a network is (temperature scaling)",
             "boundary": "Teach the affine regressor of Eq. 8, and report its error on held-out masks.",
             "ablate": "Train the rows of Table III side by side",
+            "folds": "Deal the videos to folds by patient, and print the commands that train and judge each.",
             "evaluate": "The same as vivim-eval.",
             "plot": "Draw how runs went: training loss and validation Dice of every epoch.",
             "convert": "Turn a checkpoint into safetensors with its configuration inside.",

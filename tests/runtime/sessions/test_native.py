@@ -47,7 +47,7 @@ def opened(model: bytes, bodies: bool = False) -> tuple[object, str]:
 def test_the_library_that_is_named_says_which_one_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIVIM_ORT", str(library()))
     found = native_library()
-    assert found is not None and found.path == library() and found.version == "0.1.0"
+    assert found is not None and found.path == library() and found.version == "0.2.0"
     assert found.instruction_set in ("avx512", "avx2", "baseline")
 
 

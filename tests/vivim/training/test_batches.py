@@ -455,7 +455,7 @@ def test_options_open_phantoms_and_data_sets(tmp_path: Path) -> None:
     assert phantoms.clips("train", 3, fresh=True) == PhantomClips("train", 3, 2, (32, 48), fresh=True)
     videos = ClipOptions(str(tmp_path), frames=2, size=(32, 48), hop=2)
     read = videos.clips("train", 99)
-    assert isinstance(read, DatasetClips) and len(read) == 2 and len(videos.clips("test", 99)) == 1
+    assert isinstance(read, DatasetClips) and len(read) == 2 and len(videos.clips("test", 99)) == 2
     assert videos.described(read, "train") == "VTUS train, 2 clips of 2x32x48"
     with pytest.raises(DataError, match="clips of 0 frames of 32x48"):
         dataclasses.replace(videos, frames=0).clips("train", 1)
