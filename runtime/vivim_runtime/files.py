@@ -293,12 +293,16 @@ def _name(path: Path, name: Path) -> None:
 
 
 @contextmanager
-def atomic_path(target: str | Path) -> Iterator[Path]:
+def atomic_path(target: str | Path, create: bool = True) -> Iterator[Path]:
     """A temporary file beside `target` that replaces it when the block ends, and is removed when it fails.
 
     The block opens the path and writes; what it wrote is on the disk before it gets the name.
+
+    Args:
+        create: make the folder of `target` where there is none. A folder that is filled file by file must not be made
+            again when somebody takes it away: what it held would be missing without a word.
     """
-    target = writable_file(Path(target))
+    target = writable_file(Path(target)) if create else Path(target)
     temporary = _temporary(target)
     try:
         descriptor = os.open(temporary, _NEW, 0o666)

@@ -50,7 +50,7 @@ class MaskFolder:
         self._earlier = []
         # cv2.imwrite would not tell of a full disk, and leave a file that is cut off.
         _, data = cv2.imencode(".png", label_image(item.masks, item.logits))
-        with atomic_path(self._folder / f"{item.frame.index:06d}.png") as temporary:
+        with atomic_path(self._folder / f"{item.frame.index:06d}.png", create=False) as temporary:
             temporary.write_bytes(data.tobytes())
 
     def __enter__(self) -> MaskFolder:
