@@ -284,7 +284,17 @@ template <class T, int G, int kThreads> struct StateSplit
             if (lane == 0)
                 a.chunkTime[to] = sum;
         }
-        if (kOutput && a.final && k == 0 && chunk == a.chunks - 1 && firstChannel + scanChannel < a.width)
+        if (kOutput && a.final)
+            storeFinal(a, h);
+    }
+
+    // h of the last chunk of direction 0. Where it goes is worked out here from the start: what the loop has of it would
+    // have to be kept over the loop, and costs a register too many on sm_120.
+    static __device__ __forceinline__ void storeFinal(ScanArguments<T> const& a, float const (&h)[kLaneStates])
+    {
+        int const thread = threadIdx.x, lane = thread % G, scanned = int(blockIdx.x) * kChannels + thread / G;
+        int const k = blockIdx.z % a.directions.count, b = blockIdx.z / a.directions.count;
+        if (k == 0 && int(blockIdx.y) == a.chunks - 1 && scanned < a.width)
         {
 #pragma unroll
             for (int n = 0; n < kLaneStates; ++n)
