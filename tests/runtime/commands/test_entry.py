@@ -30,6 +30,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
         module = ModuleType("an_application")
         module.app = app  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setattr(sys, "argv", ["command", "argument"])  # without any, a command may tell of itself
         return module.__name__
 
     return install
