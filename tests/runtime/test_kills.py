@@ -31,7 +31,10 @@ _KILLS = int(os.environ.get("VIVIM_KILLS", "100"))
 _MADE = "phantom:?frames=40&size=64x96"
 _COMMANDS = {
     "run": ("run", [_MADE, "o.mp4", "o.jsonl", "m", "--overwrite", "--json", "o.json", "--model", "model.onnx"]),
-    "live": ("run", [_MADE, "o.mp4", "o.jsonl", "--overwrite", "--json", "o.json", "--realtime", "--model", "model.onnx"]),
+    "live": (
+        "run",
+        [_MADE, "o.mp4", "o.jsonl", "--overwrite", "--json", "o.json", "--realtime", "--model", "model.onnx"],
+    ),
     "export": ("export", ["onnx", "--weights", "tiny", "--imgsz", "128", "-o", "o.onnx", "--json", "o.json"]),
     "calibrate": (
         "calibrate",

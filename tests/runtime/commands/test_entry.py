@@ -30,7 +30,6 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
         module = ModuleType("an_application")
         module.app = app  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        monkeypatch.setattr(sys, "argv", ["command", "argument"])  # without any, a command may tell of itself
         return module.__name__
 
     return install
@@ -105,8 +104,14 @@ def test_other_errors_keep_their_traceback(
     ],
 )
 def test_missing_module_names_the_extra_to_install(
-    command: str, module: str, extra: str, install: Install, capsys: pytest.CaptureFixture[str]
+    command: str,
+    module: str,
+    extra: str,
+    install: Install,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(sys, "argv", [command, "argument"])  # without any, a command may tell of itself
     error = ModuleNotFoundError(f"No module named {module!r}", name=module)
     with pytest.raises(SystemExit) as caught:
         entry.main(command, install(raising(error)))
