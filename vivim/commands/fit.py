@@ -21,7 +21,7 @@ from vivim.commands.progress import RunProgress
 from vivim.training.batches import ClipSource
 from vivim.training.curve import read_log
 from vivim.training.distributed import default_workers, process_group
-from vivim.training.fit import SPLIT_FILE, EpochReport, RunOptions, check_run, fit
+from vivim.training.fit import SPLIT_FILE, EpochReport, RunOptions, check_run, check_start, fit
 from vivim.training.monitor import Monitor
 from vivim.training.plan import planned
 from vivim.training.recipe import FitConfig, read_recipe, recipe_file
@@ -107,15 +107,18 @@ def fit_command(
     set_threads(threads)
     chosen = dataclasses.replace(options, augmentation=context.obj) if context.obj else options
     # Phantoms have splits of their own.
-    before = read_training(chosen.init).data if chosen.init and not source.is_phantom else ()
-    source = source.for_recipe(chosen, parse_size(imgsz), validation_split, before)
+    before = read_training(chosen.init) if chosen.init else None
+    source = source.for_recipe(
+        chosen, parse_size(imgsz), validation_split, before.data if before and not source.is_phantom else ()
+    )
     with process_group(device) as group:
         makers = default_workers(group) if workers < 0 else workers
         run = RunOptions(resume, makers, save_every, group, stride=source.stride, contract=source.contract)
         training = source.clips(split, clips, fresh, makers)
         check_run(chosen, out, run, len(training))
-        if chosen.init and group.leads:
-            meeting = source.contract.meets(read_training(chosen.init).contract, "this training", str(chosen.init))
+        check_start(chosen)
+        if before and group.leads:
+            meeting = source.contract.meets(before.contract, "this training", str(chosen.init))
             if meeting:
                 _console.print(f"note: {meeting}", soft_wrap=True)
         judging = source.judged(validation_split, validation_clips)

@@ -22,6 +22,7 @@ from vivim.checkpoint import (
     from_segformer,
     load_checkpoint,
     read_training,
+    resolve_weights,
     save_checkpoint,
 )
 from vivim.config import MEAN, STD
@@ -40,7 +41,7 @@ from vivim_runtime.errors import CheckpointError, ConfigError
 from vivim_runtime.files import atomic_path, writable_folder, write_text
 from vivim_runtime.provenance import TrainingData, data_to_json, joined
 
-__all__ = ["SPLIT_FILE", "EpochReport", "FitConfig", "RunOptions", "check_run", "fit"]
+__all__ = ["SPLIT_FILE", "EpochReport", "FitConfig", "RunOptions", "check_run", "check_start", "fit"]
 
 _log = logging.getLogger("vivim")
 _STATE = "state.pt"
@@ -91,8 +92,8 @@ def check_run(config: FitConfig, folder: str | Path, options: RunOptions, clips:
     """Refuse what can be refused about a run before its clips are made.
 
     Raises:
-        CheckpointError: `resume` finds no run, or the weights to start from are missing or cannot be read.
-        ConfigError: the folder holds a run that would be lost, the clips make no step, or the weights do not fit.
+        CheckpointError: `resume` finds no run, or the weights to start from are missing.
+        ConfigError: the folder holds a run that would be lost, or the clips make no step.
     """
     state = Path(folder) / _STATE
     if options.resume and not state.is_file():
@@ -102,9 +103,21 @@ def check_run(config: FitConfig, folder: str | Path, options: RunOptions, clips:
     needed = config.batch * config.accumulate * options.group.size
     if clips < needed:
         raise ConfigError(f"{clips} clips make no batch of {needed}; give more clips or a smaller --batch")
-    if config.init or config.encoder:  # what is wrong with them is told before what the run will do
-        _network(config)
+    for weights in (config.init, config.encoder):
+        if weights:
+            resolve_weights(weights)
     Objective(config, torch.device("cpu"))
+
+
+def check_start(config: FitConfig) -> None:
+    """Refuse weights to start from before anything is said of the run, at the cost of loading them once more.
+
+    Raises:
+        CheckpointError: they cannot be read.
+        ConfigError: they do not fit the network.
+    """
+    if config.init or config.encoder:
+        _network(config)
 
 
 def fit(

@@ -144,7 +144,8 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> list[tuple[FitConfig, tuple[int, i
         return ()
 
     monkeypatch.setattr(vivim.commands.fit, "fit", recorded)
-    monkeypatch.setattr(vivim.commands.fit, "check_run", lambda *arguments: None)
+    for check in ("check_run", "check_start"):
+        monkeypatch.setattr(vivim.commands.fit, check, lambda *arguments: None)
     monkeypatch.setattr(vivim.commands.fit, "planned", lambda *arguments: ())
     return seen
 
