@@ -61,6 +61,15 @@ def test_every_tactic_starts_from_a_state_and_gives_the_last_one(name: str) -> N
     assert [line for tactic in range(len(TACTICS)) for line in check(CASES[name], tactic)] == []
 
 
+def test_a_state_may_lie_in_memory_in_any_order() -> None:
+    case = CASES["fp32"]
+    initial = initial_of(case)
+    turned = initial.mT.contiguous().mT  # the same numbers, channels outside
+    run = (case.rows, case.directions, case.mean)
+    expected, found = (library().streaming_scan(*scan_arguments(case), state, *run) for state in (initial, turned))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 @pytest.mark.parametrize("tactic", range(len(TACTICS)), ids=TACTICS)
 def test_state_does_not_depend_on_the_order_of_threads(tactic: int) -> None:
     """Bitwise: nobody reads what another thread writes. 400 steps: several tiles and chunks."""

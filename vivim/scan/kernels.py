@@ -10,8 +10,10 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -24,6 +26,8 @@ __all__ = ["CpuLibrary", "KernelLibrary", "cpu_library", "library"]
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _MAX_DIRECTIONS = 4
 _MAX_STATES, _MAX_RANK, _TAPS = 16, 64, 4
+# xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip of `vivim.scan.operators.selective_scan`.
+_ScanTensors: TypeAlias = tuple[Tensor, Tensor, "Tensor | None", Tensor, Tensor, Tensor, Tensor]
 # Of the kernels for the CPU.
 _CPU_MAX_STATES, _CPU_MAX_RANK, _CPU_MAX_TAPS = 256, 1024, 8
 
@@ -68,7 +72,26 @@ def library() -> KernelLibrary | None:
     return KernelLibrary(path) if given or path.is_file() else None
 
 
-class KernelLibrary:
+class _Convolutions(ABC):
+    """The two convolutions of a library, which are one with a tail and without."""
+
+    def causal_conv1d(self, x: Tensor, weight: Tensor, bias: Tensor, rows: int, directions: Sequence[int]) -> Tensor:
+        """See `vivim.scan.operators.causal_conv1d`; x is float32, float16 or bfloat16."""
+        return self._convolution(x, None, weight, bias, rows, directions)
+
+    def streaming_conv1d(
+        self, x: Tensor, tail: Tensor, weight: Tensor, bias: Tensor, rows: int, directions: Sequence[int]
+    ) -> Tensor:
+        """See `vivim.scan.streaming.streaming_conv1d`; x as for `causal_conv1d`."""
+        return self._convolution(x, tail, weight, bias, rows, directions)
+
+    @abstractmethod
+    def _convolution(
+        self, x: Tensor, tail: Tensor | None, weight: Tensor, bias: Tensor, rows: int, directions: Sequence[int]
+    ) -> Tensor: ...
+
+
+class KernelLibrary(_Convolutions):
     """A loaded `libvivim_kernels.so`. Tensors must lie where it computes: on a GPU, or on the CPU if it is emulated."""
 
     def __init__(self, path: str | Path) -> None:
@@ -97,16 +120,6 @@ class KernelLibrary:
         """Whether the kernels can compute a scan with these tensors."""
         fits = A_log2e.shape[2] <= _MAX_STATES and dt_weight.shape[2] <= _MAX_RANK
         return xc.dtype in _DTYPES and xc.shape[3] % 8 == 0 and fits
-
-    def causal_conv1d(self, x: Tensor, weight: Tensor, bias: Tensor, rows: int, directions: Sequence[int]) -> Tensor:
-        """See `vivim.scan.operators.causal_conv1d`; x is float32, float16 or bfloat16, its rows contiguous."""
-        return self._convolution(x, None, weight, bias, rows, directions)
-
-    def streaming_conv1d(
-        self, x: Tensor, tail: Tensor, weight: Tensor, bias: Tensor, rows: int, directions: Sequence[int]
-    ) -> Tensor:
-        """See `vivim.scan.streaming.streaming_conv1d`; x as for `causal_conv1d`."""
-        return self._convolution(x, tail, weight, bias, rows, directions)
 
     def _convolution(
         self, x: Tensor, tail: Tensor | None, weight: Tensor, bias: Tensor, rows: int, directions: Sequence[int]
@@ -158,23 +171,20 @@ class KernelLibrary:
     ) -> tuple[Tensor, Tensor]:
         """See `streaming.streaming_scan`; `tactic` as for `selective_scan`."""
         given = (xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip)
-        return self._scan(given, initial, rows, directions, mean, tactic)
+        y, final = self._scan(given, initial, rows, directions, mean, tactic)
+        return y, final
 
     def _scan(
         self,
-        given: tuple[Tensor | None, ...],
+        given: _ScanTensors,
         initial: Tensor | None,
         rows: int,
         directions: Sequence[int],
         mean: bool,
         tactic: int | None,
-    ) -> tuple[Tensor, Tensor]:
-        xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip = given
-        assert xc is not None and dbc is not None and A_log2e is not None and dt_weight is not None
-        assert dt_bias is not None and d_skip is not None
-        xc, dbc, xz = xc.contiguous(), dbc.contiguous(), None if xz is None else xz.contiguous()
-        parameters = _parameters(A_log2e, dt_weight, dt_bias, d_skip)
-        desc = _describe_scan(xc, xz, A_log2e, dt_weight, rows, directions, mean)
+    ) -> tuple[Tensor, ...]:
+        xc = given[0]
+        desc, inputs = _scan_inputs(given, rows, directions, mean)
         reference = ctypes.byref(desc)
         default = self._library.vivim_scan_default_tactic(reference)
         if default < 0:
@@ -183,14 +193,11 @@ class KernelLibrary:
         size = self._library.vivim_scan_workspace(reference, tactic)
         workspace = torch.empty(size, dtype=torch.uint8, device=xc.device)
         y = xc.new_empty(xc.shape[1:])
-        run, final = self._library.vivim_selective_scan, y
-        before, after = list[Tensor](), list[Tensor]()
-        if initial is not None:
-            run, final = self._library.vivim_streaming_scan, torch.empty_like(initial, dtype=torch.float32)
-            before, after = [_state(initial, xc, A_log2e)], [final]
-        tensors = (xc, dbc, xz, *parameters, *before, y, *after, workspace)
+        states = _states(given, initial)
+        run = self._library.vivim_streaming_scan if states else self._library.vivim_selective_scan
+        tensors = (*inputs, *states[:1], y, *states[1:], workspace)
         self._check(run(reference, tactic, *map(_pointer, tensors), ctypes.c_size_t(size), _stream(xc)))
-        return y, final
+        return y, *states[1:]
 
     def _check(self, status: int) -> None:
         if status:
@@ -204,7 +211,7 @@ def cpu_library() -> CpuLibrary | None:
     return None if native is None else CpuLibrary(native)
 
 
-class CpuLibrary:
+class CpuLibrary(_Convolutions):
     """A loaded `libvivim_ort.so`. Results do not depend on the number of threads."""
 
     def __init__(self, native: NativeLibrary) -> None:
@@ -222,16 +229,6 @@ class CpuLibrary:
         """Whether the kernels can compute a scan with these tensors."""
         fits = A_log2e.shape[2] <= _CPU_MAX_STATES and dt_weight.shape[2] <= _CPU_MAX_RANK
         return xc.dtype in _DTYPES and fits and xc.shape[1] > 0
-
-    def causal_conv1d(self, x: Tensor, weight: Tensor, bias: Tensor, rows: int, directions: Sequence[int]) -> Tensor:
-        """See `vivim.scan.operators.causal_conv1d`; x is float32, float16 or bfloat16."""
-        return self._convolution(x, None, weight, bias, rows, directions)
-
-    def streaming_conv1d(
-        self, x: Tensor, tail: Tensor, weight: Tensor, bias: Tensor, rows: int, directions: Sequence[int]
-    ) -> Tensor:
-        """See `vivim.scan.streaming.streaming_conv1d`; x as for `causal_conv1d`."""
-        return self._convolution(x, tail, weight, bias, rows, directions)
 
     def _convolution(
         self, x: Tensor, tail: Tensor | None, weight: Tensor, bias: Tensor, rows: int, directions: Sequence[int]
@@ -279,31 +276,25 @@ class CpuLibrary:
     ) -> tuple[Tensor, Tensor]:
         """See `vivim.scan.streaming.streaming_scan`."""
         given = (xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip)
-        return self._scan(given, initial, rows, directions, mean)
+        y, final = self._scan(given, initial, rows, directions, mean)
+        return y, final
 
     def _scan(
         self,
-        given: tuple[Tensor | None, ...],
+        given: _ScanTensors,
         initial: Tensor | None,
         rows: int,
         directions: Sequence[int],
         mean: bool,
-    ) -> tuple[Tensor, Tensor]:
-        xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip = given
-        assert xc is not None and dbc is not None and A_log2e is not None and dt_weight is not None
-        assert dt_bias is not None and d_skip is not None
-        xc, dbc, xz = xc.contiguous(), dbc.contiguous(), None if xz is None else xz.contiguous()
-        parameters = _parameters(A_log2e, dt_weight, dt_bias, d_skip)
-        desc = _describe_scan(xc, xz, A_log2e, dt_weight, rows, directions, mean)
+    ) -> tuple[Tensor, ...]:
+        xc = given[0]
+        desc, inputs = _scan_inputs(given, rows, directions, mean)
         y = xc.new_empty(xc.shape[1:])
-        run, final = self._library.vivim_cpu_selective_scan, y
-        before, after = list[Tensor](), list[Tensor]()
-        if initial is not None:
-            run, final = self._library.vivim_cpu_streaming_scan, torch.empty_like(initial, dtype=torch.float32)
-            before, after = [_state(initial, xc, A_log2e)], [final]
-        tensors = (xc, dbc, xz, *parameters, *before, y, *after)
+        states = _states(given, initial)
+        run = self._library.vivim_cpu_streaming_scan if states else self._library.vivim_cpu_selective_scan
+        tensors = (*inputs, *states[:1], y, *states[1:])
         self._check(run(ctypes.byref(desc), *map(_pointer, tensors), torch.get_num_threads()))
-        return y, final
+        return y, *states[1:]
 
     def takes_s6(self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> bool:
         """Whether the kernels can compute a plain scan with these tensors; a library of before has none."""
@@ -348,11 +339,25 @@ def _tail(tail: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     return tail.to(x.dtype).contiguous()
 
 
-def _state(initial: Tensor, xc: Tensor, A_log2e: Tensor) -> Tensor:
-    """(B, N, D) as the kernels read it."""
+def _scan_inputs(
+    given: _ScanTensors, rows: int, directions: Sequence[int], mean: bool
+) -> tuple[_ScanDesc, list[Tensor | None]]:
+    """The scan's description, and its tensors as the kernels read them."""
+    xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip = given
+    data = [xc.contiguous(), dbc.contiguous(), None if xz is None else xz.contiguous()]
+    desc = _describe_scan(xc, xz, A_log2e, dt_weight, rows, directions, mean)
+    return desc, [*data, *_parameters(A_log2e, dt_weight, dt_bias, d_skip)]
+
+
+def _states(given: _ScanTensors, initial: Tensor | None) -> tuple[Tensor, ...]:
+    """(B, N, D) that comes in, as the kernels read it, and memory for the one that goes out; () for a scan without."""
+    if initial is None:
+        return ()
+    xc, A_log2e = given[0], given[3]
     if initial.shape != (xc.shape[1], A_log2e.shape[2], xc.shape[3]):
         raise KernelError(f"the initial state has shape {tuple(initial.shape)}; expected (B, N, D)")
-    return initial.float().contiguous()
+    state = initial.float().contiguous()
+    return state, torch.empty_like(state)
 
 
 def _describe_conv(x: Tensor, weight: Tensor, rows: int, directions: Sequence[int]) -> _ConvDesc:
