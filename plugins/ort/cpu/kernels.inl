@@ -837,6 +837,5 @@ void mergeScales(MergeScales const& a, int64_t task)
 
 #define VIVIM_TEXT_(name) #name
 #define VIVIM_TEXT(name) VIVIM_TEXT_(name)
-extern Kernels const kKernels = {
-    VIVIM_TEXT(VIVIM_ISA), conv, scan, combine, depthwise, scanS6, addNorm, mergeScales};
+extern Kernels const kKernels = {VIVIM_TEXT(VIVIM_ISA), conv, scan, combine, depthwise, scanS6, addNorm, mergeScales};
 } // namespace vivim::cpu::VIVIM_ISA

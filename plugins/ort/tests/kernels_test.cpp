@@ -400,7 +400,8 @@ void testMergeScales(int64_t frames, int64_t channels, int64_t classes, std::vec
                 {
                     double total = bias[size_t(c)];
                     for (size_t s = 0; s < 4; ++s)
-                        total += upsampled(scales[s], sizes[2 * s], sizes[2 * s + 1], channels, f, c, h, w, height, width);
+                        total +=
+                            upsampled(scales[s], sizes[2 * s], sizes[2 * s + 1], channels, f, c, h, w, height, width);
                     for (int64_t k = 0; k < classes; ++k)
                         expected[size_t(((f * classes + k) * height + h) * width + w)] += (c ? 0 : classBias[size_t(k)])
                             + std::max(total, 0.0) * double(weight[size_t(k * channels + c)]);
