@@ -68,7 +68,7 @@ def test_without_mamba_layers_frames_do_not_see_each_other() -> None:
     assert (together - alone).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("edge_head", ["conv1x1", "conv3"])
+@pytest.mark.parametrize("edge_head", ["conv1x1", "conv3", "decoder"])
 def test_edge_heads_and_classes(edge_head: str) -> None:
     with torch.no_grad():
         output = tiny(edge_head=edge_head, classes=("nodule", "vessel"))(torch.randn(1, 2, 3, 64, 48))

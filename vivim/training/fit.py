@@ -422,7 +422,8 @@ def _network(config: FitConfig) -> Vivim:
     strange = [key for key, _ in ours.items() ^ theirs.items() if not _is_edge(key)]
     if strange:
         raise ConfigError(f"{config.init} does not fit the network that is asked for ({min(strange)} differs)")
-    kept = {key: value for key, value in start.state_dict().items() if not (config.new_edge_head and _is_edge(key))}
+    other_head = config.new_edge_head or start.config.edge_head != model.config.edge_head
+    kept = {key: value for key, value in start.state_dict().items() if not (other_head and _is_edge(key))}
     model.load_state_dict(kept, strict=False)
     return model
 
