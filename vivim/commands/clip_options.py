@@ -46,6 +46,7 @@ class ClipOptions:
     frames: int = 5
     size: tuple[int, int] = (256, 256)
     stride: Annotated[int, "Frames from one frame of a clip to the next."] = 1
+    strides: Annotated[int, "Phantoms: frames from one to the next, 1 to so many, clip by clip."] = 1
     region: Annotated[str, "What is cut out of the frames: whole, dicom, auto, or X,Y,W,H; docs/contract.md."] = "whole"
     shape: Annotated[str, "How that becomes a picture: stretched, or kept (filled with black)."] = "stretched"
     colour: Annotated[str, "rgb, or grey: the luminance in all channels."] = "rgb"
@@ -131,7 +132,14 @@ class ClipOptions:
             raise DataError(f"clips of {self.frames} frames of {self.size[0]}x{self.size[1]}; expected at least 1")
         if self.is_phantom:
             return PhantomClips(
-                split, phantoms, self.frames, self.size, fresh, **self.screen, framing=self._of_phantoms()
+                split,
+                phantoms,
+                self.frames,
+                self.size,
+                fresh,
+                **self.screen,
+                framing=self._of_phantoms(),
+                strides=self.strides,
             )
         each = max(1, makers)
         kept = CacheOptions(self.cache * 10**6 // each, self.cache_folder, self.cache_disk * 10**6 // each)
@@ -145,7 +153,7 @@ class ClipOptions:
     def judged(self, split: str, phantoms: int) -> ClipSource:
         """The clips that judge a network on a split, every frame once; arguments and errors as of `clips`."""
         if self.is_phantom:
-            return self.clips(split, phantoms)
+            return replace(self, strides=1).clips(split, phantoms)
         return JudgedVideos(self.dataset(split), self.frames, Framing(self.contract), self.stride)
 
     def record(self, split: str, phantoms: int) -> TrainingData:

@@ -96,6 +96,7 @@ class PhantomClips:
         frames, size: T and (H, W).
         fresh: whether epoch e shows the clips e * count to (e + 1) * count - 1 of the split, so that none comes twice.
         screen, view, trouble: of `PhantomSpec`.
+        strides: a clip shows every first frame of its film, or every second, ... up to `strides`, by its number.
         framing: how what is drawn becomes pictures of another colour; its region is that of `view`.
     """
 
@@ -108,9 +109,12 @@ class PhantomClips:
     view: str = "whole"
     framing: Framing | None = None
     trouble: str = ""
+    strides: int = 1
 
     def __post_init__(self) -> None:
         _check_phantoms(self.split, self.count)
+        if not 1 <= self.strides <= 25:
+            raise DataError(f"phantoms with strides of 1 to {self.strides}; expected at most 1 to 25")
 
     def __len__(self) -> int:
         return self.count
@@ -118,7 +122,8 @@ class PhantomClips:
     def clip(self, index: int, epoch: int) -> Clip:
         number = index + (epoch * self.count if self.fresh else 0)
         spec = _spec(self.split, number % _MOST_CLIPS, self.frames, self.size)
-        clip = phantom_clip(replace(spec, screen=self.screen, view=self.view, trouble=self.trouble))
+        rate = spec.fps / (1 + number % self.strides)  # motion is per second
+        clip = phantom_clip(replace(spec, fps=rate, screen=self.screen, view=self.view, trouble=self.trouble))
         if self.framing is None:
             return clip
         return replace(clip, pixels=np.stack([self.framing.picture(image) for image in clip.pixels]))

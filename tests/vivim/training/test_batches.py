@@ -34,6 +34,7 @@ from vivim.training.batches import (
 from vivim_runtime import errors
 from vivim_runtime.clips import Clip
 from vivim_runtime.datasets import PHANTOM_SPLITS, open_dataset
+from vivim_runtime.datasets.phantom import phantom_clip
 from vivim_runtime.phantom import PhantomSpec
 
 MOST_CLIPS = 1_000_000
@@ -379,6 +380,26 @@ def test_fresh_phantoms_are_new_in_every_epoch_and_the_same_for_the_same_epoch()
     for epoch in (2, 0, 1, 0):
         assert same([fresh.clip(index, epoch) for index in range(2)], listed[2 * epoch : 2 * epoch + 2])
         assert same([still.clip(index, epoch) for index in range(2)], listed[:2])
+
+
+def test_phantoms_of_several_speeds_show_the_same_lesions_further_apart() -> None:
+    plain, fast = (PhantomClips("train", 3, 4, (32, 32), strides=strides) for strides in (1, 3))
+    assert same([plain.clip(0, 0)], [fast.clip(0, 0)])  # number 0: every frame
+    for number, stride in ((1, 2), (2, 3)):
+        slow = phantom_clip(PhantomSpec(PHANTOM_SPLITS["train"] + number, 3 * stride + 1, (32, 32)))
+        found = fast.clip(number, 0)
+        # The tissue moves as it does in every so manieth frame of the film, to a pixel of its outline.
+        assert np.mean(found.masks != slow.masks[::stride]) < 0.02 < np.mean(found.masks)
+        assert not same([found], [plain.clip(number, 0)])
+    for strides in (0, 26):
+        with pytest.raises(DataError, match="strides of 1 to"):
+            PhantomClips("train", 3, 4, (32, 32), strides=strides)
+
+
+def test_phantoms_of_several_speeds_are_judged_at_their_own() -> None:
+    options = ClipOptions(frames=2, size=(32, 32), strides=3)
+    assert options.clips("train", 4).strides == 3  # type: ignore[attr-defined]
+    assert options.judged("validation", 4) == PhantomClips("validation", 4, 2, (32, 32), fresh=False)
 
 
 def test_fresh_phantoms_stay_in_their_split_however_many_epochs_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
