@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 
@@ -28,7 +27,7 @@ def planned(
     Raises:
         CheckpointError: there are no weights to start from.
     """
-    network = replace(load_checkpoint(config.init).config, **config.changes()) if config.init else config.network()
+    network = config.network_from(load_checkpoint(config.init).config) if config.init else config.network()
     with torch.device("meta"):
         parts = {name: sum(p.numel() for p in part.parameters()) for name, part in Vivim(network).named_children()}
     count = sum(parts.values())

@@ -22,9 +22,10 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["RECIPES", "Amp", "FitConfig", "learning_rate", "read_recipe", "recipe_file"]
+__all__ = ["CLASSES", "RECIPES", "Amp", "FitConfig", "learning_rate", "read_recipe", "recipe_file"]
 
 RECIPES = ("paper", "authors", "ours")
+CLASSES = ("lesion",)  # what clips know
 
 Amp = Literal["off", "bf16", "fp16"]
 Initialisation = Literal["ours", "authors"]
@@ -127,6 +128,11 @@ class FitConfig:
         if self.streaming:  # its clips of `frames` are films from their first frame on
             return {"directions": STREAMING_DIRECTIONS} | changes | {"streaming": True, "frames": 1}
         return changes | {"frames": self.frames}
+
+    def network_from(self, start: VivimConfig) -> VivimConfig:
+        """The network of a run from weights of another; of several classes, it has that of the clips."""
+        classes = start.classes if len(start.classes) == 1 else CLASSES
+        return dataclasses.replace(start, classes=classes, **self.changes())
 
     @property
     def has_edges(self) -> bool:
