@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 
 import vivim
 import vivim.commands.fit
+import vivim.training.affine
 from tests.golden.cases import upstream_state
 from tests.runtime.datasets.trees import write_image, write_vtus
 from tests.vivim.runs import differences, log_without_times, write_start
@@ -27,6 +29,7 @@ from vivim.checkpoint import read_metadata
 from vivim.training.affine import load_regressor
 from vivim.training.batches import Augmentation
 from vivim.training.recipe import FitConfig
+from vivim_runtime.commands import entry
 from vivim_runtime.commands.entry import main
 from vivim_runtime.files import sha256_file
 
@@ -354,6 +357,14 @@ def test_interrupted_fit_says_how_to_go_on(train: Train, tmp_path: Path, monkeyp
     assert "--resume" in outcome.err and str(tmp_path) in outcome.err and "Traceback" not in outcome.err
 
 
+@pytest.fixture
+def few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A regressor is judged by 64 pairs of outlines instead of thousands."""
+    judged = partial(vivim.training.affine._scores, count=64)
+    monkeypatch.setattr(vivim.training.affine, "_scores", judged)
+
+
+@pytest.mark.usefixtures("few_pairs")
 def test_boundary_teaches_a_regressor_that_fit_takes(train: Train, tmp_path: Path) -> None:
     out = tmp_path / "new" / "affine.safetensors"
     outcome = train(
@@ -378,6 +389,7 @@ def test_boundary_teaches_a_regressor_that_fit_takes(train: Train, tmp_path: Pat
     assert losses["ours"]["segmentation"] == losses["shipped"]["segmentation"]
 
 
+@pytest.mark.usefixtures("few_pairs")
 def test_boundary_learns_from_a_folder_of_videos(train: Train, tmp_path: Path) -> None:
     write_vtus(tmp_path / "data", {"0001": 5, "0002": 5})
     splits = tmp_path / "splits.txt"
@@ -527,13 +539,13 @@ def test_wrong_usage_ends_with_code_two(train: Train, arguments: list[str]) -> N
     assert outcome.err.count("\n") == 1 and outcome.err.startswith("error: ") and "--help" in outcome.err
 
 
-def test_installed_command_prints_no_traceback(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from vivim_runtime.commands.entry import train; train()"]
-    done = subprocess.run(
-        [*command, "convert", str(tmp_path / "nothing.pth"), "out.safetensors"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: there is no checkpoint")
+def test_installed_command_prints_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["vivim-train", "convert", str(tmp_path / "nothing.pth"), "out.safetensors"])
+    with pytest.raises(SystemExit) as exit:
+        entry.train()
+    out, err = capfd.readouterr()
+    assert exit.value.code == 2 and out == ""
+    assert err.count("\n") == 1 and err.startswith("error: there is no checkpoint")
