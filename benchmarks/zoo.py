@@ -246,15 +246,15 @@ def _timed(run: Callable[[], Any]) -> tuple[float, float, Any]:
 
 def _engine(file: Path) -> str:
     """Built for one kind of GPU, on this CPU."""
-    from vivim_export.engine import EngineOptions, build_engine, plan_engine
+    from vivim_export.engine import EngineOptions, build_engine
 
     options = EngineOptions(precision="fp32", backend="rtx", compute_capabilities=("8.9",))
     try:
-        layers = plan_engine(file, options).layers
-        record, _ = build_engine(file, file.with_suffix(".engine"), options)
+        cpu, _, built = _timed(lambda: build_engine(file, file.with_suffix(".engine"), options))
     except VivimError as error:
         return f"none: {error}"
-    return f"{record.build_flags['build_seconds']} s, {layers} layers, {record.engine_bytes / 1e6:.0f} MB"
+    record = built[0]
+    return f"{cpu:.0f} CPU s, {record.build_flags['layers']} layers, {record.engine_bytes / 1e6:.0f} MB"
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
