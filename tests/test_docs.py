@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.main import get_command
+
+from vivim_runtime.live.screens.base import ScreenOptions
+from vivim_runtime.live.screens.web import WebViewer
+from vivim_runtime.live.status import Controls
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -191,3 +198,32 @@ def test_the_page_of_the_composed_container_is_for_this_machine_alone() -> None:
     words = service["command"]
     assert {word for word in words if word.startswith("--")} <= options()["vivim-run"]
     assert ":?" in words[words.index("--token") + 1]  # refused without one
+
+
+def test_the_health_of_the_composed_container_is_asked_with_its_token() -> None:
+    """Without it the page refuses, and the container would be restarted for ever as not healthy."""
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    (service,) = yaml.safe_load((ROOT / "docker" / "compose.yml").read_text())["services"].values()
+    how, python, dash, code = service["healthcheck"]["test"]
+    assert (how, python, dash) == ("CMD", "python", "-c") and "VIVIM_TOKEN" in service["environment"]
+    token = "0123456789abcdef"
+    model = type("Info", (), {"classes": ()})()
+    with WebViewer("http://127.0.0.1:0", Controls((), 0.5, 0.4), model, ScreenOptions(token=token)) as web:
+        asked = code.replace("http://127.0.0.1:8080", web.name)
+        assert asked != code
+        for given, healthy in ((token, True), ("another token 0", False)):
+            environment = {**os.environ, "VIVIM_TOKEN": given.replace(" ", "-")}
+            done = subprocess.run([sys.executable, "-c", asked], env=environment, capture_output=True, timeout=30)
+            assert (done.returncode == 0) is healthy, done.stderr
+
+
+def test_only_what_the_dockerfile_copies_is_sent_to_the_builder() -> None:
+    copied = {
+        word
+        for lines in stages().values()
+        for line in lines
+        if line.startswith("COPY ") and "--from" not in line
+        for word in line.split()[1:-1]
+    }
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert sent == {word.removeprefix("./") for word in copied}
