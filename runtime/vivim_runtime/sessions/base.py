@@ -361,7 +361,7 @@ class Session(Protocol):
 
         Args:
             states: what the call before gave; None before the first frame. Streams have states of their own, so that
-                several run through one session.
+                several run through one session. Give them once: those of an engine stay on the GPU, and are gone then.
 
         Raises:
             ModelError: it is no streaming file.
