@@ -230,6 +230,7 @@ class Dataset:
         layout: how the files lie; see `vivim_runtime.datasets.LAYOUTS`.
         notes: what a user should know about how it was opened.
         origin: who made the split, for people: "of the data set", "drawn with seed 3"; "" for all videos.
+        split_names: the splits that the files themselves make.
     """
 
     name: str
@@ -238,6 +239,7 @@ class Dataset:
     layout: str = ""
     notes: tuple[str, ...] = ()
     origin: str = ""
+    split_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Frames of all videos."""
