@@ -65,6 +65,7 @@ class RunOptions:
         contract: how frames became their pictures; size, clips and normalisation are those of the training. None:
             whole frames, stretched.
         data: what the clips are from, for the weights; None where that has no name.
+        stills: the same of still pictures beside them.
     """
 
     resume: bool = False
@@ -75,6 +76,12 @@ class RunOptions:
     stride: int = 1
     data: TrainingData | None = None
     contract: InputContract | None = None
+    stills: TrainingData | None = None
+
+    @property
+    def seen(self) -> tuple[TrainingData, ...]:
+        """All that the clips are from, as far as it has names."""
+        return tuple(entry for entry in (self.data, self.stills) if entry is not None)
 
 
 @dataclass(frozen=True)
@@ -192,7 +199,7 @@ class _Run:
     @property
     def _identity(self) -> dict[str, Any]:
         """What must be the same when a run is resumed."""
-        data = data_to_json((self._options.data,)) if self._options.data else ""
+        data = data_to_json(self._options.seen) if self._options.seen else ""
         fingerprint = hashlib.sha256(data.encode()).hexdigest()[:12]
         contract = self._training.contract.to_json()
         counts = {"clips": self._clips, "processes": self.group.size, "the input contract": contract}
@@ -387,7 +394,7 @@ def _training(config: FitConfig, clips: ClipSource | Sequence[Clip], options: Ru
                 f"{config.init} takes frames normalised by {start.contract.mean} and {start.contract.std}; training "
                 f"gives {contract.mean} and {contract.std}: start from other weights"
             )
-    return Training(contract, joined(() if options.data is None else (options.data,), before))
+    return Training(contract, joined(options.seen, before))
 
 
 def _network(config: FitConfig) -> Vivim:

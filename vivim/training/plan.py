@@ -8,7 +8,7 @@ import torch
 
 from vivim.checkpoint import load_checkpoint
 from vivim.model import Vivim
-from vivim.training.batches import ClipSource, clip_source
+from vivim.training.batches import ClipSource, MixedClips, clip_source
 from vivim.training.fit import RunOptions
 from vivim.training.recipe import FitConfig
 from vivim_runtime.clips import Clip
@@ -39,9 +39,10 @@ def planned(
     a_step = config.batch * config.accumulate * processes
     steps = len(source) // a_step
     left = len(source) - steps * a_step
+    stills = f" ({len(source.stills)} of them still pictures)" if isinstance(source, MixedClips) else ""
     yield (
-        f"{len(source)} clips of {config.frames} x {height} x {width}; {config.epochs} epochs of {steps} steps of "
-        f"{a_step} clips{f', {left} clips left out of each epoch' if left else ''}; "
+        f"{len(source)} clips{stills} of {config.frames} x {height} x {width}; {config.epochs} epochs of {steps} steps "
+        f"of {a_step} clips{f', {left} clips left out of each epoch' if left else ''}; "
         f"{len(clip_source(validation))} clips to validate on"
     )
     terms = ", ".join(
