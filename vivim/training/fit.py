@@ -412,7 +412,8 @@ def _network(config: FitConfig) -> Vivim:
                 if isinstance(module, TemporalMambaLayer):
                     module.initialise_as_authors()
         return model
-    start = load_checkpoint(config.init)
+    name = config.init
+    start = load_checkpoint(name)
     if config.streaming and not start.config.streaming:
         start = streaming_from(start, config.changes()["directions"])
     elif start.config.streaming and not config.streaming:
@@ -429,7 +430,7 @@ def _network(config: FitConfig) -> Vivim:
     other_head = config.new_edge_head or start.config.edge_head != model.config.edge_head
     kept = {key: value for key, value in start.state_dict().items() if not (other_head and _is_edge(key))}
     if model.config.classes != start.config.classes:
-        kept |= _classifier(model, start, config.init)
+        kept |= _classifier(model, start, name)
     model.load_state_dict(kept, strict=False)
     return model
 
