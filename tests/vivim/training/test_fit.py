@@ -627,6 +627,14 @@ def test_a_new_edge_head_replaces_that_of_the_weights_and_starts_at_the_share_of
     assert torch.equal(new.decoder.fuse.weight, start.decoder.fuse.weight)
 
 
+def test_an_edge_head_of_another_kind_is_a_new_one(config: FitConfig, start: str) -> None:
+    asked = replace(config, init=start, edge_head="decoder")
+    model = vivim.training.fit._network(asked)
+    width = model.config.decoder_width
+    assert model.edge_head[0].weight.shape == (width, width, 3, 3)  # type: ignore[index,union-attr]
+    assert model.edge_head[-1].bias.sigmoid().item() == pytest.approx(0.01)  # type: ignore[index,union-attr]
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_names_the_clips_and_keeps_the_state_before(
     config: FitConfig, clips: list[Clip], validation: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
