@@ -194,7 +194,7 @@ def test_augmentation_that_makes_no_sense_is_refused(changes: dict[str, float]) 
 def test_examples_are_recipes() -> None:
     paths = sorted(EXAMPLES.rglob("*.toml"))
     assert [path.parent.name for path in paths].count("tiny") == 3
-    of_the_command = {"imgsz", "clips", "validation_clips", "fresh", "data", "layout", "stride", "hop"}
+    of_the_command = {"imgsz", "clips", "validation_clips", "fresh", "data", "layout", "stride", "strides", "hop"}
     for path in paths:
         values = read_recipe(path, NAMES | of_the_command)
         types = {field.name: type(field.default) for field in dataclasses.fields(FitConfig)}
