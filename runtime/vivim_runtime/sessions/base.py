@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ __all__ = [
     "Clips",
     "Logits",
     "ModelInfo",
+    "Outlining",
     "Session",
     "StateInfo",
     "Stream",
@@ -360,7 +361,7 @@ class Session(Protocol):
 
         Args:
             states: what the call before gave; None before the first frame. Streams have states of their own, so that
-                several run through one session.
+                several run through one session. Give them once: those of an engine stay on the GPU, and are gone then.
 
         Raises:
             ModelError: it is no streaming file.
@@ -376,6 +377,15 @@ class Session(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class Outlining(Protocol):
+    """A session whose network may have an edge head too; a model file never has."""
+
+    def with_outlines(self) -> Session | None:
+        """The same with the logits of outlines behind those of the classes; None without an edge head."""
+        ...
 
 
 class Stream:

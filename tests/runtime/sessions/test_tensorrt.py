@@ -8,7 +8,7 @@ import ctypes
 import gc
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,30 +40,6 @@ RECORDS = {"tensorrt": PLAIN, "rtx": RTX}
 
 
 @pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCuda:
-    """A machine like ADA; the cache folder is empty."""
-    fake = FakeCuda()
-    fake.install(monkeypatch)
-    monkeypatch.setattr(Machine, "here", lambda device, backends: ADA)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return fake
-
-
-@pytest.fixture
-def tensorrt(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
-    module = FakeTensorRT(cuda, "10.13.3.9")
-    monkeypatch.setitem(sys.modules, "tensorrt", module)
-    return module
-
-
-@pytest.fixture
-def rtx(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
-    module = FakeTensorRT(cuda, "1.7.1.116", compiles=True)
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx", module)
-    return module
-
-
-@pytest.fixture
 def engine(tmp_path: Path) -> Path:
     return engine_file(tmp_path / "tiny.engine", PLAIN)
 
@@ -79,6 +55,14 @@ def clips(batch: int = 1, seed: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 def expected(of: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return of.mean(-1, dtype=np.float32)[:, :, None] - 128
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_from_before_is_searched() -> Iterator[None]:
+    """`nothing_is_held` collects garbage many times: of these tests, not of all that came before."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def nothing_is_held(cuda: FakeCuda, module: FakeTensorRT) -> bool:
