@@ -84,7 +84,7 @@ def _linear_rules() -> Iterator[None]:
         yield
         return
     kept = tuple(rule for rule in rules if rule.name != "SlicesSplit")
-    onnxscript.rewriter._DEFAULT_REWRITE_RULES = kept  # type: ignore[assignment]
+    onnxscript.rewriter._DEFAULT_REWRITE_RULES = kept
     try:
         yield
     finally:
