@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.sharing import Shared
+
 # Before torch is imported: as many threads a worker as there are cores for it.
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
@@ -26,6 +28,12 @@ LIVE = (Path("tests/runtime/live"), Path("tests/runtime/commands/test_live.py"))
 def _as_of_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is said about installing does not depend on where this copy came from."""
     monkeypatch.setattr("vivim_runtime.installation._origin", dict)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """`shared(name, make)`: a folder that `make` fills once, however many workers ask for it."""
+    return Shared(tmp_path_factory, os.environ.get("PYTEST_XDIST_WORKER", ""))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

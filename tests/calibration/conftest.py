@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sharing import Shared
 from vivim.checkpoint import load_checkpoint, resolve_weights
 from vivim_export.onnx_export import OnnxOptions, onnx_from_model, save_onnx
 
@@ -19,9 +20,11 @@ def clips_of(seed: int, clips: int = 1) -> str:
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(shared: Shared) -> Path:
     """The demo weights with T = 3 for frames of 128 x 128: trained ones, whose masks mean something."""
-    path = tmp_path_factory.mktemp("onnx") / "net.onnx"
-    model = load_checkpoint(resolve_weights("tiny"), FRAMES)
-    save_onnx(onnx_from_model(model, OnnxOptions(size=SIZE)), path)
-    return path
+
+    def make(folder: Path) -> None:
+        model = load_checkpoint(resolve_weights("tiny"), FRAMES)
+        save_onnx(onnx_from_model(model, OnnxOptions(size=SIZE)), folder / "net.onnx")
+
+    return shared("calibrated", make) / "net.onnx"

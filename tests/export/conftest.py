@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.sharing import Shared
 from vivim import Vivim, VivimConfig, save_checkpoint
-from vivim_export.onnx_export import OnnxOptions, export_onnx
+from vivim_export.onnx_export import OnnxOptions, export_onnx, onnx_from_model, save_onnx
 
 
 def lively(config: VivimConfig) -> Vivim:
@@ -24,16 +26,33 @@ def lively(config: VivimConfig) -> Vivim:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(shared: Shared) -> Path:
     """Tiny network, T = 3."""
-    path = tmp_path_factory.mktemp("weights") / "net.safetensors"
-    save_checkpoint(path, lively(VivimConfig.preset("tiny", frames=3)))
-    return path
+    network = VivimConfig.preset("tiny", frames=3)
+    return shared("checkpoint", lambda f: save_checkpoint(f / "net.safetensors", lively(network))) / "net.safetensors"
 
 
 @pytest.fixture(scope="session")
-def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(checkpoint: Path, shared: Shared) -> Path:
     """Its ONNX file for frames of 64 x 96."""
-    path = tmp_path_factory.mktemp("onnx") / "net.onnx"
-    export_onnx(checkpoint, path, OnnxOptions(size=(64, 96)))
-    return path
+    options = OnnxOptions(size=(64, 96))
+    return shared("exported", lambda f: export_onnx(checkpoint, f / "net.onnx", options)) / "net.onnx"
+
+
+# The size and the numbers of frames of `odd_files`: no length of a sequence divides.
+ODD, COUNTS = (67, 45), (1, 5, 8)
+
+
+@pytest.fixture(scope="session")
+def odd_files(shared: Shared) -> Callable[[int], tuple[Vivim, Path]]:
+    """A network of so many frames, and its ONNX file for an odd size."""
+
+    def made(frames: int) -> tuple[Vivim, Path]:
+        model = lively(VivimConfig.preset("tiny", frames=frames))
+
+        def make(folder: Path) -> None:
+            save_onnx(onnx_from_model(model, OnnxOptions(size=ODD)), folder / "net.onnx")
+
+        return model, shared(f"odd-{frames}", make) / "net.onnx"
+
+    return made

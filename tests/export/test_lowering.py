@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -11,15 +13,14 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.export.conftest import lively
+from tests.export.conftest import COUNTS, ODD
 from tests.vivim.scan.test_operators import ALL_DIRECTIONS, GRIDS, scan_arguments
-from vivim import VivimConfig
+from vivim import Vivim
 from vivim.preprocessing import normalised
 from vivim.scan.operators import selective_scan
 from vivim.scan.reference import causal_conv1d_reference, selective_scan_reference
 from vivim_export.functions import DOMAIN
 from vivim_export.lowering import LowerConvolution, LowerScan, NodeSite, lower_operators
-from vivim_export.onnx_export import OnnxOptions, onnx_from_model
 from vivim_runtime.datasets.phantom import phantom_clip
 from vivim_runtime.errors import UsageError
 from vivim_runtime.phantom import PhantomSpec
@@ -140,12 +141,14 @@ def test_lowered_scan_is_right_at_the_shapes_of_b3(length: int, width: int) -> N
     assert relative(value, expected) <= 5e-7
 
 
-@pytest.mark.parametrize("frames", [1, 5, 8])
-def test_lowered_network_computes_what_pytorch_does(frames: int) -> None:
+@pytest.mark.parametrize("frames", COUNTS)
+def test_lowered_network_computes_what_pytorch_does(
+    odd_files: Callable[[int], tuple[Vivim, Path]], frames: int
+) -> None:
     """The issue's bound, 1e-5, in float32; an odd size, so that no length divides."""
-    model = lively(VivimConfig.preset("tiny", frames=frames))
-    pixels = phantom_clip(PhantomSpec(seed=5, frames=frames, size=(67, 45))).pixels[None]
-    proto = lower_operators(onnx_from_model(model, OnnxOptions(size=(67, 45))))
+    model, path = odd_files(frames)
+    pixels = phantom_clip(PhantomSpec(seed=5, frames=frames, size=ODD)).pixels[None]
+    proto = lower_operators(onnx.load(path))
     assert not proto.functions and not any(node.domain == DOMAIN for node in proto.graph.node)
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     value = session.run(None, {"frames": pixels})[0]

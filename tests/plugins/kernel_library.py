@@ -5,7 +5,6 @@ Builds are kept under build/ (ignored by git) by the hash of their sources, so t
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import hashlib
 import importlib.util
@@ -13,27 +12,19 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-__all__ = ["LIBRARY_SOURCES", "PLUGINS", "alone", "build", "compile_emulated", "load_script", "load_tool"]
+from tests.sharing import alone
+
+__all__ = ["LIBRARY_SOURCES", "PLUGINS", "build", "compile_emulated", "load_script", "load_tool"]
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "plugins"
 LIBRARY_SOURCES = [PLUGINS / "kernels.cu", PLUGINS / "emulation" / "control.cpp"]
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Build in a folder while nobody else does: another worker of pytest waits, and finds it built."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def build() -> Path:

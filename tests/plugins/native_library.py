@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.plugins.kernel_library import alone
+from tests.sharing import alone
 
 __all__ = ["BUILD", "KERNELS_TEST", "STAND_IN_TEST", "library", "program"]
 

@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.plugins.kernel_library import PLUGINS, alone, load_tool
+from tests.plugins.kernel_library import PLUGINS, load_tool
+from tests.sharing import alone
 
 __all__ = ["TRT_TYPES", "Node", "build"]
 
