@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import os
 import subprocess
@@ -116,14 +117,20 @@ def imports(tree: ast.AST, where: str, at_once: bool = True) -> Iterator[Import]
         yield from imports(node, where, at_once and not later)
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def imports_of(path: Path) -> list[Import]:
-    return list(imports(ast.parse(path.read_text(encoding="utf-8")), relative(path)))
+    return list(imports(parsed(path), relative(path)))
 
 
 def public_names(package: str, path: Path) -> set[str]:
     """Names without an underscore that a module defines, or that an `__init__` takes from its own package."""
     names: set[str] = set()
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in parsed(path).body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             names.add(node.name)
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
@@ -189,13 +196,14 @@ def test_runtime_imports_none_of_its_extras_until_they_are_needed() -> None:
     assert json.loads(in_another_process(code, json.dumps(names), json.dumps(heavy))) == []
 
 
+@functools.cache
 def imported_modules() -> dict[str, set[str]]:
     """Every module of ours, and those of ours that it imports, late imports and names of modules included."""
     files = {dotted(package, path): path for package in PACKAGES for path in modules(package)}
     graph: dict[str, set[str]] = {}
     for name, path in files.items():
         found: set[str] = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
@@ -265,7 +273,7 @@ def test_only_one_file_draws_the_tree_of_errors() -> None:
         (node.name, relative(path))
         for package in PACKAGES
         for path in modules(package)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.ClassDef) and node.name.endswith("Error") and not node.name.startswith("_")
     }
     elsewhere = {name for name, path in defined if path != "runtime/vivim_runtime/errors.py"}
@@ -274,7 +282,7 @@ def test_only_one_file_draws_the_tree_of_errors() -> None:
 
 @pytest.mark.parametrize(("package", "path"), ALL_MODULES)
 def test_public_names_are_announced(package: str, path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     announced = [
         ast.literal_eval(node.value)
         for node in tree.body

@@ -10,6 +10,7 @@ Libraries of --target need glibc 2.17 or later and no libstdc++, so that they ru
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import platform
 import re
@@ -96,7 +97,13 @@ def version() -> str:
     return found[1]
 
 
-def build(output: Path, toolchain: Toolchain, options: Sequence[str] = (), extra: Sequence[Path] = ()) -> Path:
+def build(
+    output: Path,
+    toolchain: Toolchain,
+    options: Sequence[str] = (),
+    extra: Sequence[Path] = (),
+    objects: Path | None = None,
+) -> Path:
     """Compile the library to `output`, which appears whole; nothing happens where it is newer than all sources.
 
     Args:
@@ -104,6 +111,7 @@ def build(output: Path, toolchain: Toolchain, options: Sequence[str] = (), extra
         toolchain: what compiles it.
         options: more options of every compilation, which outdo ours, and of the link.
         extra: more sources, with which the result is a program instead of a library.
+        objects: a folder that keeps what single sources became, for other builds that need the same.
 
     Raises:
         BuildError: the compiler fails; the message is its own.
@@ -116,22 +124,33 @@ def build(output: Path, toolchain: Toolchain, options: Sequence[str] = (), extra
     sources = {HERE / name: flags for name, flags in _KERNELS[toolchain.machine].items()}
     sources |= {HERE / name: ["-O2"] for name in _OTHERS} | {path: ["-O2"] for path in extra}
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
-        objects = [Path(folder) / f"{i}.o" for i in range(len(sources))]
-        jobs = [
-            [*toolchain.command, *common, *flags, *options, "-c", str(source), "-o", str(made)]
-            for (source, flags), made in zip(sources.items(), objects, strict=True)
-        ]
+        if objects is not None:
+            objects.mkdir(parents=True, exist_ok=True)
+        jobs = [[*toolchain.command, *common, *flags, *options, "-c", str(source)] for source, flags in sources.items()]
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            list(pool.map(_call, jobs))
+            compiled = list(pool.map(lambda job: _compile(job, Path(folder), objects), jobs))
         made = Path(folder) / output.name
         exports = f"-Wl,--version-script,{HERE / 'exports.map'}"
         shape = [] if extra else ["-shared", exports, *toolchain.links_statically]
         if not options and not extra:
             shape += ["-Wl,--no-undefined", "-Wl,-s"]
-        link = [*toolchain.command, *options, *shape, *map(str, objects), "-o", str(made), "-pthread", "-ldl"]
+        link = [*toolchain.command, *options, *shape, *map(str, compiled), "-o", str(made), "-pthread", "-ldl"]
         _call(link)
         made.replace(output)
     return output
+
+
+def _compile(command: list[str], folder: Path, kept: Path | None) -> Path:
+    """The object of one source, its last word: that of `kept` where sources and command are the same, or a new one."""
+    digest = hashlib.sha256(repr(command).encode())
+    for file in sorted(_inputs([Path(command[-1])])):
+        digest.update(file.read_bytes())
+    name = f"{digest.hexdigest()[:16]}.o"
+    if kept is not None and (kept / name).exists():
+        return kept / name
+    made = folder / name
+    _call([*command, "-o", str(made)])
+    return made if kept is None else made.replace(kept / name)
 
 
 def _inputs(extra: Sequence[Path]) -> list[Path]:

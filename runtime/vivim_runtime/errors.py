@@ -77,6 +77,10 @@ class SourceError(VivimError):
     exit_code = 2
 
 
+class NoPictureError(SourceError):
+    """A DICOM object that holds no pictures: a segmentation, a report, a document."""
+
+
 class DataError(VivimError):
     """Data to train, calibrate or evaluate on, or a frame or mask of them, that cannot be used."""
 

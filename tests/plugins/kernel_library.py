@@ -5,6 +5,7 @@ Builds are kept under build/ (ignored by git) by the hash of their sources, so t
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import importlib.util
@@ -12,17 +13,27 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-__all__ = ["LIBRARY_SOURCES", "PLUGINS", "build", "compile_emulated", "load_script", "load_tool"]
+__all__ = ["LIBRARY_SOURCES", "PLUGINS", "alone", "build", "compile_emulated", "load_script", "load_tool"]
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "plugins"
 LIBRARY_SOURCES = [PLUGINS / "kernels.cu", PLUGINS / "emulation" / "control.cpp"]
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Build in a folder while nobody else does: another worker of pytest waits, and finds it built."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def build() -> Path:
@@ -45,17 +56,21 @@ def compile_emulated(name: str, sources: Sequence[Path], options: Sequence[str])
     for file in [*files, *sources]:
         digest.update(file.read_bytes())
     output = ROOT / "build" / "test-kernels" / digest.hexdigest()[:16] / name
-    if output.exists():
-        return output
+    with alone(output.parent):
+        if not output.exists():
+            _compile(output, sources, options)
+    return output
+
+
+def _compile(output: Path, sources: Sequence[Path], options: Sequence[str]) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
-    made = output.with_suffix(f".{os.getpid()}")  # moved into place whole: another session may build the same
+    made = output.with_suffix(f".{os.getpid()}")  # moved into place whole: an end in between leaves no half of it
     command = [_compiler(), "-std=c++17", "-g1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
     command += [*options, "-fvisibility=hidden", "-pthread", "-DVIVIM_EMULATE", "-I", str(PLUGINS / "include")]
     command += ["-I", str(PLUGINS), "-x", "c++", *map(str, sources), "-o", str(made)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}"
     made.rename(output)
-    return output
 
 
 def load_tool(name: str) -> ModuleType:

@@ -1,6 +1,6 @@
 """Builds libvivim_ort.so and its test program, for tests; skips where there is no C++ compiler.
 
-Builds are kept under build/ (ignored by git); they are made anew where a source is newer.
+Builds are kept under build/ (ignored by git); they are made anew where a source is newer, of objects that they share.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from tests.plugins.kernel_library import alone
 
 __all__ = ["BUILD", "KERNELS_TEST", "STAND_IN_TEST", "library", "program"]
 
@@ -44,11 +46,13 @@ def _toolchain() -> object:
 @functools.cache
 def library() -> Path:
     """libvivim_ort.so for this machine."""
-    return BUILD.build(_FOLDER / BUILD.LIBRARY, _toolchain())
+    with alone(_FOLDER):
+        return BUILD.build(_FOLDER / BUILD.LIBRARY, _toolchain(), objects=_FOLDER / "objects")
 
 
 @functools.cache
 def program(source: Path, *options: str) -> Path:
     """A test program with the library's sources in it."""
     name = "-".join([source.stem, *(option.strip("-").replace("=", "-").replace(",", "-") for option in options)])
-    return BUILD.build(_FOLDER / name, _toolchain(), options, (source,))
+    with alone(_FOLDER):
+        return BUILD.build(_FOLDER / name, _toolchain(), options, (source,), _FOLDER / "objects")

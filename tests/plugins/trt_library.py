@@ -6,20 +6,17 @@ The folders are those of the CMake presets, which git ignores: only the first ru
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import functools
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.plugins.kernel_library import PLUGINS, load_tool
+from tests.plugins.kernel_library import PLUGINS, alone, load_tool
 
 __all__ = ["TRT_TYPES", "Node", "build"]
 
@@ -63,20 +60,11 @@ def _build(preset: str, major: int | None) -> str:
     given["VIVIM_TENSORRT_MAJOR"] = str(major or "")
     if preset == "gpu" and (nvcc := load_tool("cuda_tools").find_tool("nvcc")):
         configure.append(f"-DVIVIM_NVCC={nvcc}")
-    with _alone(folder):
+    with alone(folder):
         if "vivim_trt: not built" in _run([*configure, *(f"-D{name}={value}" for name, value in given.items())]):
             _run([*configure, "-DVIVIM_TENSORRT_MAJOR=11"])
         _run(["cmake", "--build", str(folder), "--target", *TARGETS, "--parallel", "2"])
     return ""
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Build in a folder while nobody else does: another worker of pytest waits, and finds it built."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _run(command: list[str]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from vivim.training.batches import ClipSource, DatasetClips, JudgedVideos, PhantomClips
+from vivim.training.batches import ClipSource, DatasetClips, JudgedVideos, MixedClips, PhantomClips, StillClips
 from vivim.training.cache import CacheOptions
 from vivim.training.recipe import FitConfig
 from vivim_runtime.contract import InputContract
@@ -52,6 +52,9 @@ class ClipOptions:
     colour: Annotated[str, "rgb, or grey: the luminance in all channels."] = "rgb"
     outside: Annotated[str, "What lies in the region's rectangle outside its outline: kept, or black."] = "kept"
     fps: Annotated[float | None, "Frames a second of the videos, for the weights' contract."] = None
+    stills: Annotated[
+        Path | None, "Folder of still pictures with masks to train on, too: each is a clip that stands still."
+    ] = None
     hop: Annotated[int, "Frames from the start of one clip to learn from to that of the next."] = 1
     cache: Annotated[int, "Megabytes of frames at the network's size that are kept in memory."] = 2000
     cache_folder: Annotated[Path | None, "Folder to keep them in, for all processes and later runs."] = None
@@ -141,9 +144,28 @@ class ClipOptions:
                 framing=self._of_phantoms(),
                 strides=self.strides,
             )
-        each = max(1, makers)
-        kept = CacheOptions(self.cache * 10**6 // each, self.cache_folder, self.cache_disk * 10**6 // each)
+        kept = self._kept(makers)
         return DatasetClips(self.dataset(split), self.frames, Framing(self.contract), self.stride, self.hop, kept)
+
+    def _kept(self, makers: int) -> CacheOptions:
+        each = max(1, makers) * (1 if self.stills is None else 2)  # videos and pictures have a cache each
+        return CacheOptions(self.cache * 10**6 // each, self.cache_folder, self.cache_disk * 10**6 // each)
+
+    def with_stills(self, clips: ClipSource, makers: int = 1) -> ClipSource:
+        """Clips to train on, and those of the still pictures behind them; DataError where there are none."""
+        pictures = self.still_pictures()
+        if pictures is None:
+            return clips
+        return MixedClips(clips, StillClips(pictures, self.frames, Framing(self.contract), self._kept(makers)))
+
+    def still_pictures(self) -> Dataset | None:
+        """Pictures to train on beside videos: the split `train` where their folder has splits, else all of them."""
+        if self.stills is None:
+            return None
+        if self.stills.resolve() == Path(self.data).resolve():
+            raise DataError(f"--stills and --data are both {self.data}; expected another folder")
+        found = open_dataset(str(self.stills))
+        return open_dataset(str(self.stills), "train") if found.split_names else found
 
     def _of_phantoms(self) -> Framing | None:
         """Phantoms are drawn at the network's size; what is left to do is their colour."""
@@ -174,8 +196,14 @@ class ClipOptions:
         made = dict.fromkeys(filter(None, (training.origin, validation.origin)))
         return training_data(training.name, "; validation ".join(made), videos)
 
+    def record_of_stills(self) -> TrainingData | None:
+        """The same of the still pictures."""
+        pictures = self.still_pictures()
+        return None if pictures is None else training_data(pictures.name, "all trained", {"train": pictures.videos})
+
     def described(self, clips: ClipSource, split: str) -> str:
         """For people and for the metadata of weights."""
         height, width = self.size
         name = self.data if self.is_phantom else self.dataset(split).name
-        return f"{name} {split}, {len(clips)} clips of {self.frames}x{height}x{width}"
+        stills = f", {len(clips.stills)} of them stills of {self.stills}" if isinstance(clips, MixedClips) else ""
+        return f"{name} {split}, {len(clips)} clips of {self.frames}x{height}x{width}{stills}"

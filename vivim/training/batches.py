@@ -39,7 +39,9 @@ __all__ = [
     "JudgedClip",
     "JudgedVideos",
     "MemoryClips",
+    "MixedClips",
     "PhantomClips",
+    "StillClips",
     "TrainingBatches",
     "augmented",
     "clip_name",
@@ -83,7 +85,8 @@ def clip_source(clips: ClipSource | Sequence[Clip]) -> ClipSource:
 
 def clip_name(source: ClipSource, index: int) -> str:
     """What messages call a clip."""
-    return source.name(index) if isinstance(source, DatasetClips) else f"clip {index}"
+    named = isinstance(source, DatasetClips | StillClips | MixedClips)
+    return source.name(index) if named else f"clip {index}"
 
 
 @dataclass(frozen=True)
@@ -199,6 +202,62 @@ class DatasetClips(_FramedVideos):
         """For messages: the video, and the clip's first frame there."""
         number, indices = self._clips[index]
         return f"{self.dataset.videos[number].name} from frame {indices[0]}"
+
+
+class StillClips(_FramedVideos):
+    """Still pictures as clips: each is shown in all T frames of its own, which never meets another picture.
+
+    So batches keep one shape, and the layers over time see what they see of a frozen screen: no motion. What
+    augmentation draws anew in every frame (speckle, tones) still differs from frame to frame.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        frames: int,
+        framing: Framing | tuple[int, int],
+        cache: CacheOptions = CacheOptions(),  # noqa: B008
+    ) -> None:
+        super().__init__(dataset, framing)
+        self._frames, self.cache = frames, FrameCache(cache)
+        self._pictures = [(n, i) for n, video in enumerate(dataset.videos) for i in range(len(video))]
+        if not self._pictures:
+            raise DataError(f"{dataset.name} holds no pictures; expected images with masks (docs/data.md)")
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def clip(self, index: int, epoch: int) -> Clip:
+        number, i = self._pictures[index]
+        video = self.dataset.videos[number]
+        picture, mask = self.cache.read(video, i, self._seen(number))
+        shown = (np.repeat(array[None], self._frames, axis=0) for array in (picture, mask))
+        return Clip(*shown, source=video.name, start=i)
+
+    def name(self, index: int) -> str:
+        """For messages."""
+        number, i = self._pictures[index]
+        return self.dataset.videos[number].label(i)
+
+
+@dataclass(frozen=True)
+class MixedClips:
+    """The clips of videos (or phantoms), and behind them those of still pictures; an epoch shows all of both."""
+
+    videos: ClipSource
+    stills: StillClips
+
+    def __len__(self) -> int:
+        return len(self.videos) + len(self.stills)
+
+    def clip(self, index: int, epoch: int) -> Clip:
+        left = index - len(self.videos)
+        return self.videos.clip(index, epoch) if left < 0 else self.stills.clip(left, epoch)
+
+    def name(self, index: int) -> str:
+        """For messages."""
+        left = index - len(self.videos)
+        return clip_name(self.videos, index) if left < 0 else self.stills.name(left)
 
 
 @dataclass(frozen=True)

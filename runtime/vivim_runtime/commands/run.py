@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -260,10 +260,19 @@ def _exported(model: str, quiet: bool) -> Path:
     """The model's file, which is made where a checkpoint is given."""
     if is_model_file(model):
         return Path(model)
-    if not quiet and not _console.is_terminal:  # where a spinner is not seen
-        _console.print(f"exporting {model}, once", soft_wrap=True)
-    with _console.status(f"exporting {model}, once") if not quiet else nullcontext() as status:
-        return model_file(model, lambda text: status.update(f"exporting {model}, once: {text}") if status else None)
+    if quiet:
+        return model_file(model)
+    told = False
+    with _console.status(f"looking for the file of {model}") as status:
+
+        def say(stage: str) -> None:
+            nonlocal told
+            if not told and not _console.is_terminal:  # where a spinner is not seen
+                _console.print(f"exporting {model}, once", soft_wrap=True)
+            told = True
+            status.update(f"exporting {model}, once: {stage}")
+
+        return model_file(model, say)
 
 
 def _print_cameras() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ __all__ = [
     "Clips",
     "Logits",
     "ModelInfo",
+    "Outlining",
     "Session",
     "StateInfo",
     "Stream",
@@ -376,6 +377,15 @@ class Session(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class Outlining(Protocol):
+    """A session whose network may have an edge head too; a model file never has."""
+
+    def with_outlines(self) -> Session | None:
+        """The same with the logits of outlines behind those of the classes; None without an edge head."""
+        ...
 
 
 class Stream:

@@ -7,6 +7,7 @@ the files that are there afterwards.
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -228,28 +229,44 @@ def test_a_shell_completes_options() -> None:
     assert done.stdout.split() == ["--fullscreen"]
 
 
-WITHOUT = (
-    "import importlib, sys\n"
-    "class Absent:\n"
-    "    def find_spec(self, name, path=None, target=None):\n"
-    "        if name.partition('.')[0] in {'torch', 'onnx', 'onnxscript', 'onnxruntime', 'safetensors', 'pygame',\n"
-    "                                      'tensorboardX', 'pydicom', 'tensorrt', 'cuda'}:\n"
-    "            raise ModuleNotFoundError(name, name=name)\n"
-    "sys.meta_path.insert(0, Absent())\n"
-    "from vivim_runtime.commands.entry import main\n"
-    "sys.argv = sys.argv[1:]\n"
-    "main(sys.argv[0], sys.argv.pop(1))\n"
-)
+# Every command with --help, one after the other: its exit code and what it printed.
+WITHOUT = """
+import contextlib, importlib, io, json, sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in {'torch', 'onnx', 'onnxscript', 'onnxruntime', 'safetensors', 'pygame',
+                                      'tensorboardX', 'pydicom', 'tensorrt', 'cuda'}:
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Absent())
+from vivim_runtime.commands.entry import main
+found = {}
+for command, module in json.loads(sys.argv[1]).items():
+    sys.argv = [command, '--help']
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            main(command, module)
+        except SystemExit as end:
+            found[command] = [end.code or 0, out.getvalue(), err.getvalue()]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def helped() -> dict[str, list[Any]]:
+    """What all commands say to --help in a process where no extra is installed: exit code, output, errors."""
+    run = [sys.executable, "-c", WITHOUT, json.dumps(MODULES)]
+    done = subprocess.run(run, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("command", MODULES)
-def test_help_needs_no_extra_and_says_which_one_the_command_does(command: str) -> None:
-    run = [sys.executable, "-c", WITHOUT, command, MODULES[command], "--help"]
-    done = subprocess.run(run, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
-    assert done.returncode == 0, done.stderr
-    assert "Usage:" in done.stdout
+def test_help_needs_no_extra_and_says_which_one_the_command_does(helped: dict[str, list[Any]], command: str) -> None:
+    code, out, err = helped[command]
+    assert code == 0, err
+    assert "Usage:" in out
     extra = {"vivim-train": "train", "vivim-export": "export", "vivim-calibrate": "quant"}.get(command)
-    assert extra is None or f"Needs the extra '{extra}': pip install" in done.stdout
+    assert extra is None or f"Needs the extra '{extra}': pip install" in out
 
 
 def commands() -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,7 @@ import ctypes
 import gc
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,6 +55,14 @@ def clips(batch: int = 1, seed: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 def expected(of: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return of.mean(-1, dtype=np.float32)[:, :, None] - 128
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_from_before_is_searched() -> Iterator[None]:
+    """`nothing_is_held` collects garbage many times: of these tests, not of all that came before."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def nothing_is_held(cuda: FakeCuda, module: FakeTensorRT) -> bool:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ import torch
 
 import vivim
 import vivim.commands.fit
+import vivim.training.affine
 from tests.golden.cases import upstream_state
-from tests.runtime.datasets.trees import write_image, write_vtus
+from tests.runtime.datasets.trees import write_image, write_video_folders, write_vtus
 from tests.vivim.runs import differences, log_without_times, write_start
 from vivim.checkpoint import read_metadata
 from vivim.training.affine import load_regressor
 from vivim.training.batches import Augmentation
 from vivim.training.recipe import FitConfig
+from vivim_runtime.commands import entry
 from vivim_runtime.commands.entry import main
 from vivim_runtime.files import sha256_file
 
@@ -295,6 +298,26 @@ def test_fit_trains_on_a_folder_of_videos(train: Train, tmp_path: Path) -> None:
     assert "3 clips" in read_metadata(tmp_path / "other" / "last.safetensors")["trained_on"]
 
 
+def test_fit_trains_on_still_pictures_beside_videos(train: Train, tmp_path: Path) -> None:
+    write_vtus(tmp_path / "data", {"0001": 3}, {"0003": 2})
+    write_video_folders(tmp_path / "stills" / "images", tmp_path / "stills" / "masks", 4)
+    arguments = ("fit", "--data", tmp_path / "data", *SMALL.split(), "--frames", 2, "--batch", 3)
+    arguments += ("--validation-split", "test", "--stills")
+    outcome = train(*arguments, tmp_path / "stills", "--out", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    assert "6 clips (4 of them still pictures) of 2 x 32 x 32; 1 epochs of 2 steps" in outcome.err
+    metadata = read_metadata(tmp_path / "run" / "last.safetensors")
+    assert metadata["trained_on"] == f"VTUS train, 6 clips of 2x32x32, 4 of them stills of {tmp_path / 'stills'}"
+    videos, stills = json.loads(metadata["training_data"])
+    assert (videos["name"], stills["name"]) == ("VTUS", "stills") and "train" in stills["splits"]
+    for folder, message in (
+        (tmp_path / "data", "--stills and --data are both"),
+        (tmp_path / "no", "there is no folder"),
+    ):
+        outcome = train(*arguments, folder, "--out", tmp_path / "other")
+        assert outcome.code == 2 and message in outcome.err and outcome.err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -354,6 +377,14 @@ def test_interrupted_fit_says_how_to_go_on(train: Train, tmp_path: Path, monkeyp
     assert "--resume" in outcome.err and str(tmp_path) in outcome.err and "Traceback" not in outcome.err
 
 
+@pytest.fixture
+def few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A regressor is judged by 64 pairs of outlines instead of thousands."""
+    judged = partial(vivim.training.affine._scores, count=64)
+    monkeypatch.setattr(vivim.training.affine, "_scores", judged)
+
+
+@pytest.mark.usefixtures("few_pairs")
 def test_boundary_teaches_a_regressor_that_fit_takes(train: Train, tmp_path: Path) -> None:
     out = tmp_path / "new" / "affine.safetensors"
     outcome = train(
@@ -378,6 +409,7 @@ def test_boundary_teaches_a_regressor_that_fit_takes(train: Train, tmp_path: Pat
     assert losses["ours"]["segmentation"] == losses["shipped"]["segmentation"]
 
 
+@pytest.mark.usefixtures("few_pairs")
 def test_boundary_learns_from_a_folder_of_videos(train: Train, tmp_path: Path) -> None:
     write_vtus(tmp_path / "data", {"0001": 5, "0002": 5})
     splits = tmp_path / "splits.txt"
@@ -527,13 +559,13 @@ def test_wrong_usage_ends_with_code_two(train: Train, arguments: list[str]) -> N
     assert outcome.err.count("\n") == 1 and outcome.err.startswith("error: ") and "--help" in outcome.err
 
 
-def test_installed_command_prints_no_traceback(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from vivim_runtime.commands.entry import train; train()"]
-    done = subprocess.run(
-        [*command, "convert", str(tmp_path / "nothing.pth"), "out.safetensors"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: there is no checkpoint")
+def test_installed_command_prints_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["vivim-train", "convert", str(tmp_path / "nothing.pth"), "out.safetensors"])
+    with pytest.raises(SystemExit) as exit:
+        entry.train()
+    out, err = capfd.readouterr()
+    assert exit.value.code == 2 and out == ""
+    assert err.count("\n") == 1 and err.startswith("error: there is no checkpoint")

@@ -84,7 +84,7 @@ def test_tail_of_pieces_shorter_than_the_taps() -> None:
 @pytest.mark.parametrize("smallest_step", [pytest.param(0, id="one chunk"), pytest.param(1 << 20, id="chunks")])
 def test_gradients_stop_at_the_state(smallest_step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vivim.scan.operators._SMALLEST_STEP", smallest_step)
-    arguments = scan_arguments(2, 2, 17, 5, states=2, rank=2)
+    arguments = scan_arguments(2, 2, 10, 5, states=2, rank=2)  # three chunks of 4 steps, of which the last has 2
     arguments[3] = arguments[3] / 10
     initial = state(2, 5, 2)
     inputs = [a.requires_grad_(True) for a in arguments]
