@@ -138,9 +138,11 @@ def report(kind: str, tables: dict[str, np.ndarray], against: str) -> None:
 
 
 @torch.no_grad()
-def compare(sides: Sequence[tuple[str, Side]], films: int, frames: int, size: int, against: str) -> None:
+def compare(
+    sides: Sequence[tuple[str, Side]], kinds: Sequence[str], films: int, frames: int, size: int, against: str
+) -> None:
     everything: dict[str, list[np.ndarray]] = {}
-    for kind in KINDS:
+    for kind in kinds:
         rows: dict[str, list[np.ndarray]] = {name: [] for name, _ in sides}
         counts = {name: sum(name == other for other, _ in sides) for name, _ in sides}
         for number in range(films):
@@ -151,7 +153,8 @@ def compare(sides: Sequence[tuple[str, Side]], films: int, frames: int, size: in
         report(kind, tables, against)
         for name, table in tables.items():
             everything.setdefault(name, []).append(table)
-    report("all", {name: np.concatenate(values) for name, values in everything.items()}, against)
+    if len(kinds) > 1:
+        report("all", {name: np.concatenate(values) for name, values in everything.items()}, against)
 
 
 @torch.no_grad()
@@ -213,6 +216,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", required=True, help="NAME=WEIGHTS,... of streaming networks")
     parser.add_argument("--clip", default="tiny", help="weights of the clip network, or none; default tiny")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="of films; default all")
     parser.add_argument("--films", type=int, default=8, help="of each kind; default 8")
     parser.add_argument("--frames", type=int, default=60, help="of a film; default 60")
     parser.add_argument("--size", type=int, default=128, help="pixels of a side; default 128")
@@ -254,7 +258,7 @@ def main() -> None:
         sides += [(f"{name} anew", of_clips(model, 1)) for name, model in streams]
     if arguments.against not in dict(sides):
         parser.error(f"--against {arguments.against}: expected one of {', '.join(dict(sides))}")
-    compare(sides, arguments.films, arguments.frames, arguments.size, arguments.against)
+    compare(sides, arguments.kinds.split(","), arguments.films, arguments.frames, arguments.size, arguments.against)
 
 
 if __name__ == "__main__":
