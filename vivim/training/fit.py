@@ -428,7 +428,7 @@ def _network(config: FitConfig) -> Vivim:
         raise ConfigError(f"{config.init} does not fit the network that is asked for ({min(strange)} differs)")
     kept = {key: value for key, value in start.state_dict().items() if not (config.new_edge_head and _is_edge(key))}
     if model.config.classes != start.config.classes:
-        kept |= _classifier(model, start, config.init)
+        kept |= _classifier(model, start, str(config.init))
     model.load_state_dict(kept, strict=False)
     return model
 
