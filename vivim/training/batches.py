@@ -85,8 +85,7 @@ def clip_source(clips: ClipSource | Sequence[Clip]) -> ClipSource:
 
 def clip_name(source: ClipSource, index: int) -> str:
     """What messages call a clip."""
-    named = isinstance(source, DatasetClips | StillClips | MixedClips)
-    return source.name(index) if named else f"clip {index}"
+    return source.name(index) if isinstance(source, DatasetClips | StillClips | MixedClips) else f"clip {index}"
 
 
 @dataclass(frozen=True)
@@ -231,8 +230,8 @@ class StillClips(_FramedVideos):
         number, i = self._pictures[index]
         video = self.dataset.videos[number]
         picture, mask = self.cache.read(video, i, self._seen(number))
-        shown = (np.repeat(array[None], self._frames, axis=0) for array in (picture, mask))
-        return Clip(*shown, source=video.name, start=i)
+        pixels, truth = np.stack([picture] * self._frames), np.stack([mask] * self._frames)
+        return Clip(pixels, truth, source=video.name, start=i)
 
     def name(self, index: int) -> str:
         """For messages."""

@@ -46,7 +46,7 @@ from vivim_runtime.files import atomic_path, writable_folder, write_text
 from vivim_runtime.judging.evaluation import Evaluation, EvaluationOptions, check_model, evaluate
 from vivim_runtime.judging.figures import Bootstrap
 from vivim_runtime.judging.page import html_page, png
-from vivim_runtime.judging.plots import dice_at_threshold, dice_by_video
+from vivim_runtime.judging.plots import dice_at_threshold, dice_by_video, reliability_diagram
 from vivim_runtime.judging.records import csv_text, record
 from vivim_runtime.judging.report import Report
 from vivim_runtime.judging.reported import reported_dice
@@ -243,6 +243,7 @@ def _write_plots(report: Report, folder: Path) -> None:
     """The plots, and the worst frames of each model."""
     write_text(folder / "dice-by-video.svg", dice_by_video(report))
     write_text(folder / "dice-at-threshold.svg", dice_at_threshold(report))
+    write_text(folder / "reliability.svg", reliability_diagram(report))
     for i, evaluation in enumerate(report.evaluations):
         for number, frame in enumerate(evaluation.worst, start=1):
             video = re.sub(r"[^\w.-]+", "-", frame.video)

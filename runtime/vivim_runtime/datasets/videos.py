@@ -279,7 +279,7 @@ def _areas(values: Values) -> list[int]:
     common = np.argsort(-counts, kind="stable")[:_MOST_LABELS]
     common = common[counts[common] >= square.size]
     if len(common) == 1:  # nearly every mask, and nothing that need be looked for
-        return common.tolist()  # type: ignore[no-any-return]
+        return list(map(int, common))
     return sorted(int(v) for v in common if cv2.erode((values == v).view(np.uint8), square, borderValue=0).any())
 
 

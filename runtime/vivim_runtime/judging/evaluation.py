@@ -16,6 +16,7 @@ from vivim_runtime.judging.frames import FrameJudge, columns
 from vivim_runtime.judging.maps import THRESHOLDS
 from vivim_runtime.judging.metrics import Figures
 from vivim_runtime.judging.outlines import EDGE_FIGURES, EdgeTally, edge_estimates
+from vivim_runtime.judging.reliability import Reliability, ReliabilityTally
 from vivim_runtime.judging.tally import SUBSETS, Stretches
 from vivim_runtime.judging.worst import WorstFrame, WorstFrames
 from vivim_runtime.offline import RunOptions, run
@@ -129,6 +130,8 @@ class Evaluation:
         drawn: what that is, for people.
         dice_at: mean Dice over all frames at every threshold, (256,).
         worst: the worst frames, worst first.
+        reliability: how far its probabilities are true, over the pixels of all frames.
+        temperature: that logits are divided by for that; 1 where nobody has calibrated the model.
         notes: what to know when reading the figures.
     """
 
@@ -140,6 +143,8 @@ class Evaluation:
     drawn: str
     dice_at: Figures = field(repr=False)
     worst: tuple[WorstFrame, ...] = field(repr=False)
+    reliability: Reliability = field(repr=False)
+    temperature: float = 1.0
     notes: tuple[str, ...] = ()
 
     @property
@@ -201,9 +206,10 @@ def evaluate(
     worst = WorstFrames(options.worst)
     results, tallies, padded = [], [], 0
     edges: list[EdgeTally] = []
+    sure = ReliabilityTally(info.confidence.temperature if info.confidence else 1.0)
     for video in videos:
         edges.append(EdgeTally())
-        stretches, is_padded = _stretches(session, video, options, worst, edges[-1], on_frame)
+        stretches, is_padded = _stretches(session, video, options, worst, edges[-1], sure, on_frame)
         tallies.append(stretches.total())
         results.append(_video_figures(video.name, stretches, edges[-1] if outlined else None, options.bootstrap))
         padded += is_padded
@@ -225,6 +231,8 @@ def evaluate(
         drawn,
         units.over_frames("all", "dice_at", np.ones((1, len(units))))[0],
         worst.ranked(),
+        sure.reliability(),
+        sure.temperature,
         tuple(_notes(results, padded, units, options, info.frames)),
     )
 
@@ -235,6 +243,7 @@ def _stretches(
     options: EvaluationOptions,
     worst: WorstFrames,
     edges: EdgeTally,
+    sure: ReliabilityTally,
     on_frame: Callable[[], None],
 ) -> tuple[Stretches, bool]:
     """A video's tallies, and whether it is shorter than a clip; `edges` counts where the session tells outlines."""
@@ -247,6 +256,7 @@ def _stretches(
         assert frame.truth is not None
         row = judge.row(item.logits[0], frame.truth)
         stretches.add(row, bool(frame.truth.any()))
+        sure.add(item.logits[0], frame.truth)
         for outline in item.logits[1:]:
             edges.add(outline, frame.truth)
         worst.add(video.name, frame.index, float(row[dice]), frame.image, item.masks[0], frame.truth)

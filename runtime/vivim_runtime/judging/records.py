@@ -49,6 +49,7 @@ def _model(report: Report, i: int) -> dict[str, Any]:
         "overall": _overall(evaluation),
         "dice_at": evaluation.dice_at.tolist(),
         "best_threshold": evaluation.best_threshold,
+        "reliability": {"temperature": evaluation.temperature, **asdict(evaluation.reliability)},
         "videos": [asdict(video) for video in evaluation.videos],
         "worst_frames": [
             {"video": w.video, "frame": w.frame, "dice": w.dice, "wrong": w.wrong} for w in evaluation.worst

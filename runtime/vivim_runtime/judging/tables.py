@@ -92,7 +92,7 @@ def grids(report: Report) -> Iterator[Grid]:
         yield _models(report, title, list(_figures(report, subset, PAPER_2)), in_paper=True)
     averaged = list(_figures(report, "all", AVERAGED))
     yield _models(report, f"Means over 256 thresholds, {frames['all']}", averaged)
-    also = [*_figures(report, "all", ALSO), *_edges(report), *_threshold(report), *_memory(report)]
+    also = [*_figures(report, "all", ALSO), *_edges(report), *_probabilities(report), *_memory(report)]
     yield _models(report, f"Also, {frames['all']}", also)
     if len(report.evaluations) > 1:
         yield _differences(report, frames["all"])
@@ -134,7 +134,8 @@ def _memory(report: Report) -> Iterator[_Column]:
             yield _plain(title, "lower", 0, [None if count is None else count / 1e6 for count in counts])
 
 
-def _threshold(report: Report) -> Iterator[_Column]:
+def _probabilities(report: Report) -> Iterator[_Column]:
+    yield _plain("calibration error", "lower", 4, [evaluation.reliability.error for evaluation in report.evaluations])
     yield _plain("best threshold", "zero", 2, [evaluation.best_threshold for evaluation in report.evaluations])
 
 

@@ -45,6 +45,7 @@ __all__ = [
 Clips = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
 
+_SAME_RATE = 0.1  # 29.97 and 30, or 24 and 25, are one rate
 # The newest description of itself (vivim.format) that this version reads.
 _FORMAT = 2  # 2: streaming files, whose states are inputs and outputs
 # Bounds of what a file may say: far beyond every model, and small enough that a lie cannot take all memory.
@@ -210,11 +211,28 @@ class ModelInfo:
     @property
     def departures(self) -> tuple[str, ...]:
         """In what its clips differ from those of the training, such as "trained at 128x128, exported at 256x256"."""
-        done = "exported" if self.path.suffix in (".onnx", ".engine") else "used"
+        return self._departing(1)
+
+    def departures_at(self, rate: float, timed: bool) -> tuple[str, ...]:
+        """The same of a run on frames that come at a rate.
+
+        Args:
+            rate: frames a second of its clips; 0 where nobody knows.
+            timed: whether clips choose their frames by time, as live ones do; others take one frame after the other.
+        """
+        trained = self.takes.clip_fps
+        known = trained is not None and rate > 0
+        found = self._departing(self.takes.stride if timed and known else 1)
+        if trained is not None and known and abs(rate / trained - 1) > _SAME_RATE:
+            found += (f"trained on clips of {trained:g} frames a second, used on clips of {rate:g}",)
+        return found
+
+    def _departing(self, stride: int) -> tuple[str, ...]:
         if self.contract is None:
             return ()
+        done = "exported" if self.path.suffix in (".onnx", ".engine") else "used"
         frames = self.contract.frames if self.streaming else self.frames  # however long its films were in the training
-        return tuple(self.contract.departures(self.size, frames, done))
+        return tuple(self.contract.departures(self.size, frames, done, stride))
 
     @classmethod
     def from_metadata(cls, path: Path, metadata: dict[str, str]) -> ModelInfo:

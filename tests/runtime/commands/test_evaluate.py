@@ -64,7 +64,8 @@ def test_everything_is_written(
     assert (folder / "r.md").read_text().startswith("# VTUS")
     assert "\\toprule" in (folder / "r.tex").read_text() and "case1" in (folder / "r.csv").read_text()
     assert "<svg" in (folder / "sub" / "r.html").read_text()
-    assert sorted(p.name for p in (folder / "plots").iterdir()) == ["dice-at-threshold.svg", "dice-by-video.svg"]
+    plots = ["dice-at-threshold.svg", "dice-by-video.svg", "reliability.svg"]
+    assert sorted(p.name for p in (folder / "plots").iterdir()) == plots
 
 
 def test_worst_frames_are_written_as_pictures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
