@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.main import get_command
+
+from vivim_runtime.live.screens.base import ScreenOptions
+from vivim_runtime.live.screens.web import WebViewer
+from vivim_runtime.live.status import Controls
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -24,6 +31,26 @@ MODULES = {
     "vivim-train": "vivim.commands.train",
     "vivim-doctor": "vivim_runtime.commands.doctor",
     "vivim-plugins": "vivim_runtime.commands.plugins",
+    "vivim-bench": "vivim_runtime.commands.bench",
+}
+STUDIES = {"vivim-bench": "vivim.commands.paper"}  # what a command has besides, from a package that needs torch
+# Scripts of the checkout that pages name, and the options of other people's tools.
+SCRIPTS = [path for name in ("benchmarks", "docs/tools", "examples", "plugins") for path in (ROOT / name).rglob("*.py")]
+OTHERS = {
+    "pip, venv": {"--force-reinstall", "--no-build-isolation", "--system-site-packages"},
+    "CMake": {"--build", "--preset"},
+    "torchrun": {"--nproc-per-node"},
+    "trtexec": {
+        "--exportProfile",
+        "--dynamicPlugins",
+        "--onnx",
+        "--saveEngine",
+        "--setPluginsToSerialize",
+        "--staticPlugins",
+        "--stronglyTyped",
+    },
+    "Polygraphy": {"--data-loader-script", "--onnxrt", "--plugins", "--save-outputs", "--strongly-typed", "--trt"},
+    "tritonserver": {"--backend-config", "--model-repository"},
 }
 COMMON = {"--help", "-h", "--version", "--install-completion", "--show-completion"}
 
@@ -47,10 +74,11 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(found), target
 
 
-def test_every_page_is_in_the_navigation() -> None:
-    config = (ROOT / "mkdocs.yml").read_text()
+def test_every_page_is_in_the_navigation_once() -> None:
+    listed = re.findall(r": ([\w/.-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
-    assert sorted(page for page in pages if f" {page}" not in config) == []
+    made = {f"reference/{name}" for name in GENERATED}
+    assert sorted(listed) == sorted(pages | made)
 
 
 def options() -> dict[str, set[str]]:
@@ -62,9 +90,11 @@ def options() -> dict[str, set[str]]:
         for parameter in command.params:
             yield from (*parameter.opts, *parameter.secondary_opts)
 
-    return {
-        name: COMMON | set(below(get_command(importlib.import_module(module).app))) for name, module in MODULES.items()
-    }
+    def of(module: str) -> set[str]:
+        return set(below(get_command(importlib.import_module(module).app)))
+
+    studies = {name: of(module) for name, module in STUDIES.items()}
+    return {name: COMMON | of(module) | studies.get(name, set()) for name, module in MODULES.items()}
 
 
 def lines_of_commands(text: str) -> Iterator[tuple[str, str]]:
@@ -90,6 +120,21 @@ def test_commands_in_pages_have_the_options_that_are_written() -> None:
                 seen += 1
                 assert option in known[program], f"{page.name}: {program}{words}"
     assert seen > 50
+
+
+def test_every_option_that_a_page_names_exists() -> None:
+    """Those in running text and in tables too, which are nobody's in particular: some command must have them."""
+    ours = set().union(*options().values())
+    scripts = {name for path in SCRIPTS for name in re.findall(r"""["'](--[a-z][\w-]*)["']""", path.read_text())}
+    known = ours | scripts | set().union(*OTHERS.values())
+    seen = 0
+    for page in PAGES:
+        if page.name == "CHANGELOG.md":
+            continue
+        for option in re.findall(r"(?<![\w-])--[a-zA-Z][\w-]*", page.read_text(encoding="utf-8")):
+            seen += 1
+            assert option in known, f"{page.relative_to(ROOT)}: {option}"
+    assert seen > 400
 
 
 def test_the_version_is_the_same_wherever_it_is_written() -> None:
@@ -153,3 +198,32 @@ def test_the_page_of_the_composed_container_is_for_this_machine_alone() -> None:
     words = service["command"]
     assert {word for word in words if word.startswith("--")} <= options()["vivim-run"]
     assert ":?" in words[words.index("--token") + 1]  # refused without one
+
+
+def test_the_health_of_the_composed_container_is_asked_with_its_token() -> None:
+    """Without it the page refuses, and the container would be restarted for ever as not healthy."""
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    (service,) = yaml.safe_load((ROOT / "docker" / "compose.yml").read_text())["services"].values()
+    how, python, dash, code = service["healthcheck"]["test"]
+    assert (how, python, dash) == ("CMD", "python", "-c") and "VIVIM_TOKEN" in service["environment"]
+    token = "0123456789abcdef"
+    model = type("Info", (), {"classes": ()})()
+    with WebViewer("http://127.0.0.1:0", Controls((), 0.5, 0.4), model, ScreenOptions(token=token)) as web:
+        asked = code.replace("http://127.0.0.1:8080", web.name)
+        assert asked != code
+        for given, healthy in ((token, True), ("another token 0", False)):
+            environment = {**os.environ, "VIVIM_TOKEN": given.replace(" ", "-")}
+            done = subprocess.run([sys.executable, "-c", asked], env=environment, capture_output=True, timeout=30)
+            assert (done.returncode == 0) is healthy, done.stderr
+
+
+def test_only_what_the_dockerfile_copies_is_sent_to_the_builder() -> None:
+    copied = {
+        word
+        for lines in stages().values()
+        for line in lines
+        if line.startswith("COPY ") and "--from" not in line
+        for word in line.split()[1:-1]
+    }
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert sent == {word.removeprefix("./") for word in copied}

@@ -30,7 +30,7 @@ MEAN, STD = IMAGENET_MEAN, IMAGENET_STD
 Direction = Literal["forward", "backward", "spatial", "frame_forward", "frame_backward", "frame_columns"]
 # Of a streaming network where nobody asks for others: as near to a clip network as two scans come (docs/streaming.md).
 STREAMING_DIRECTIONS: tuple[Direction, ...] = ("forward", "frame_backward")
-EdgeHead = Literal["none", "conv1x1", "conv3"]
+EdgeHead = Literal["none", "conv1x1", "conv3", "decoder"]
 SpatioTemporalModule = Literal["st_mamba", "self_attention", "window_attention", "factorized_attention", "identity"]
 
 STAGES = 4
@@ -79,7 +79,8 @@ class VivimConfig:
         frames: T, frames of a clip for which the network is exported; `forward` takes any T >= 1. 1 of a streaming
             network.
         classes: names of the K output classes, each an independent sigmoid.
-        edge_head: boundary head on the first stage ("conv1x1" is the authors', "conv3" the paper's).
+        edge_head: boundary head on the first stage ("conv1x1" is the authors', "conv3" the paper's), or the paper's on
+            what the decoder classifies ("decoder"), which knows lesions from what looks like one. For training alone.
         mlp_ratio: hidden width of the feed-forward parts over C.
         drop_path: largest stochastic depth of the SegFormer blocks, in training (grows linearly from 0).
         dropout: dropout of the decoder, in training.

@@ -97,6 +97,10 @@ class DetailSpecificFeedForward(nn.Module):
     def forward(self, x: Tensor, frames: int, height: int, width: int) -> Tensor:
         """(B, L, C) -> (B, L, C)."""
         grid = self.fc1(x).unflatten(1, (frames, height, width)).permute(0, 4, 1, 2, 3)  # (B, C', T, H, W)
+        if grid.dtype == torch.bfloat16 and grid.device.type == "cpu" and frames == 2:
+            # oneDNN's gradient of the weights reads memory that nobody has written where bfloat16 frames lie
+            # channels-last and there are two of them (torch 2.13): garbage, or NaN.
+            grid = grid.contiguous()
         hidden = self.dwconv(grid).permute(0, 2, 3, 4, 1).flatten(1, 3)
         return self.fc2(functional.gelu(hidden))
 

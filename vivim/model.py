@@ -93,7 +93,26 @@ class Stage(nn.Module):
         return grid_from_tokens(clip.unflatten(1, (frames, -1)).flatten(0, 1), height, width), after
 
 
-class Decoder(nn.Module):
+class DecoderForm(nn.Module):
+    """A decoder in any form: what fuses the features of the four stages, and a classifier after it."""
+
+    classifier: nn.Conv2d
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Features (F, C_i, H_i, W_i) of the four stages -> logits (F, K, H_1, W_1)."""
+        return self.classified(self.fused(features))
+
+    def fused(self, features: list[Tensor]) -> Tensor:
+        """Features (F, C_i, H_i, W_i) of the four stages -> what is classified, (F, E, H_1, W_1)."""
+        raise NotImplementedError
+
+    def classified(self, fused: Tensor) -> Tensor:
+        """(F, E, H_1, W_1) -> logits (F, K, H_1, W_1)."""
+        logits: Tensor = self.classifier(fused)
+        return logits
+
+
+class Decoder(DecoderForm):
     """SegFormer's all-MLP head: project every scale, upsample to the first, concatenate (deepest first), fuse."""
 
     def __init__(self, config: VivimConfig) -> None:
@@ -105,15 +124,16 @@ class Decoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Conv2d(width, len(config.classes), 1)
 
-    def forward(self, features: list[Tensor]) -> Tensor:
-        """Features (F, C_i, H_i, W_i) of the four stages -> logits (F, K, H_1, W_1)."""
+    def fused(self, features: list[Tensor]) -> Tensor:
         size = features[0].shape[-2:]
         scales = []
         for project, feature in zip(self.projections, features, strict=True):
             scale = project(feature.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (F, E, H_i, W_i)
             scales.append(functional.interpolate(scale, size=size, mode="bilinear", align_corners=False))
-        fused = functional.relu(self.norm(self.fuse(torch.cat(scales[::-1], dim=1))))
-        return self.classifier(self.dropout(fused))
+        return functional.relu(self.norm(self.fuse(torch.cat(scales[::-1], dim=1))))
+
+    def classified(self, fused: Tensor) -> Tensor:
+        return super().classified(self.dropout(fused))
 
 
 # Outlines are about that share of the pixels. An edge head that starts there need not learn it first, in which its
@@ -121,9 +141,11 @@ class Decoder(nn.Module):
 _EDGE_SHARE = 0.01
 
 
-def _edge_head(kind: str, width: int) -> nn.Module | None:
+def _edge_head(config: VivimConfig) -> nn.Module | None:
+    kind = config.edge_head
     if kind == "none":
         return None
+    width = config.decoder_width if kind == "decoder" else config.widths[0]
     last = nn.Conv2d(width, 1, 1)
     nn.init.constant_(last.bias, math.log(_EDGE_SHARE / (1 - _EDGE_SHARE)))  # type: ignore[arg-type]
     if kind == "conv1x1":
@@ -145,8 +167,8 @@ class Vivim(nn.Module):
         self.config = config
         rates = drop_path_rates(config.depths, config.drop_path)
         self.stages = nn.ModuleList(Stage(config, index, rates[index]) for index in range(STAGES))
-        self.decoder: nn.Module = Decoder(config)
-        self.edge_head = _edge_head(config.edge_head, config.widths[0])
+        self.decoder: DecoderForm = Decoder(config)
+        self.edge_head = _edge_head(config)
 
     def forward(self, clip: Tensor) -> VivimOutput:
         """Segment a clip; a streaming network begins with its first frame.
@@ -197,10 +219,15 @@ class Vivim(nn.Module):
             x, kept = stage.run(x, frames, before)
             after += kept
             features.append(x)
-        edge = None
-        if self.edge_head is not None:
-            edge = self._at_full_size(self.edge_head(features[0]), batch, height, width)
-        return VivimOutput(self._at_full_size(self.decoder(features), batch, height, width), edge), after
+        if self.config.edge_head == "decoder":
+            assert self.edge_head is not None
+            fused = self.decoder.fused(features)
+            logits, edge = self.decoder.classified(fused), self.edge_head(fused)
+        else:
+            logits = self.decoder(features)
+            edge = None if self.edge_head is None else self.edge_head(features[0])
+        logits = self._at_full_size(logits, batch, height, width)
+        return VivimOutput(logits, None if edge is None else self._at_full_size(edge, batch, height, width)), after
 
     @staticmethod
     def _at_full_size(x: Tensor, batch: int, height: int, width: int) -> Tensor:

@@ -6,6 +6,8 @@ runtime takes a checkpoint where PyTorch is installed. Nothing here needs onnx.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -19,7 +21,7 @@ import numpy as np
 import torch
 
 from vivim.checkpoint import Training, load_checkpoint, read_training, resolve_weights
-from vivim.model import Vivim, stage_sizes
+from vivim.model import Vivim, VivimOutput, stage_sizes
 from vivim.preprocessing import normalised
 from vivim_runtime.errors import UsageError
 from vivim_runtime.files import sha256_file
@@ -37,6 +39,7 @@ from vivim_runtime.sessions.base import (
 
 __all__ = ["TorchSession", "describe", "open_runner", "weights_digest"]
 
+_OUTLINE = ClassInfo("outline", (255, 255, 255))
 _FORMAT = "1"
 _STREAMING_FORMAT = "2"  # which versions before cannot run, and say so
 # Distinct and visible on grey-scale images; repeated when there are more classes.
@@ -167,25 +170,41 @@ class TorchSession:
         self, model: Vivim, size: tuple[int, int], path: Path, weights_sha256: str, training: Training
     ) -> None:
         stage_sizes(model.config, *size)  # raises for a size that the network cannot take
-        self._model = model.eval()
+        self._model, self._outlines = model.eval(), False
         batch = 1 if model.config.streaming else None
         self.info = ModelInfo.from_metadata(path, describe(model, size, weights_sha256, training, batch=batch))
+
+    def with_outlines(self) -> TorchSession | None:
+        """The same with what the edge head says as a last class, "outline"; None where the network has no edge head."""
+        if self._model.edge_head is None:
+            return None
+        session = copy.copy(self)
+        session._outlines = True
+        session.info = dataclasses.replace(self.info, classes=(*self.info.classes, _OUTLINE))
+        return session
 
     def __call__(self, clips: Clips) -> Logits:
         """uint8 RGB (B, T, H, W, 3) -> float32 logits (B, T, K, H, W)."""
         if self.info.streaming:
             return Stream(self)(clips)
         with torch.inference_mode():
-            logits: Logits = self._model(normalised(clips, self.info.mean, self.info.std)).logits.numpy()
-        return logits
+            return self._said(self._model(normalised(clips, self.info.mean, self.info.std)))
 
     def step(self, frames: Clips, states: Any) -> tuple[Logits, Any]:
         """One more frame of a streaming network; see vivim_runtime.sessions.base.Session."""
         if not self.info.streaming:
             raise no_stream(self.info)
         with torch.inference_mode():
-            (logits, _), after = self._model.run(normalised(frames, self.info.mean, self.info.std), states)
-        return logits.numpy(), after
+            output, after = self._model.run(normalised(frames, self.info.mean, self.info.std), states)
+            return self._said(output), after
+
+    def _said(self, output: VivimOutput) -> Logits:
+        logits = output.logits
+        if self._outlines:
+            assert output.edge is not None
+            logits = torch.cat((logits, output.edge), dim=2)
+        said: Logits = logits.numpy()
+        return said
 
     def warm_up(self) -> None:
         """Run once on black pixels."""

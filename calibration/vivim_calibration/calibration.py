@@ -198,16 +198,22 @@ class _Probe:
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise ModelError(f"{info.path} does not run in ONNX Runtime: {str(error).splitlines()[0]}") from None
         self._info = info
+        self._input = next(v.name for v in self._session.get_inputs() if v.name not in {s.input for s in info.states})
         self._groups = _groups(names, shapes)
 
     def activations(self, clip: Clip) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-        """Name and values of every activation on one clip."""
+        """Name and values of every activation on one clip; of a streaming file, on frame after frame of a film."""
         clips = np.repeat(clip.pixels[None], self._info.batch or 1, axis=0)
-        feed = {self._session.get_inputs()[0].name: model_input(self._info, clips)}
-        for group in self._groups:
-            values = self._session.run(group, feed)
-            for name in group:
-                yield name, values.pop(0)
+        states = {state.input: np.zeros(state.shape, np.float32) for state in self._info.states}
+        after = [state.output for state in self._info.states]
+        for begin in range(0, clips.shape[1], self._info.frames):
+            part = np.ascontiguousarray(clips[:, begin : begin + self._info.frames])
+            feed = {self._input: model_input(self._info, part), **states}
+            for group in self._groups:
+                values = self._session.run([*group, *after], feed)
+                for name in group:
+                    yield name, values.pop(0)
+            states = dict(zip(states, values, strict=True))
 
 
 def _groups(names: list[str], shapes: dict[str, onnx.ValueInfoProto]) -> list[list[str]]:

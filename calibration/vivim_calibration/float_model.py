@@ -13,8 +13,10 @@ from vivim_runtime.errors import ModelError
 from vivim_runtime.sessions.base import ModelInfo
 from vivim_runtime.sessions.onnx_file import check_onnx_file
 
-__all__ = ["FloatModel", "load_float_model"]
+__all__ = ["FILM", "FloatModel", "load_float_model"]
 
+# Frames of a film for a streaming file: what it remembers has come to itself after a few.
+FILM = 8
 _QUANTISING = {"QuantizeLinear", "DequantizeLinear"}
 
 
@@ -25,6 +27,11 @@ class FloatModel:
     proto: onnx.ModelProto = field(repr=False)
     info: ModelInfo
     sha256: str
+
+    @property
+    def frames(self) -> int:
+        """Of the clips to learn from and to judge on; those of a streaming file are films from their first frame on."""
+        return FILM if self.info.streaming else self.info.frames
 
 
 def load_float_model(path: Path) -> FloatModel:
@@ -44,8 +51,6 @@ def load_float_model(path: Path) -> FloatModel:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{path} is no ONNX model: {first}; export it again") from None
     info = ModelInfo.from_metadata(path, {entry.key: entry.value for entry in model.metadata_props})
-    if info.streaming:
-        raise ModelError(f"{path} streams, and calibration does not keep states yet; calibrate a clip file")
     if info.precision == "int8" or any(node.op_type in _QUANTISING for node in model.graph.node):
         raise ModelError(f"{path} is quantised already; give the fp32 file that it was made from")
     if info.precision != "fp32":

@@ -194,7 +194,7 @@ def calibrate(
     if options.fp16:
         _check_rival(model.info, options.fp16, options)
     on_stage("counting the clips")
-    learnt_from, chosen_on, judged_on, seen = _clips(model.info, calibration_data, evaluation_data, options)
+    learnt_from, chosen_on, judged_on, seen = _clips(model, calibration_data, evaluation_data, options)
     calibration = _calibration(model, learnt_from, options, on_stage)
     check_disjoint(calibration.clips, judged_on)
     always, unused = _floats(model, options)
@@ -247,11 +247,12 @@ def calibrate(
 
 
 def _clips(
-    info: ModelInfo, calibration_data: Sequence[str], evaluation_data: Sequence[str], options: Options
+    model: FloatModel, calibration_data: Sequence[str], evaluation_data: Sequence[str], options: Options
 ) -> tuple[ClipSet | None, ClipSet | None, ClipSet, list[str]]:
     """Clips to calibrate with (None where a cache stands for them), to choose layers on (None where none are chosen),
     to judge on, and what to know of these.
     """
+    info, frames = model.info, model.frames
     trained, framing = info.training_data, info.framing(options.region)
     if not evaluation_data and not options.allow_trained and _trained(calibration_data, "train", trained):
         evaluation_data = calibration_data
@@ -267,14 +268,14 @@ def _clips(
             raise UsageError("nothing to judge the result on; give --eval-data, or the clips again with --calib-data")
         if options.analyse or options.budget is not None:
             raise UsageError("--analyse and --budget look at calibration clips; give them with --calib-data")
-        judged_on = whole_clips(evaluation_data, info.frames, framing, options.eval_clips, trained)
+        judged_on = whole_clips(evaluation_data, frames, framing, options.eval_clips, trained)
         return None, None, judged_on, seen
     choosing = options.choose_clips if options.budget is not None else 0
     held_out = choosing + (0 if evaluation_data else options.eval_clips)
-    learnt_from, apart = drawn_clips(calibration_data, info.frames, framing, options.draw, held_out, trained)
+    learnt_from, apart = drawn_clips(calibration_data, frames, framing, options.draw, held_out, trained)
     chosen_on = judged_on = apart
     if evaluation_data:
-        judged_on = whole_clips(evaluation_data, info.frames, framing, options.eval_clips, trained)
+        judged_on = whole_clips(evaluation_data, frames, framing, options.eval_clips, trained)
     elif choosing:
         chosen_on, judged_on = apart.halves()
     return learnt_from, chosen_on if choosing else None, judged_on, seen

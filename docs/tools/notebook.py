@@ -20,7 +20,7 @@ CELLS: list[tuple[str, str]] = [
         "code",
         "from pathlib import Path\n\nwork = Path('notebook')\nwork.mkdir(exist_ok=True)\nmodel = work / 'model.onnx'",
     ),
-    ("markdown", "## Export\n\nThe file is compared with PyTorch on two clips, and is not written over its budget."),
+    ("markdown", "## Export\n\nThe file is compared with PyTorch on a clip, and is written only within its budget."),
     (
         "code",
         "from vivim_export.onnx_export import OnnxOptions, export_onnx\n\ncomparison = export_onnx('tiny', model, "

@@ -64,6 +64,10 @@ BuildArguments = Annotated[
 OnCpu = Annotated[
     bool, typer.Option("--on-cpu", help="What its code sends to a GPU while it is imported stays on the CPU.")
 ]
+Absent = Annotated[
+    str | None,
+    typer.Option(metavar="A,B", help="Packages that its file imports and the network does not compute with."),
+]
 InputOption = Annotated[str | None, typer.Option("--input", metavar="1x3xHxW", help="Sizes of its input, batch first.")]
 
 
@@ -80,6 +84,7 @@ def onnx_command(
     path: PathOption = None,
     build_args: BuildArguments = None,
     on_cpu: OnCpu = False,
+    absent: Absent = None,
     input_size: InputOption = None,
     input_name: Annotated[str | None, typer.Option(help="With --model: the input's name; default input.")] = None,
     output_names: Annotated[
@@ -161,12 +166,13 @@ def onnx_command(
             mean=_three("--mean", mean) if mean else foreign.mean,
             std=_three("--std", std) if std else foreign.std,
         )
-        _export_foreign(model, foreign, weights, build_args, on_cpu, output, json_file)
+        _export_foreign(model, foreign, weights, build_args, on_cpu, _words(absent), output, json_file)
         return
     theirs = {
         "--path": path,
         "--build-args": build_args,
         "--on-cpu": on_cpu,
+        "--absent": absent,
         "--input": input_size,
         "--input-name": input_name,
         "--output-names": output_names,
@@ -262,6 +268,7 @@ def _export_foreign(
     weights: str | None,
     build_args: str | None,
     on_cpu: bool,
+    absent: Sequence[str],
     output: Path,
     json_file: Path | None,
 ) -> None:
@@ -270,7 +277,7 @@ def _export_foreign(
     from vivim_export.foreign.stand_ins import stand_ins
 
     arguments = build_arguments(build_args)
-    with _progress.status("importing the network") as status, stand_ins(options.folders), _their_words():
+    with _progress.status("importing the network") as status, stand_ins(options.folders, absent), _their_words():
         network = load_network(model, options.folders, arguments, weights, on_cpu)
         try:
             report = export_network(network, output, options, lambda text: status.update(text))
@@ -348,6 +355,7 @@ def inspect_command(
     weights: Annotated[str | None, typer.Option(help="Its weights; default none, as it is built.")] = None,
     build_args: BuildArguments = None,
     on_cpu: OnCpu = False,
+    absent: Absent = None,
 ) -> None:
     """Say which scans a network has, what is fused, and what blocks its export, with the line of its code."""
     from vivim_export.foreign.exporting import inspect_network
@@ -356,7 +364,8 @@ def inspect_command(
 
     options = _foreign_options(model, path, input_size, None)
     arguments = build_arguments(build_args)
-    with _progress.status("importing and tracing the network"), stand_ins(options.folders), _their_words():
+    places = (options.folders, _words(absent))
+    with _progress.status("importing and tracing the network"), stand_ins(*places), _their_words():
         network = load_network(model, options.folders, arguments, weights, on_cpu)
         found = inspect_network(network, options)
     table = Table(show_header=False, box=None, pad_edge=False)

@@ -30,8 +30,8 @@ from vivim_export.rules import Declined, Rule
 __all__ = ["FuseAddNorm", "FuseMergedScales", "Site", "for_cpu", "standard_nodes"]
 
 _FLOAT = onnx.TensorProto.FLOAT
-# Of every file of ours; their bodies stay functions.
-_OPERATORS = {"CausalConv1d", "SelectiveScan"}
+# Scans and their convolutions, for which engines have rules and plugins of their own; their bodies stay functions.
+_OPERATORS = {"CausalConv1d", "SelectiveScan", "StreamingConv1d", "StreamingScan", "S6Scan"}
 
 
 @dataclass(frozen=True)

@@ -361,6 +361,7 @@ class _Builder:
         begun = time.perf_counter()
         content = self._serialized(on_progress)
         self.flags["build_seconds"] = round(time.perf_counter() - begun)
+        self.flags["layers"] = self.network.num_layers
         with atomic_path(output) as temporary:
             temporary.write_bytes(content)
             record = self._record(content)

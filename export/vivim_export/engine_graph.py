@@ -33,7 +33,7 @@ class EngineGraph:
         parsed: the same as the library parses it.
         converted: whether `typed` was made from a file of another precision.
         description: the file's metadata.
-        input_name, input_shape: of the only input; None is an open batch.
+        input_name, input_shape: of the only input that is no state; None is an open batch.
     """
 
     typed: onnx.ModelProto
@@ -81,16 +81,11 @@ def engine_graph(path: Path, precision: str, backend: Backend) -> EngineGraph:
             raise ModelError(
                 f"{path} was not written by vivim-export; make one with: vivim-export onnx --weights W -o M"
             )
-        info = ModelInfo.from_metadata(path, description)
-        if info.streaming:
-            raise UsageError(
-                f"{path} streams, and sessions of engines do not keep states yet; run the ONNX file itself"
-            )
-        _check_input(model, info)
+        _check_input(model, ModelInfo.from_metadata(path, description))
     typed, converted = _typed(model, path, description.get("vivim.precision", ""), precision)
     parsed = lower_operators(typed, others=[LowerS6Scan()], keep=_has_plugin if backend.plugins else None)
     parsed = bind_plugins(parsed) if backend.plugins else parsed
-    (entry,) = parsed.graph.input
+    entry = parsed.graph.input[0]  # of a streaming file the frames; its states have a batch that is fixed
     shape = tuple(d.dim_value or None for d in entry.type.tensor_type.shape.dim)
     description = {item.key: item.value for item in typed.metadata_props}
     return EngineGraph(typed, parsed, converted, description, entry.name, shape)
@@ -107,14 +102,26 @@ def _is_foreign(description: dict[str, str]) -> bool:
 
 def _has_plugin(node: onnx.NodeProto) -> bool:
     """The plugin has no plain scan, and a gate always; what it lacks is lowered to standard layers."""
-    return node.op_type == "CausalConv1d" or (node.op_type == "SelectiveScan" and bool(node.input[2]))
+    if node.op_type in ("SelectiveScan", "StreamingScan"):
+        return bool(node.input[2])
+    return node.op_type in ("CausalConv1d", "StreamingConv1d")
 
 
 def _check_input(model: onnx.ModelProto, info: ModelInfo) -> None:
-    """ModelError where the graph takes other pictures than its description says."""
-    if len(model.graph.input) != 1:
-        raise ModelError(f"{info.path} has {len(model.graph.input)} inputs; expected one, the frames; export it again")
-    info.check_input([d.dim_value or d.dim_param for d in model.graph.input[0].type.tensor_type.shape.dim])
+    """ModelError where the graph takes other pictures than its description says, or has other states."""
+    states = {state.input: state.shape for state in info.states} | {state.output: state.shape for state in info.states}
+    inputs = [value for value in model.graph.input if value.name not in states]
+    if len(inputs) != 1 or inputs[0].name != model.graph.input[0].name:
+        raise ModelError(f"{info.path} has {len(inputs)} inputs; expected one, the frames; export it again")
+    info.check_input([d.dim_value or d.dim_param for d in inputs[0].type.tensor_type.shape.dim])
+    found = {
+        value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+        for value in (*model.graph.input, *model.graph.output)
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    }
+    for name, shape in states.items():
+        if found.get(name) != shape:
+            raise ModelError(f"{info.path} has no {name} of float32 {shape}, as its description says; export it again")
 
 
 def _load(path: Path) -> onnx.ModelProto:

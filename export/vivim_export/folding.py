@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vivim.mamba import SpatioTemporalMamba
-from vivim.model import Decoder, Vivim
+from vivim.model import Decoder, DecoderForm, Vivim
 from vivim.segformer import Attention
 from vivim.streaming import StreamingMamba
 from vivim_export.rules import Declined, Rule
@@ -42,7 +42,7 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 
-class FoldedDecoder(nn.Module):
+class FoldedDecoder(DecoderForm):
     """`vivim.model.Decoder` in eval mode, folded: one matrix a scale at that scale's resolution, one bias."""
 
     def __init__(self, decoder: Decoder) -> None:
@@ -62,8 +62,7 @@ class FoldedDecoder(nn.Module):
         self.bias = nn.Parameter(bias.to(decoder.fuse.weight.dtype))
         self.classifier = decoder.classifier
 
-    def forward(self, features: list[Tensor]) -> Tensor:
-        """Features (F, C_i, H_i, W_i) of the four stages -> logits (F, K, H_1, W_1)."""
+    def fused(self, features: list[Tensor]) -> Tensor:
         size = features[0].shape[-2:]
         total = self.bias[:, None, None]
         for scale, feature in zip(self.scales, features, strict=True):
@@ -71,7 +70,7 @@ class FoldedDecoder(nn.Module):
             if x.shape[-2:] != size:
                 x = functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
             total = total + x
-        return self.classifier(functional.relu(total))
+        return functional.relu(total)
 
 
 class FoldedAttention(Attention):

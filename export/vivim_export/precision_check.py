@@ -42,6 +42,8 @@ _FORMATS = {
 }
 # Where the time goes and where a precision pays.
 PRODUCTS = ("CONVOLUTION", "MATRIX_MULTIPLY")
+# Parts of the names of what a lowered scan is made of.
+_SCANS = ("SelectiveScan_", "StreamingScan_")
 
 
 def layers_of_network(trt: Any, network: Any) -> list[LayerRecord]:
@@ -107,7 +109,7 @@ def check_layers(layers: list[LayerRecord], asked: str) -> None:
     right = {"int8", "fp16"} if asked == "int8" else {asked}
     products = [layer for layer in layers if layer.type in PRODUCTS]
     first = next((layer for layer in products if layer.type == "CONVOLUTION"), None)
-    kept = [layer for layer in products if layer is first or "SelectiveScan_" in layer.name]
+    kept = [layer for layer in products if layer is first or any(scan in layer.name for scan in _SCANS)]
     wrong = [
         layer
         for layer in products

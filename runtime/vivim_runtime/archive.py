@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
-from vivim_runtime.errors import SinkError, SourceError, UsageError, VivimError
+from vivim_runtime.errors import NoPictureError, SinkError, SourceError, UsageError, VivimError
 from vivim_runtime.files import sha256_file, writable_folder, write_text
 from vivim_runtime.offline import RunOptions, run
 from vivim_runtime.sessions import open_session
@@ -86,10 +86,10 @@ class Outcome:
 
     Attributes:
         name: its path below the root.
-        state: done (now), kept (from an earlier run) or failed.
+        state: done (now), kept (from an earlier run), failed, or "no picture" (a DICOM segmentation or report).
         frames, with_mask: of it; 0 where it failed.
         lost: frames that could not be read.
-        error: why it failed; "" where it did not.
+        error: why it failed, or what it is instead of pictures; else "".
     """
 
     name: str
@@ -171,6 +171,8 @@ def process(job: Job, session: Session) -> Outcome:
             frames, with_mask, lost = (int(earlier[key]) for key in _COUNTS)
             return Outcome(job.name, "kept", frames, with_mask, lost)
         return _made(job, session, made_of)
+    except NoPictureError as error:
+        return Outcome(job.name, "no picture", error=" ".join(str(error).split()))
     except (VivimError, OSError) as error:
         return Outcome(job.name, "failed", error=" ".join(str(error).split()))
 

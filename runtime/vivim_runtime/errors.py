@@ -77,6 +77,10 @@ class SourceError(VivimError):
     exit_code = 2
 
 
+class NoPictureError(SourceError):
+    """A DICOM object that holds no pictures: a segmentation, a report, a document."""
+
+
 class DataError(VivimError):
     """Data to train, calibrate or evaluate on, or a frame or mask of them, that cannot be used."""
 
@@ -99,13 +103,18 @@ class NotFiniteError(ModelError):
     """Logits that are NaN or infinite: neither a lesion nor none, so no mask can be made of them."""
 
 
+# Extras that bring PyTorch, of which pip takes the CUDA build, several GB, where none is installed yet.
+_WITH_TORCH = ("export", "train")
+
+
 class MissingExtraError(VivimError):
     """An optional dependency that is not installed."""
 
     exit_code = 2
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs the extra '{extra}': pip install {install_words(extra)}")
+        first = " (install your build of PyTorch first: the CPU's is the small one)" if extra in _WITH_TORCH else ""
+        super().__init__(f"{what} needs the extra '{extra}': pip install {install_words(extra)}{first}")
 
 
 class PluginError(VivimError):

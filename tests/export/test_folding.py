@@ -48,6 +48,15 @@ def test_folded_decoder_computes_the_same(sizes: list[tuple[int, int]]) -> None:
     assert (value - expected).norm() <= 1e-14 * expected.norm()
 
 
+def test_outlines_that_are_seen_in_the_decoder_stay_when_it_is_folded() -> None:
+    model = trained_looking(edge_head="decoder")
+    clip = torch.randn(1, 2, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        expected, found = model(clip).edge, fold_for_export(model)(clip).edge
+    assert expected is not None and found is not None
+    assert (found - expected).norm() <= 1e-12 * expected.norm()  # as above, through 20 layers
+
+
 def test_decay_rates_are_computed_once() -> None:
     model = trained_looking()
     before, after = model.stages[1].mamba[0].mixer, fold_for_export(model).stages[1].mamba[0].mixer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +16,15 @@ from vivim.checkpoint import load_checkpoint
 from vivim.conversion import streaming_from
 from vivim.model import Vivim
 from vivim.preprocessing import normalised
+from vivim_export.engine import EngineOptions, plan_engine
+from vivim_export.engine_graph import engine_graph
 from vivim_export.onnx_export import OnnxOptions, onnx_from_model, save_onnx
 from vivim_runtime.errors import ModelError, UsageError
 from vivim_runtime.phantom import PhantomSpec, phantom_frames
+from vivim_runtime.sessions.backends import BACKENDS
 from vivim_runtime.sessions.base import ModelInfo, Stream
 from vivim_runtime.sessions.onnx import OnnxSession
+from vivim_runtime.sessions.sidecar import Profile
 
 SIZE = (64, 64)
 
@@ -138,3 +143,35 @@ def test_clip_file_does_not_step(tmp_path: Path) -> None:
     model = onnx_from_model(Vivim(config).eval(), OnnxOptions(size=(32, 32)))
     with opened(model, tmp_path) as session, pytest.raises(ModelError, match="takes clips of 2 frames"):
         session.step(np.zeros((1, 1, 32, 32, 3), np.uint8), None)
+
+
+def test_engines_get_our_operators_with_a_state(model: onnx.ModelProto, tmp_path: Path) -> None:
+    """Plugins for TensorRT, standard layers for TensorRT for RTX; states float32 in a half-precision graph too."""
+    path = tmp_path / "stream.onnx"
+    save_onnx(model, path)
+    plugins, layers = (engine_graph(path, "fp16", BACKENDS[name]) for name in ("tensorrt", "rtx"))
+    assert plugins.input_name == layers.input_name == "frames" and plugins.input_shape == (1, 1, *SIZE, 3)
+    ours = Counter(node.op_type for node in plugins.parsed.graph.node if node.domain == "vivim")
+    assert ours == {"StreamingConv1d": 4, "StreamingScan": 4} and not plugins.parsed.functions
+    assert {node.domain for node in layers.parsed.graph.node} == {""}
+    assert not {"Loop", "Scan"} & {node.op_type for node in layers.parsed.graph.node}
+    for graph in (plugins, layers):
+        for value in (*graph.parsed.graph.input, *graph.parsed.graph.output):
+            if "state" in value.name:
+                assert value.type.tensor_type.elem_type == TensorProto.FLOAT
+    wrong = onnx.ModelProto.FromString(model.SerializeToString())
+    for entry in wrong.metadata_props:
+        entry.value = entry.value.replace("[1, 16, 32]", "[1, 16, 33]", 1)
+    onnx.save(wrong, path)
+    with pytest.raises(ModelError, match=r"has no state_1_1_scan of float32 \(1, 16, 33\), as its description says"):
+        engine_graph(path, "fp16", BACKENDS["rtx"])
+
+
+def test_engine_graph_of_tensorrt_for_rtx_is_parsed_in_the_precision_asked(
+    model: onnx.ModelProto, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install 'vivim-edge[rtx]'")
+    path = tmp_path / "stream.onnx"
+    save_onnx(model, path)
+    plan = plan_engine(path, EngineOptions(backend="rtx", precision="fp16"))
+    assert plan.converted and plan.profile == Profile(1, 1, 1) and plan.precision_found["fp16"] > 100

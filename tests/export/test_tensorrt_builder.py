@@ -11,18 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.export.fake_tensorrt import FakeBuilderTensorRT
 from tests.runtime.engines import ADA
 from tests.runtime.fake_gpu import FakeCuda
-from tests.runtime.models import brightness_model
+from tests.runtime.models import brightness_model, remembering_model
 from vivim_export.engine import EngineOptions, build_engine
 from vivim_export.precision_check import check_layers, layers_of_engine
-from vivim_runtime.errors import CudaError, ModelError, PluginError, PrecisionError, UsageError
+from vivim_runtime.errors import CudaError, ModelError, ParityError, PluginError, PrecisionError, UsageError
 from vivim_runtime.sessions.machine import Machine
 from vivim_runtime.sessions.plugin import Plugin
-from vivim_runtime.sessions.sidecar import EngineRecord, PluginRecord
+from vivim_runtime.sessions.sidecar import EngineRecord, PluginRecord, Profile
 
 OPTIONS = EngineOptions(backend="tensorrt", precision="fp32")
 
@@ -75,6 +76,25 @@ def test_engine_is_built_read_back_and_compared_with_its_model(bench: Bench) -> 
     assert record.plugin == PluginRecord("revision", "1" * 64, "2" * 64)  # which the comparison used as well
     assert f"workspace {2**29}" in bench.tensorrt.log
     assert bench.cuda.live == {}
+
+
+def test_streaming_engine_is_compared_frame_after_frame_with_states_of_its_own(bench: Bench) -> None:
+    remembering_model(bench.model)
+    bench.tensorrt.tensors = {
+        "frames": ("input", (1, 1, 32, 48, 3), np.uint8),
+        "logits": ("output", (1, 1, 1, 32, 48), np.float32),
+        "state_h": ("input", (1, 2), np.float32),
+        "next_state_h": ("output", (1, 2), np.float32),
+    }
+    record = bench.build()
+    assert record.parity is not None and record.parity["passed"] and record.profile == Profile(1, 1, 1)
+    assert record.description["vivim.streaming"] == "1" and bench.cuda.live == {}
+    assert "cudaGraphLaunch" in bench.cuda.calls
+    bench.tensorrt.forgets = True  # the proof that this can fail
+    with pytest.raises(ParityError, match="does not stand for"):
+        bench.build()
+    with pytest.raises(UsageError, match="takes 1 clips a call"):
+        bench.build(max_batch=2)
 
 
 def test_version_compatible_engine_is_loaded_with_its_own_code_allowed(bench: Bench) -> None:

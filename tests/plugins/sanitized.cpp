@@ -1,5 +1,6 @@
 // Runs every tactic, type and some odd shapes in buffers of the exact size, for AddressSanitizer and
-// UndefinedBehaviorSanitizer to watch. With the argument "overrun", y is one row too short: the sanitizer must say so.
+// UndefinedBehaviorSanitizer to watch, without a state and with one. With the argument "overrun", y is one row too short,
+// with "overrun state" the state that goes out, with "overread state" the one that comes in: the sanitizer must say so.
 #include "vivim_kernels.h"
 
 #include <cstdio>
@@ -40,7 +41,10 @@ void check(int32_t status)
         std::fprintf(stderr, "%s\n", vivim_kernels_error()), std::exit(1);
 }
 
-void runScan(vivim_scan_desc const& d, int tactic, size_t missing)
+// What is one row too short.
+struct Missing { size_t y, initial, final; };
+
+void runScan(vivim_scan_desc const& d, int tactic, Missing missing)
 {
     size_t const e = d.dtype == VIVIM_FLOAT32 ? 4 : 2, k = d.direction_count, w = d.width;
     size_t const tokens = size_t(d.batch) * d.length, bytes = vivim_scan_workspace(&d, tactic);
@@ -52,10 +56,15 @@ void runScan(vivim_scan_desc const& d, int tactic, size_t missing)
     for (size_t i = 0; i < k * w * d.states; ++i)
         reinterpret_cast<float*>(a.get())[i] -= 1.5f;
     Buffer const bias = filled(k * w * 4, true), skip = filled(k * w * 4, true);
-    Buffer const y = filled(tokens * w * e - missing * w * e, isFloat), workspace = filled(bytes, false);
+    Buffer const y = filled(tokens * w * e - missing.y * w * e, isFloat), workspace = filled(bytes, false);
+    size_t const state = size_t(d.batch) * d.states * w * 4;
+    Buffer const initial = filled(state - missing.initial * w * 4, true),
+                 last = filled(state - missing.final * w * 4, true);
     auto const floats = [](Buffer const& b) { return reinterpret_cast<float const*>(b.get()); };
     check(vivim_selective_scan(&d, tactic, xc.get(), dbc.get(), xz.get(), floats(a), floats(weight), floats(bias),
         floats(skip), y.get(), workspace.get(), bytes, nullptr));
+    check(vivim_streaming_scan(&d, tactic, xc.get(), dbc.get(), xz.get(), floats(a), floats(weight), floats(bias),
+        floats(skip), floats(initial), y.get(), reinterpret_cast<float*>(last.get()), workspace.get(), bytes, nullptr));
 }
 
 void runConv(vivim_conv_desc const& d)
@@ -65,12 +74,17 @@ void runConv(vivim_conv_desc const& d)
     Buffer const bias = filled(k * d.width * 4, true), xc = filled(k * tokens * d.width * e, e == 4);
     check(vivim_causal_conv1d(&d, x.get(), reinterpret_cast<float const*>(weight.get()),
         reinterpret_cast<float const*>(bias.get()), xc.get(), nullptr));
+    Buffer const tail = filled(size_t(d.batch) * 3 * d.width * e, e == 4);
+    check(vivim_streaming_conv1d(&d, x.get(), tail.get(), reinterpret_cast<float const*>(weight.get()),
+        reinterpret_cast<float const*>(bias.get()), xc.get(), nullptr));
 }
 } // namespace
 
 int main(int count, char** arguments)
 {
-    size_t const missing = count > 1 && !std::strcmp(arguments[1], "overrun");
+    char const* const asked = count > 1 ? arguments[1] : "";
+    Missing const missing{
+        !std::strcmp(asked, "overrun"), !std::strcmp(asked, "overread state"), !std::strcmp(asked, "overrun state")};
     // batch, length, width, rows, rank, states, K, directions, shared, mean, gate, dtype
     vivim_scan_desc const scans[] = {
         {1, 165, 24, 5, 8, 16, 3, {0, 1, 2}, 0, 1, 48, VIVIM_FLOAT16},

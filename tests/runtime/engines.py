@@ -9,7 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.runtime.models import brightness_model
+import onnx
+
+from tests.runtime.models import brightness_model, remembering_model
 from vivim_runtime.files import sha256_file
 from vivim_runtime.sessions.backends import BACKENDS
 from vivim_runtime.sessions.machine import Machine
@@ -84,10 +86,20 @@ def engine_file(path: Path, record: EngineRecord = RECORD, **changes: Any) -> Pa
     return path
 
 
-def real_engine(path: Path, backend: str, capability: str, gpu: str | None, profile: Profile) -> Path:
-    """Build `brightness_model` with the real library, and write its record; the ONNX file lies beside it."""
+def real_engine(
+    path: Path, backend: str, capability: str, gpu: str | None, profile: Profile, streams: bool = False
+) -> Path:
+    """Build `brightness_model` (or `remembering_model`, whose batch is 1) with the real library, and write its record;
+    the ONNX file lies beside it."""
     module: Any = importlib.import_module(BACKENDS[backend].module)
-    onnx_file = brightness_model(path.with_suffix(".onnx"), batch=None)
+    onnx_file = path.with_suffix(".onnx")
+    if streams:
+        remembering_model(onnx_file)
+        profile = Profile(1, 1, 1)
+        described = {entry.key: entry.value for entry in onnx.load(onnx_file).metadata_props}
+    else:
+        brightness_model(onnx_file, batch=None)
+        described = description(frames=5, size=(32, 48))
     logger = module.Logger(module.Logger.ERROR)
     builder = module.Builder(logger)
     # TensorRT 11 and TensorRT for RTX know strongly typed networks only.
@@ -100,9 +112,10 @@ def real_engine(path: Path, backend: str, capability: str, gpu: str | None, prof
         number = getattr(module.ComputeCapability, f"SM{capability.replace('.', '')}")
         configuration.num_compute_capabilities = 1
         configuration.set_compute_capability(number, 0)
-    shapes = builder.create_optimization_profile()
-    shapes.set_shape("frames", *((batch, 5, 32, 48, 3) for batch in dataclasses.astuple(profile)))
-    configuration.add_optimization_profile(shapes)
+    if not streams:
+        shapes = builder.create_optimization_profile()
+        shapes.set_shape("frames", *((batch, 5, 32, 48, 3) for batch in dataclasses.astuple(profile)))
+        configuration.add_optimization_profile(shapes)
     path.write_bytes(bytes(builder.build_serialized_network(network, configuration)))
     dataclasses.replace(
         RECORD,
@@ -115,6 +128,6 @@ def real_engine(path: Path, backend: str, capability: str, gpu: str | None, prof
         plugin=None,
         precision="fp32",
         profile=profile,
-        description=description(frames=5, size=(32, 48)),
+        description=described,
     ).write(path)
     return path

@@ -4,7 +4,8 @@ Memory, copies, capture and replay really happen, and as late as CUDA may do the
 What a driver refuses, or what would corrupt memory, is an AssertionError: handles that are unknown or given back,
 memory that is given back while work on it is pending, calls that a stream cannot capture, streams of a context that is
 not current on the calling thread. The engine computes the mean
-over RGB less 128 for every pixel of its only class.
+over RGB less 128 for every pixel of its only class; one with states adds to it the first number of the first state, and
+every state goes on as half of itself, plus that mean's mean, plus its number among the states.
 """
 
 from __future__ import annotations
@@ -182,6 +183,15 @@ class FakeCuda(ModuleType):
         assert (self.live.get(target), self.live.get(source)) == expected
         assert kind != "copy" or self._contexts[target] == self._contexts[source], "another context: cuMemcpyPeerAsync"
         self._transfer(target, source, size, kind)
+        return (0,)
+
+    def cudaMemsetAsync(self, address: int, value: int, size: int, stream: int) -> tuple[int]:
+        if error := self._called("cudaMemsetAsync"):
+            return (error,)
+        self.check_stream(stream)
+        assert self.recording is None and self.live.get(address) == "device"
+        assert size <= ctypes.sizeof(self._memory[address])
+        self.do(lambda: ctypes.memset(address, value, size) and None, address)
         return (0,)
 
     def _transfer(self, target: int, source: int, size: int, kind: str) -> None:
@@ -374,6 +384,7 @@ class FakeTensorRT(ModuleType):
         self.kernels = b""
         self.inspector = "{}"
         self.scale = 1.0  # of the engine's logits
+        self.forgets = False  # writes zeros into its states
         self.alive = 0
 
     def nptype(self, dtype: Any) -> Any:
@@ -509,16 +520,31 @@ class _Context(_Counted):
             return False
         shape = self._shape
         assert set(self._places) == set(self.module.tensors), "a tensor has no place"
-        cuda.do(lambda: self._compute(shape), *self._places.values())
+        places = dict(self._places)  # for good, in a graph
+        assert len(set(places.values())) == len(places), "two tensors have one place"
+        cuda.do(lambda: self._compute(shape, places), *places.values())
         return True
 
-    def _compute(self, shape: tuple[int, ...]) -> None:
+    def _compute(self, shape: tuple[int, ...], places: dict[str, int]) -> None:
         assert shape == self._shape, "a graph of another shape was launched"
-        size = int(np.prod(shape))
-        memory = (ctypes.c_uint8 * size).from_address(self._places["frames"])
-        clips = np.frombuffer(memoryview(memory), np.uint8).reshape(shape)
+
+        def read(name: str, shape: tuple[int, ...], dtype: Any) -> Any:
+            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            memory = memoryview((ctypes.c_uint8 * size).from_address(places[name]))
+            return np.frombuffer(memory, dtype).reshape(shape)
+
+        clips = read("frames", shape, np.uint8)
         logits = np.float32(clips.mean(-1, dtype=np.float32) - 128) * np.float32(self.module.scale)
-        ctypes.memmove(self._places["logits"], logits.ctypes.data, logits.nbytes)
+        given = [name for name in self.module.tensors if name.startswith("state")]
+        level = np.float32(logits.mean())
+        for number, name in enumerate(given):
+            before = read(name, self.module.tensors[name][1], np.float32)
+            if number == 0:
+                logits = logits + before.flat[0]
+            after = before / np.float32(2) + level + np.float32(number)
+            after = np.zeros_like(after) if self.module.forgets else after
+            ctypes.memmove(places[f"next_{name}"], after.ctypes.data, after.nbytes)
+        ctypes.memmove(places["logits"], logits.ctypes.data, logits.nbytes)
         if self.profiler:
             for name, ms in (("conv", 0.5), ("norm", 0.25), ("conv", 0.5)):
                 self.profiler.report_layer_time(name, ms)

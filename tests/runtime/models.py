@@ -42,6 +42,60 @@ def brightness_model(
         initializers,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return _described(model, path, frames, size, batch, classes, metadata)
+
+
+def remembering_model(path: Path, size: tuple[int, int] = (32, 48), **metadata: str) -> Path:
+    """Write a streaming ONNX file whose logits are (mean - 128) / 16 + h[0], and h <- h / 2 + their mean before it."""
+    height, width = size
+    constants = {"offset": [128.0], "scale": [1.0 / 16.0], "half": [0.5], "channels": [-1], "one": [1], "zero": [0]}
+    nodes = [
+        helper.make_node("Cast", ["frames"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["pixels", "channels"], ["grey"], keepdims=0),
+        helper.make_node("Sub", ["grey", "offset"], ["centred"]),
+        helper.make_node("Mul", ["centred", "scale"], ["scaled"]),
+        helper.make_node("ReduceMean", ["scaled"], ["level"], keepdims=0),
+        helper.make_node("Slice", ["state_h", "zero", "one", "one"], ["first"]),
+        helper.make_node("Add", ["scaled", "first"], ["single"]),
+        helper.make_node("Unsqueeze", ["single", "axis"], ["logits"]),
+        helper.make_node("Mul", ["state_h", "half"], ["faded"]),
+        helper.make_node("Add", ["faded", "level"], ["next_state_h"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "remembering",
+        [
+            helper.make_tensor_value_info("frames", TensorProto.UINT8, [1, 1, height, width, 3]),
+            helper.make_tensor_value_info("state_h", TensorProto.FLOAT, [1, 2]),
+        ],
+        [
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 1, 1, height, width]),
+            helper.make_tensor_value_info("next_state_h", TensorProto.FLOAT, [1, 2]),
+        ],
+        [
+            *(
+                helper.make_tensor(name, TensorProto.FLOAT if isinstance(v[0], float) else TensorProto.INT64, [1], v)
+                for name, v in constants.items()
+            ),
+            helper.make_tensor("axis", TensorProto.INT64, [1], [2]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    states = json.dumps([{"input": "state_h", "output": "next_state_h", "shape": [1, 2]}])
+    metadata = {"format": "2", "streaming": "1", "states": states} | metadata
+    return _described(model, path, 1, size, 1, ("lesion",), metadata)
+
+
+def _described(
+    model: onnx.ModelProto,
+    path: Path,
+    frames: int,
+    size: tuple[int, int],
+    batch: int | None,
+    classes: tuple[str, ...],
+    metadata: dict[str, str],
+) -> Path:
+    height, width = size
     colors = [[0, 255, 0], [255, 0, 0], [0, 0, 255]]
     description = {
         "format": "1",

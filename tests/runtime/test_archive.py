@@ -55,12 +55,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with open_source(f"phantom:seed={index},frames=1,size=48x64") as source:
             cv2.imwrite(str(root / "stills" / f"f{index}.png"), next(iter(source)).image)
     (root / "broken.mp4").write_bytes(b"no film")
+    shutil.copy(str(get_testdata_file("reportsi.dcm", download=False)), root / "report.dcm")
     (root / "notes.txt").write_text("no source")
     (root / ".hidden.mp4").write_bytes(b"no source")
     return folder
 
 
-NAMES = ["a/loops/IM0001", "a/one.mp4", "b/one.mp4", "broken.mp4", "stills"]
+NAMES = ["a/loops/IM0001", "a/one.mp4", "b/one.mp4", "broken.mp4", "report.dcm", "stills"]
 
 
 def archive(made: Path, out: Path, options: RunOptions | None = None) -> Archive:
@@ -88,10 +89,11 @@ def test_what_can_be_a_source_is_found_and_nothing_else(made: Path, tmp_path: Pa
 
 def test_every_source_gets_its_results_and_one_that_fails_is_a_row(made: Path, tmp_path: Path) -> None:
     outcomes = run_archive(archive(made, tmp_path))
-    assert states(outcomes) == {name: "failed" if name == "broken.mp4" else "done" for name in NAMES}
+    others = {"broken.mp4": "failed", "report.dcm": "no picture"}
+    assert states(outcomes) == {name: others.get(name, "done") for name in NAMES}
     rows = list(csv.DictReader((tmp_path / RESULTS).read_text().splitlines()))
     assert [row["name"] for row in rows] == NAMES
-    assert [row["frames"] for row in rows] == ["30", "7", "7", "0", "2"]
+    assert [row["frames"] for row in rows] == ["30", "7", "7", "0", "0", "2"]
     assert "no video that FFmpeg can read" in rows[3]["error"] and not (tmp_path / "broken.mp4").exists()
     assert sorted(path.name for path in (tmp_path / "a" / "loops" / "IM0001").iterdir()) == [
         "done.json",
@@ -162,9 +164,9 @@ def test_the_command_says_what_it_did_and_fails_where_a_source_did(
     given = [str(made / "archive"), str(tmp_path), "--recursive", "--model", str(made / "model.onnx")]
     assert call(monkeypatch, *given) == 2
     said = capsys.readouterr().err
-    assert "failed: broken.mp4: " in said and "5 sources: 4 done, 1 failed; 46 frames" in said
+    assert "failed: broken.mp4: " in said and "6 sources: 4 done, 1 no picture, 1 failed; 46 frames" in said
     assert call(monkeypatch, *given) == 2
-    assert "5 sources: 4 kept, 1 failed" in capsys.readouterr().err
+    assert "6 sources: 4 kept, 1 no picture, 1 failed" in capsys.readouterr().err
 
 
 def _dies_once(job: Job) -> Outcome:

@@ -100,6 +100,32 @@ def test_uses_that_differ_are_named() -> None:
     assert list(SMALL.departures((96, 128), 3, "used", 2, RegionRule())) == []
 
 
+@pytest.mark.parametrize(
+    ("rate", "timed", "expected"),
+    [
+        (15.0, True, ()),  # live clips take their moments from the contract: its stride is kept
+        (60.0, True, ("trained on clips of 15 frames a second, used on clips of 60",)),
+        (0.0, True, ("trained on every frame in 2 of a video, exported on every frame in 1",)),
+        (14.5, False, ("trained on every frame in 2 of a video, exported on every frame in 1",)),
+        (
+            30.0,
+            False,
+            (
+                "trained on every frame in 2 of a video, exported on every frame in 1",
+                "trained on clips of 15 frames a second, used on clips of 30",
+            ),
+        ),
+    ],
+)
+def test_runs_say_where_their_clips_have_another_stride_or_rate(
+    tmp_path: Path, rate: float, timed: bool, expected: tuple[str, ...]
+) -> None:
+    contract = InputContract((32, 48), 3, 3, 2, fps=30.0)
+    path = brightness_model(tmp_path / "m.onnx", frames=3, input_contract=contract.to_json())
+    with open_session(path, "cpu") as session:
+        assert session.info.departures_at(rate, timed) == expected
+
+
 def test_model_files_say_what_their_weights_were_trained_at(tmp_path: Path) -> None:
     contract = InputContract((64, 64), 5, 2)
     path = brightness_model(tmp_path / "m.onnx", input_contract=contract.to_json())

@@ -170,6 +170,15 @@ def test_trouble_hides_the_lesion_for_a_while_and_moves_nothing(trouble: str) ->
     assert all(np.array_equal(a, b) for (a, _), (b, _) in zip(hidden, again, strict=True))
 
 
+def test_drift_changes_the_gain_slowly_and_nothing_else() -> None:
+    spec = PhantomSpec(seed=3, frames=100, size=(32, 32), lesion=True)
+    plain, crept = (list(phantom_frames(replace(spec, trouble=what))) for what in ("", "drift"))
+    assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(plain, crept, strict=True))
+    gains = np.array([b.mean() / a.mean() for (a, _), (b, _) in zip(plain, crept, strict=True)])
+    # Between 1 / 1.4 ** 2 = 0.51 and 1, by less than 2 pi / 60 * ln 1.4 = 3.5 % a frame; pixels are rounded down.
+    assert gains.min() < 0.6 and 0.9 < gains.max() <= 1 and np.abs(np.diff(gains)).max() < 0.045
+
+
 def test_unknown_trouble_is_refused() -> None:
-    with pytest.raises(UsageError, match="trouble=fog: expected shadow, lift, contrast, any"):
+    with pytest.raises(UsageError, match="trouble=fog: expected shadow, lift, contrast, drift, any"):
         PhantomSpec(trouble="fog")

@@ -36,7 +36,7 @@ _BESIDE = [name for name in ROWS if name not in VARIANTS]
 _OF_THE_ROWS = ("init", "directions", "mamba_layers", "st_module", "boundary", "affine", "only", "new_edge_head")
 
 
-@options_of(ClipOptions, "source", without=("stride", "hop"))
+@options_of(ClipOptions, "source", without=("stride", "hop", "stills"))
 @options_of(FitConfig, "recipe", without=_OF_THE_ROWS)
 def ablate_command(
     source: ClipOptions,

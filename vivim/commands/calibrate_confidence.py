@@ -19,7 +19,6 @@ from vivim.model import Stage
 from vivim.session import open_runner
 from vivim.training.batches import ClipSource, judged_clip
 from vivim.training.confidence import (
-    Reliability,
     coverage,
     judged_frames,
     learn_domain,
@@ -32,6 +31,7 @@ from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.confidence import Confidence
 from vivim_runtime.errors import ConfigError
 from vivim_runtime.files import write_text
+from vivim_runtime.judging.reliability import Reliability
 
 __all__ = ["calibrate_command"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from vivim.training.batches import ClipSource, DatasetClips, JudgedVideos, PhantomClips
+from vivim.training.batches import ClipSource, DatasetClips, JudgedVideos, MixedClips, PhantomClips, StillClips
 from vivim.training.cache import CacheOptions
 from vivim.training.recipe import FitConfig
 from vivim_runtime.contract import InputContract
@@ -46,11 +46,15 @@ class ClipOptions:
     frames: int = 5
     size: tuple[int, int] = (256, 256)
     stride: Annotated[int, "Frames from one frame of a clip to the next."] = 1
+    strides: Annotated[int, "Phantoms: frames from one to the next, 1 to so many, clip by clip."] = 1
     region: Annotated[str, "What is cut out of the frames: whole, dicom, auto, or X,Y,W,H; docs/contract.md."] = "whole"
     shape: Annotated[str, "How that becomes a picture: stretched, or kept (filled with black)."] = "stretched"
     colour: Annotated[str, "rgb, or grey: the luminance in all channels."] = "rgb"
     outside: Annotated[str, "What lies in the region's rectangle outside its outline: kept, or black."] = "kept"
     fps: Annotated[float | None, "Frames a second of the videos, for the weights' contract."] = None
+    stills: Annotated[
+        Path | None, "Folder of still pictures with masks to train on, too: each is a clip that stands still."
+    ] = None
     hop: Annotated[int, "Frames from the start of one clip to learn from to that of the next."] = 1
     cache: Annotated[int, "Megabytes of frames at the network's size that are kept in memory."] = 2000
     cache_folder: Annotated[Path | None, "Folder to keep them in, for all processes and later runs."] = None
@@ -131,11 +135,37 @@ class ClipOptions:
             raise DataError(f"clips of {self.frames} frames of {self.size[0]}x{self.size[1]}; expected at least 1")
         if self.is_phantom:
             return PhantomClips(
-                split, phantoms, self.frames, self.size, fresh, **self.screen, framing=self._of_phantoms()
+                split,
+                phantoms,
+                self.frames,
+                self.size,
+                fresh,
+                **self.screen,
+                framing=self._of_phantoms(),
+                strides=self.strides,
             )
-        each = max(1, makers)
-        kept = CacheOptions(self.cache * 10**6 // each, self.cache_folder, self.cache_disk * 10**6 // each)
+        kept = self._kept(makers)
         return DatasetClips(self.dataset(split), self.frames, Framing(self.contract), self.stride, self.hop, kept)
+
+    def _kept(self, makers: int) -> CacheOptions:
+        each = max(1, makers) * (1 if self.stills is None else 2)  # videos and pictures have a cache each
+        return CacheOptions(self.cache * 10**6 // each, self.cache_folder, self.cache_disk * 10**6 // each)
+
+    def with_stills(self, clips: ClipSource, makers: int = 1) -> ClipSource:
+        """Clips to train on, and those of the still pictures behind them; DataError where there are none."""
+        pictures = self.still_pictures()
+        if pictures is None:
+            return clips
+        return MixedClips(clips, StillClips(pictures, self.frames, Framing(self.contract), self._kept(makers)))
+
+    def still_pictures(self) -> Dataset | None:
+        """Pictures to train on beside videos: the split `train` where their folder has splits, else all of them."""
+        if self.stills is None:
+            return None
+        if self.stills.resolve() == Path(self.data).resolve():
+            raise DataError(f"--stills and --data are both {self.data}; expected another folder")
+        found = open_dataset(str(self.stills))
+        return open_dataset(str(self.stills), "train") if found.split_names else found
 
     def _of_phantoms(self) -> Framing | None:
         """Phantoms are drawn at the network's size; what is left to do is their colour."""
@@ -145,7 +175,7 @@ class ClipOptions:
     def judged(self, split: str, phantoms: int) -> ClipSource:
         """The clips that judge a network on a split, every frame once; arguments and errors as of `clips`."""
         if self.is_phantom:
-            return self.clips(split, phantoms)
+            return replace(self, strides=1).clips(split, phantoms)
         return JudgedVideos(self.dataset(split), self.frames, Framing(self.contract), self.stride)
 
     def record(self, split: str, phantoms: int) -> TrainingData:
@@ -166,8 +196,14 @@ class ClipOptions:
         made = dict.fromkeys(filter(None, (training.origin, validation.origin)))
         return training_data(training.name, "; validation ".join(made), videos)
 
+    def record_of_stills(self) -> TrainingData | None:
+        """The same of the still pictures."""
+        pictures = self.still_pictures()
+        return None if pictures is None else training_data(pictures.name, "all trained", {"train": pictures.videos})
+
     def described(self, clips: ClipSource, split: str) -> str:
         """For people and for the metadata of weights."""
         height, width = self.size
         name = self.data if self.is_phantom else self.dataset(split).name
-        return f"{name} {split}, {len(clips)} clips of {self.frames}x{height}x{width}"
+        stills = f", {len(clips.stills)} of them stills of {self.stills}" if isinstance(clips, MixedClips) else ""
+        return f"{name} {split}, {len(clips)} clips of {self.frames}x{height}x{width}{stills}"

@@ -114,7 +114,7 @@ def fit_command(
     with process_group(device) as group:
         makers = default_workers(group) if workers < 0 else workers
         run = RunOptions(resume, makers, save_every, group, stride=source.stride, contract=source.contract)
-        training = source.clips(split, clips, fresh, makers)
+        training = source.with_stills(source.clips(split, clips, fresh, makers), makers)
         check_run(chosen, out, run, len(training))
         check_start(chosen)
         if before and group.leads:
@@ -124,6 +124,9 @@ def fit_command(
         judging = source.judged(validation_split, validation_clips)
         if group.leads and not source.is_phantom and not resume:
             refuse_bad_data([source.dataset(name) for name in (split, validation_split)], chosen.frames, source.stride)
+        pictures = source.still_pictures()
+        if group.leads and pictures is not None and not resume:
+            refuse_bad_data([pictures], 1, 1)
         metadata = {
             "trained_on": source.described(training, split)
             + (", new in every epoch" if source.is_phantom and fresh else ""),
@@ -132,7 +135,7 @@ def fit_command(
             "torch": torch.__version__,
         }
         record = source.record(split, clips * chosen.epochs if fresh else clips)
-        run = dataclasses.replace(run, metadata=metadata, data=record)
+        run = dataclasses.replace(run, metadata=metadata, data=record, stills=source.record_of_stills())
         _train(chosen, training, judging, out, run, tensorboard)
         if group.leads:
             _console.print(

@@ -39,7 +39,9 @@ __all__ = [
     "JudgedClip",
     "JudgedVideos",
     "MemoryClips",
+    "MixedClips",
     "PhantomClips",
+    "StillClips",
     "TrainingBatches",
     "augmented",
     "clip_name",
@@ -83,7 +85,7 @@ def clip_source(clips: ClipSource | Sequence[Clip]) -> ClipSource:
 
 def clip_name(source: ClipSource, index: int) -> str:
     """What messages call a clip."""
-    return source.name(index) if isinstance(source, DatasetClips) else f"clip {index}"
+    return source.name(index) if isinstance(source, DatasetClips | StillClips | MixedClips) else f"clip {index}"
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class PhantomClips:
         frames, size: T and (H, W).
         fresh: whether epoch e shows the clips e * count to (e + 1) * count - 1 of the split, so that none comes twice.
         screen, view, trouble: of `PhantomSpec`.
+        strides: a clip shows every first frame of its film, or every second, ... up to `strides`, by its number.
         framing: how what is drawn becomes pictures of another colour; its region is that of `view`.
     """
 
@@ -108,9 +111,12 @@ class PhantomClips:
     view: str = "whole"
     framing: Framing | None = None
     trouble: str = ""
+    strides: int = 1
 
     def __post_init__(self) -> None:
         _check_phantoms(self.split, self.count)
+        if not 1 <= self.strides <= 25:
+            raise DataError(f"phantoms with strides of 1 to {self.strides}; expected at most 1 to 25")
 
     def __len__(self) -> int:
         return self.count
@@ -118,7 +124,8 @@ class PhantomClips:
     def clip(self, index: int, epoch: int) -> Clip:
         number = index + (epoch * self.count if self.fresh else 0)
         spec = _spec(self.split, number % _MOST_CLIPS, self.frames, self.size)
-        clip = phantom_clip(replace(spec, screen=self.screen, view=self.view, trouble=self.trouble))
+        rate = spec.fps / (1 + number % self.strides)  # motion is per second
+        clip = phantom_clip(replace(spec, fps=rate, screen=self.screen, view=self.view, trouble=self.trouble))
         if self.framing is None:
             return clip
         return replace(clip, pixels=np.stack([self.framing.picture(image) for image in clip.pixels]))
@@ -194,6 +201,62 @@ class DatasetClips(_FramedVideos):
         """For messages: the video, and the clip's first frame there."""
         number, indices = self._clips[index]
         return f"{self.dataset.videos[number].name} from frame {indices[0]}"
+
+
+class StillClips(_FramedVideos):
+    """Still pictures as clips: each is shown in all T frames of its own, which never meets another picture.
+
+    So batches keep one shape, and the layers over time see what they see of a frozen screen: no motion. What
+    augmentation draws anew in every frame (speckle, tones) still differs from frame to frame.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        frames: int,
+        framing: Framing | tuple[int, int],
+        cache: CacheOptions = CacheOptions(),  # noqa: B008
+    ) -> None:
+        super().__init__(dataset, framing)
+        self._frames, self.cache = frames, FrameCache(cache)
+        self._pictures = [(n, i) for n, video in enumerate(dataset.videos) for i in range(len(video))]
+        if not self._pictures:
+            raise DataError(f"{dataset.name} holds no pictures; expected images with masks (docs/data.md)")
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def clip(self, index: int, epoch: int) -> Clip:
+        number, i = self._pictures[index]
+        video = self.dataset.videos[number]
+        picture, mask = self.cache.read(video, i, self._seen(number))
+        pixels, truth = np.stack([picture] * self._frames), np.stack([mask] * self._frames)
+        return Clip(pixels, truth, source=video.name, start=i)
+
+    def name(self, index: int) -> str:
+        """For messages."""
+        number, i = self._pictures[index]
+        return self.dataset.videos[number].label(i)
+
+
+@dataclass(frozen=True)
+class MixedClips:
+    """The clips of videos (or phantoms), and behind them those of still pictures; an epoch shows all of both."""
+
+    videos: ClipSource
+    stills: StillClips
+
+    def __len__(self) -> int:
+        return len(self.videos) + len(self.stills)
+
+    def clip(self, index: int, epoch: int) -> Clip:
+        left = index - len(self.videos)
+        return self.videos.clip(index, epoch) if left < 0 else self.stills.clip(left, epoch)
+
+    def name(self, index: int) -> str:
+        """For messages."""
+        left = index - len(self.videos)
+        return clip_name(self.videos, index) if left < 0 else self.stills.name(left)
 
 
 @dataclass(frozen=True)

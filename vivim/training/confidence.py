@@ -16,11 +16,11 @@ import numpy.typing as npt
 from vivim.training.batches import ClipSource, judged_clip
 from vivim_runtime.confidence import Domain, expected_dice, first_features
 from vivim_runtime.framing import mask_at
+from vivim_runtime.judging.reliability import Reliability, ReliabilityTally
 from vivim_runtime.sessions.base import Session
 
 __all__ = [
     "Judged",
-    "Reliability",
     "coverage",
     "judged_frames",
     "learn_domain",
@@ -30,7 +30,6 @@ __all__ = [
 ]
 
 Array = npt.NDArray[np.float32]
-_BINS = 15
 _COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
 # Pixels of a frame that are kept to learn the temperature from: neighbours say the same.
 _PIXELS = 2048
@@ -91,30 +90,11 @@ def learn_temperature(judged: Judged) -> float:
     return float(np.exp((low + high) / 2))
 
 
-@dataclass(frozen=True)
-class Reliability:
-    """A reliability diagram: of the pixels whose confidence falls in a bin, what share is right.
-
-    Attributes:
-        confidence, accuracy, share: of each bin that has pixels.
-        error: expected calibration error, the mean difference of the two.
-    """
-
-    confidence: tuple[float, ...]
-    accuracy: tuple[float, ...]
-    share: tuple[float, ...]
-    error: float
-
-
 def reliability(judged: Judged, temperature: float) -> Reliability:
     """Of the probability of what was said, lesion or not, from one half on."""
-    p = 1 / (1 + np.exp(-np.clip(judged.logits.astype(np.float64) / temperature, -60, 60)))
-    sure, right = np.maximum(p, 1 - p), (p > 0.5) == judged.truth
-    bins = np.minimum(((sure - 0.5) * 2 * _BINS).astype(int), _BINS - 1)
-    rows = [(sure[bins == k].mean(), right[bins == k].mean(), (bins == k).mean()) for k in np.unique(bins)]
-    error = sum(share * abs(confidence - accuracy) for confidence, accuracy, share in rows)
-    confidence, accuracy, share = (tuple(float(v) for v in column) for column in zip(*rows, strict=True))
-    return Reliability(confidence, accuracy, share, float(error))
+    tally = ReliabilityTally(temperature)
+    tally.add(judged.logits, judged.truth)
+    return tally.reliability()
 
 
 def rightly_empty(judged: Judged) -> float:

@@ -47,6 +47,7 @@ _log = logging.getLogger("vivim")
 _STATE = "state.pt"
 # Which videos train, validate and test: what --split-file takes.
 SPLIT_FILE = "split.json"
+_CLASSIFIER = "decoder.classifier."
 _CPU = Group(0, 1, torch.device("cpu"))
 
 
@@ -64,6 +65,7 @@ class RunOptions:
         contract: how frames became their pictures; size, clips and normalisation are those of the training. None:
             whole frames, stretched.
         data: what the clips are from, for the weights; None where that has no name.
+        stills: the same of still pictures beside them.
     """
 
     resume: bool = False
@@ -74,6 +76,12 @@ class RunOptions:
     stride: int = 1
     data: TrainingData | None = None
     contract: InputContract | None = None
+    stills: TrainingData | None = None
+
+    @property
+    def seen(self) -> tuple[TrainingData, ...]:
+        """All that the clips are from, as far as it has names."""
+        return tuple(entry for entry in (self.data, self.stills) if entry is not None)
 
 
 @dataclass(frozen=True)
@@ -191,7 +199,7 @@ class _Run:
     @property
     def _identity(self) -> dict[str, Any]:
         """What must be the same when a run is resumed."""
-        data = data_to_json((self._options.data,)) if self._options.data else ""
+        data = data_to_json(self._options.seen) if self._options.seen else ""
         fingerprint = hashlib.sha256(data.encode()).hexdigest()[:12]
         contract = self._training.contract.to_json()
         counts = {"clips": self._clips, "processes": self.group.size, "the input contract": contract}
@@ -386,7 +394,7 @@ def _training(config: FitConfig, clips: ClipSource | Sequence[Clip], options: Ru
                 f"{config.init} takes frames normalised by {start.contract.mean} and {start.contract.std}; training "
                 f"gives {contract.mean} and {contract.std}: start from other weights"
             )
-    return Training(contract, joined(() if options.data is None else (options.data,), before))
+    return Training(contract, joined(options.seen, before))
 
 
 def _network(config: FitConfig) -> Vivim:
@@ -404,27 +412,43 @@ def _network(config: FitConfig) -> Vivim:
                 if isinstance(module, TemporalMambaLayer):
                     module.initialise_as_authors()
         return model
-    start = load_checkpoint(config.init)
-    if len(start.config.classes) != 1:
-        raise ConfigError(
-            f"{config.init} has the classes {', '.join(start.config.classes)}; the clips know one, lesion"
-        )
-    changes = config.changes()
+    name = config.init
+    start = load_checkpoint(name)
     if config.streaming and not start.config.streaming:
-        start = streaming_from(start, changes["directions"])
+        start = streaming_from(start, config.changes()["directions"])
     elif start.config.streaming and not config.streaming:
         raise ConfigError(f"{config.init} is of a streaming network; add --streaming")
     elif config.streaming and config.directions is None:
-        changes["directions"] = start.config.directions
-    model = Vivim(replace(start.config, **changes))
+        config = replace(config, directions=start.config.directions)
+    model = Vivim(config.network_from(start.config))
     ours, theirs = ({key: value.shape for key, value in m.state_dict().items()} for m in (model, start))
-    # An edge head may come or go; a network with other directions or layers than its weights is a mistake.
-    strange = [key for key, _ in ours.items() ^ theirs.items() if not _is_edge(key)]
+    # An edge head may come or go, and classes may be others; a network with other directions or layers than its weights
+    # is a mistake.
+    strange = [key for key, _ in ours.items() ^ theirs.items() if not _is_edge(key) and not key.startswith(_CLASSIFIER)]
     if strange:
         raise ConfigError(f"{config.init} does not fit the network that is asked for ({min(strange)} differs)")
-    kept = {key: value for key, value in start.state_dict().items() if not (config.new_edge_head and _is_edge(key))}
+    other_head = config.new_edge_head or start.config.edge_head != model.config.edge_head
+    kept = {key: value for key, value in start.state_dict().items() if not (other_head and _is_edge(key))}
+    if model.config.classes != start.config.classes:
+        kept |= _classifier(model, start, name)
     model.load_state_dict(kept, strict=False)
     return model
+
+
+def _classifier(model: Vivim, start: Vivim, name: str) -> dict[str, Tensor]:
+    """What scores the classes of a network, from weights that know others; says what is taken and what is not."""
+    ours, theirs = model.config.classes, start.config.classes
+    before = start.state_dict()
+    found = {key: value.clone() for key, value in model.state_dict().items() if key.startswith(_CLASSIFIER)}
+    for key, value in found.items():
+        for row, each in enumerate(ours):
+            if each in theirs:
+                value[row] = before[key][theirs.index(each)]
+    new, dropped = ([c for c in a if c not in b] for a, b in ((ours, theirs), (theirs, ours)))
+    chance = [f"{', '.join(found)} of {', '.join(new)} start from chance"] if new else []
+    left = [f"those of {', '.join(dropped)} are left out"] if dropped else []
+    _log.warning("%s knows %s; all else is taken, %s", name, ", ".join(theirs), " and ".join(chance + left))
+    return found
 
 
 def _is_edge(key: str) -> bool:

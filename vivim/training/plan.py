@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 
 from vivim.checkpoint import load_checkpoint
 from vivim.model import Vivim
-from vivim.training.batches import ClipSource, clip_source
+from vivim.training.batches import ClipSource, MixedClips, clip_source
 from vivim.training.fit import RunOptions
 from vivim.training.recipe import FitConfig
 from vivim_runtime.clips import Clip
@@ -28,7 +27,7 @@ def planned(
     Raises:
         CheckpointError: there are no weights to start from.
     """
-    network = replace(load_checkpoint(config.init).config, **config.changes()) if config.init else config.network()
+    network = config.network_from(load_checkpoint(config.init).config) if config.init else config.network()
     with torch.device("meta"):
         parts = {name: sum(p.numel() for p in part.parameters()) for name, part in Vivim(network).named_children()}
     count = sum(parts.values())
@@ -40,9 +39,10 @@ def planned(
     a_step = config.batch * config.accumulate * processes
     steps = len(source) // a_step
     left = len(source) - steps * a_step
+    stills = f" ({len(source.stills)} of them still pictures)" if isinstance(source, MixedClips) else ""
     yield (
-        f"{len(source)} clips of {config.frames} x {height} x {width}; {config.epochs} epochs of {steps} steps of "
-        f"{a_step} clips{f', {left} clips left out of each epoch' if left else ''}; "
+        f"{len(source)} clips{stills} of {config.frames} x {height} x {width}; {config.epochs} epochs of {steps} steps "
+        f"of {a_step} clips{f', {left} clips left out of each epoch' if left else ''}; "
         f"{len(clip_source(validation))} clips to validate on"
     )
     terms = ", ".join(

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from vivim.config import STREAMING_DIRECTIONS, VivimConfig
 from vivim.training.batches import Augmentation
@@ -22,13 +22,15 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["RECIPES", "Amp", "FitConfig", "learning_rate", "read_recipe", "recipe_file"]
+__all__ = ["CLASSES", "RECIPES", "Amp", "FitConfig", "learning_rate", "read_recipe", "recipe_file"]
 
 RECIPES = ("paper", "authors", "ours")
+CLASSES = ("lesion",)  # what clips know
 
 Amp = Literal["off", "bf16", "fp16"]
 Initialisation = Literal["ours", "authors"]
 Only = Literal["all", "edge_head"]
+EdgeHead = Literal["conv1x1", "conv3", "decoder"]
 Criterion = Literal["lesion", "all"]
 
 
@@ -43,6 +45,11 @@ class FitConfig:
     preset: Annotated[str, "Network: tiny, b0 .. b5 (b3 is the paper's)."] = "b3"
     init: Annotated[str | None, "Weights to start from instead of chance; they bring their network along."] = None
     only: Annotated[Only, "Weights to train: all, or the edge head on features that stay as they are."] = "all"
+    edge_head: Annotated[
+        EdgeHead | None,
+        "Where outlines are learnt: on the first stage by conv3 (paper) or conv1x1 (authors), or on what the decoder "
+        "classifies; default the head of the weights to start from, else conv3.",
+    ] = None
     new_edge_head: Annotated[bool, "Begin with another edge head than that of the weights to start from."] = False
     encoder: Annotated[str | None, "SegFormer weights (Hugging Face names) for the encoder (paper: of ADE20K)."] = None
     streaming: Annotated[bool, "A network that looks back only, frame by frame; --init of clips is converted."] = False
@@ -95,6 +102,7 @@ class FitConfig:
             ("amp", ("off", "bf16", "fp16")),
             ("criterion", ("lesion", "all")),
             ("only", ("all", "edge_head")),
+            ("edge_head", (None, *get_args(EdgeHead))),
             ("initialisation", ("ours", "authors")),
         ):
             if getattr(self, name) not in allowed:
@@ -118,10 +126,17 @@ class FitConfig:
         """The fields of VivimConfig that differ from the preset, or from the weights to start from."""
         chosen = {"directions": self.directions, "mamba_layers": self.mamba_layers, "st_module": self.st_module}
         changes = {name: value for name, value in chosen.items() if value is not None}
-        changes["edge_head"] = "conv3" if self.has_edges else "none"
+        changes["edge_head"] = (self.edge_head or "conv3") if self.has_edges else "none"
         if self.streaming:  # its clips of `frames` are films from their first frame on
             return {"directions": STREAMING_DIRECTIONS} | changes | {"streaming": True, "frames": 1}
         return changes | {"frames": self.frames}
+
+    def network_from(self, start: VivimConfig) -> VivimConfig:
+        """The network of a run from weights of another; of several classes, it has that of the clips."""
+        changes = self.changes() | {"classes": start.classes if len(start.classes) == 1 else CLASSES}
+        if self.has_edges and self.edge_head is None and start.edge_head != "none":
+            changes["edge_head"] = start.edge_head
+        return dataclasses.replace(start, **changes)
 
     @property
     def has_edges(self) -> bool:

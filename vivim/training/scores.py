@@ -12,10 +12,10 @@ from torch import nn
 from vivim.preprocessing import normalised
 from vivim.training.batches import ClipSource, clip_source, judged_clip
 from vivim.training.distributed import Group
-from vivim.training.edges import EdgeTally
 from vivim_runtime.clips import Clip
 from vivim_runtime.errors import DataError
 from vivim_runtime.judging import metrics
+from vivim_runtime.judging.outlines import EdgeTally
 
 __all__ = ["Scores", "evaluate"]
 
@@ -29,7 +29,7 @@ class Scores:
         hd95: pixels, over the frames in which both masks mark something; None where there is none.
         frames: how many.
         lesion_dice: mean Dice over the frames that have a lesion; None where there is none.
-        edge_ap, edge_dice: of the edge head (vivim.training.edges); None without one, or without outlines.
+        edge_ap, edge_dice: of the edge head (vivim_runtime.judging.outlines); None without one, or without outlines.
     """
 
     dice: float

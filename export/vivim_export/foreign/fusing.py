@@ -67,6 +67,15 @@ class FusedSite:
 
 
 @dataclass(frozen=True)
+class _Call:
+    """How the network calls a method of a module: the tensor that it works on, and what else it is given."""
+
+    x: Tensor
+    rest: tuple[Any, ...]
+    named: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class _Candidate:
     """A fused form: what replaces the attribute `site` of a module, and how a call of either is compared."""
 
@@ -243,9 +252,9 @@ def fused_modules(network: nn.Module, example: Tensor) -> Iterator[list[FusedSit
                 vars(module)[site] = before
 
 
-def _inputs(network: nn.Module, example: Tensor, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
+def _inputs(network: nn.Module, example: Tensor, modules: dict[str, nn.Module]) -> dict[str, _Call]:
     """What each module's method gets in one run of the network, the first time."""
-    inputs: dict[str, Tensor] = {}
+    inputs: dict[str, _Call] = {}
     undo: list[Callable[[], None]] = []
 
     def watch(name: str, module: nn.Module) -> None:
@@ -253,7 +262,7 @@ def _inputs(network: nn.Module, example: Tensor, modules: dict[str, nn.Module]) 
             before, old = vars(module).get("forward_core"), module.forward_core
 
             def record(x: Tensor, *rest: Any, **named: Any) -> Any:
-                inputs.setdefault(name, x.detach().clone())
+                inputs.setdefault(name, _Call(x.detach().clone(), rest, named))
                 return old(x, *rest, **named)  # type: ignore[operator]
 
             vars(module)["forward_core"] = record
@@ -268,9 +277,11 @@ def _inputs(network: nn.Module, example: Tensor, modules: dict[str, nn.Module]) 
         else:
 
             def note(_: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
-                given = positional[0] if positional else named.get("hidden_states", named.get("x"))
+                key = "hidden_states" if "hidden_states" in named else "x"
+                given = positional[0] if positional else named.get(key)
                 if isinstance(given, Tensor):
-                    inputs.setdefault(name, given.detach().clone())
+                    others = named if positional else {k: v for k, v in named.items() if k != key}
+                    inputs.setdefault(name, _Call(given.detach().clone(), positional[1:], others))
 
             undo.append(module.register_forward_pre_hook(note, with_kwargs=True).remove)
 
@@ -285,16 +296,16 @@ def _inputs(network: nn.Module, example: Tensor, modules: dict[str, nn.Module]) 
     return inputs
 
 
-def _proof(module: nn.Module, candidate: _Candidate, own: Tensor) -> tuple[float, str]:
+def _proof(module: nn.Module, candidate: _Candidate, own: _Call) -> tuple[float, str]:
     """The larger relative L2 of two inputs, and why they are not equal; "" where they are."""
-    noise = torch.randn(own.shape, generator=torch.Generator().manual_seed(5), dtype=own.dtype)
+    noise = torch.randn(own.x.shape, generator=torch.Generator().manual_seed(5), dtype=own.x.dtype)
     worst = 0.0
-    for x in (own, noise):
+    for x in (own.x, noise):
         of = "itself does not run on its own"
         try:
-            expected = _total(getattr(module, candidate.site)(x.clone()))
+            expected = _total(getattr(module, candidate.site)(x.clone(), *own.rest, **own.named))
             of = "its fused form does not run"
-            result = candidate.call(x.clone())
+            result = candidate.call(x.clone(), *own.rest, **own.named)
             value = _total(result[0] if isinstance(result, tuple) else result)
         except Exception as error:  # of a module that is not what it looked like
             first = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]

@@ -156,7 +156,11 @@ def blamed(what: str, folders: Iterable[str | Path] = (), module: str = "") -> I
         if module and error.name and (module == error.name or module.startswith(f"{error.name}.")):
             raise UsageError(f"there is no module {module} ({error}); name the folder that holds it: --path") from None
         place = place_of(error, folders)
-        raise ModelError(f"{what} needs the package {error.name} ({place}); install it beside vivim-edge") from None
+        package = (error.name or "").partition(".")[0]
+        raise ModelError(
+            f"{what} needs the package {error.name} ({place}); install it beside vivim-edge, or say --absent {package} "
+            "where the network itself does not compute with it"
+        ) from None
     except BaseException as error:  # of code that we do not know; some calls exit()
         first = (str(error).strip().splitlines() or [""])[0][:300]
         reason = f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -10,6 +10,8 @@ replaced, and all of it is undone at the end:
     causal_conv1d, selective_scan, mamba_ssm        Python packages, where neither folders nor environment have one;
                                                     mamba_ssm with `Mamba`, its names and shapes
     torch.cuda.device                               around a launch that does not happen: nothing, for a CPU device
+    packages named as absent                        readers of pictures, loggers, plots: imported by the network's
+                                                    file, and refused where one of their names is called
 
 A package that can be imported is left alone, but for Triton's. What is imported from the folders in between is
 forgotten at the end too, so that two forks of one package can be loaded one after the other.
@@ -18,6 +20,7 @@ forgotten at the end too, so that two forks of one package can be loaded one aft
 from __future__ import annotations
 
 import contextlib
+import importlib.abc
 import importlib.util
 import inspect
 import sys
@@ -427,6 +430,53 @@ class _Triton(types.ModuleType):
         return lambda f=None, *a, **k: f if f is not None else (lambda g: g)
 
 
+class _Name(type):
+    """A name of a package that is absent: it may be imported and inherited from, and not called."""
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _absent_name(f"{cls.__module__}.{cls.__qualname__}", name)
+
+    def __call__(cls, *_: Any, **__: Any) -> Any:
+        absent = next(base for base in reversed(cls.__mro__[:-1]) if isinstance(base, _Name))
+        package = absent.__module__.partition(".")[0]
+        raise Unsupported(
+            f"{absent.__module__}.{absent.__qualname__} is called, and {package} was said to be absent; install it"
+        )
+
+
+def _absent_name(module: str, name: str) -> Any:
+    return _Name(name, (), {"__module__": module})
+
+
+class _Absent(types.ModuleType):
+    """A package that is absent, and every module in it."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _absent_name(self.__name__, name)
+
+
+class _Absence(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds absent packages, after everything that can be found otherwise."""
+
+    def __init__(self, packages: Iterable[str]) -> None:
+        self.packages = frozenset(packages)
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name.partition(".")[0] not in self.packages:
+            return None
+        return importlib.util.spec_from_loader(name, self, is_package=True)
+
+    def create_module(self, spec: Any) -> types.ModuleType:
+        return _Absent(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """It is empty."""
+
+
 class _Device(torch.cuda.device):
     def __new__(cls, device: Any) -> Any:
         is_cuda = not isinstance(device, int) and torch.device(device).type != "cuda"
@@ -504,17 +554,20 @@ def _install() -> None:
 
 
 @contextmanager
-def stand_ins(folders: Iterable[str | Path] = ()) -> Iterator[None]:
+def stand_ins(folders: Iterable[str | Path] = (), absent: Iterable[str] = ()) -> Iterator[None]:
     """Import and run Mamba networks without their CUDA packages, inside; everything is as it was afterwards.
 
     Args:
         folders: of the network's code, put in front of the import path.
+        absent: packages that its file imports and the network does not compute with; one that is installed is used.
     """
     roots = tuple(Path(folder).resolve() for folder in folders)
     has_triton_package()  # the answer is cached: torch never sees the stand-in
     before, path, device = dict(sys.modules), list(sys.path), torch.cuda.device
     token = _folders.set(roots)
     sys.path[:0] = [str(root) for root in roots]
+    absence = _Absence(absent)
+    sys.meta_path.append(absence)
     importlib.invalidate_caches()
     try:
         _install()
@@ -523,6 +576,7 @@ def stand_ins(folders: Iterable[str | Path] = ()) -> Iterator[None]:
     finally:
         torch.cuda.device = device  # type: ignore[misc]
         sys.path[:] = path
+        sys.meta_path.remove(absence)
         _folders.reset(token)
         _forget(before, roots)
         importlib.invalidate_caches()
@@ -549,7 +603,8 @@ def _forget(before: dict[str, types.ModuleType], roots: tuple[Path, ...]) -> Non
         file = getattr(module, "__file__", None)
         places = [file] if file else _search_path(module)
         is_theirs = any(Path(place).resolve().is_relative_to(root) for place in places for root in roots)
-        is_ours = file is None and spec is not None and spec.loader is None and not places
+        has_no_loader = file is None and spec is not None and spec.loader is None and not places
+        is_ours = has_no_loader or isinstance(module, _Absent)
         if name in before:
             sys.modules[name] = before[name]
         elif is_theirs or is_ours:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -48,7 +48,11 @@ class BenchOptions:
 
 
 def bench(
-    models: list[str], options: BenchOptions, progress: Callable[[str], None] = lambda text: None, profile: bool = False
+    models: list[str],
+    options: BenchOptions,
+    progress: Callable[[str], None] = lambda text: None,
+    profile: bool = False,
+    flips: Sequence[bool] = (),
 ) -> list[ModelResult]:
     """Measure models side by side.
 
@@ -57,6 +61,7 @@ def bench(
         options: how.
         progress: called with what happens next.
         profile: time the layers too, after everything else.
+        flips: of each model, whether clips go through it twice (vivim_runtime.sessions.flipped); () is no.
 
     Raises:
         ModelError, UsageError, MissingExtraError: exit code 2.
@@ -64,9 +69,10 @@ def bench(
     """
     workers: list[Worker] = []
     with ExitStack() as stack:
-        for name in models:
+        for name, flipped in zip(models, flips or [False] * len(models), strict=True):
             progress(f"opening {name}")
-            request = ModelRequest(name, options.batch, options.device, options.threads, options.size, options.frames)
+            o = options
+            request = ModelRequest(name, o.batch, o.device, o.threads, o.size, o.frames, flipped)
             workers.append(stack.enter_context(Worker(request)))
             opened = workers[-1].opened
             if profile and not opened.has_layers:

@@ -13,8 +13,9 @@ from vivim_runtime.bench.process import MeasuringProcess, proc_bytes
 from vivim_runtime.contract import InputContract
 from vivim_runtime.errors import CudaError, MissingExtraError
 from vivim_runtime.sessions import runner_of
-from vivim_runtime.sessions.base import Clips
+from vivim_runtime.sessions.base import Clips, Session
 from vivim_runtime.sessions.cuda import Cuda
+from vivim_runtime.sessions.flipped import FlippedSession
 from vivim_runtime.text import parse_number
 
 __all__ = ["Memory", "ModelRequest", "Opened", "Worker"]
@@ -29,6 +30,7 @@ class ModelRequest:
         batch: clips a call.
         device, threads: as for vivim_runtime.open_session.
         size, frames: (H, W) and T for a checkpoint, None for those of its training; a model file has its own.
+        flips: whether every clip goes through it twice (vivim_runtime.sessions.flipped).
     """
 
     name: str
@@ -37,6 +39,7 @@ class ModelRequest:
     threads: int
     size: tuple[int, int] | None
     frames: int | None
+    flips: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,9 +129,8 @@ class _Model:
         self._gpu = _gpu(request)
         self._host_before, self._gpu_before = proc_bytes("self/status", "VmRSS"), self._gpu_free()
         start = time.perf_counter()
-        self.session = runner_of(request.name)(
-            request.name, request.size, request.frames, request.device, request.threads
-        )
+        opened = runner_of(request.name)(request.name, request.size, request.frames, request.device, request.threads)
+        self.session: Session = FlippedSession(opened) if request.flips else opened
         loaded = time.perf_counter()
         info = self.session.info
         # Noise: what an inference costs does not depend on what is seen.

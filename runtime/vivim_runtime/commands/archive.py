@@ -63,7 +63,9 @@ def archive_command(
         outcomes = run_archive(archive, execute, tell)
     counts = Counter(outcome.state for outcome in outcomes)
     if not quiet:
-        said = ", ".join(f"{counts[state]} {state}" for state in ("done", "kept", "failed") if counts[state])
+        said = ", ".join(
+            f"{counts[state]} {state}" for state in ("done", "kept", "no picture", "failed") if counts[state]
+        )
         frames = sum(outcome.frames for outcome in outcomes)
         _console.print(f"{len(outcomes)} sources: {said}; {frames} frames; {archive.out / RESULTS}", soft_wrap=True)
     return 2 if counts["failed"] else 0

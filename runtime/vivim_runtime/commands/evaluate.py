@@ -46,7 +46,7 @@ from vivim_runtime.files import atomic_path, writable_folder, write_text
 from vivim_runtime.judging.evaluation import Evaluation, EvaluationOptions, check_model, evaluate
 from vivim_runtime.judging.figures import Bootstrap
 from vivim_runtime.judging.page import html_page, png
-from vivim_runtime.judging.plots import dice_at_threshold, dice_by_video
+from vivim_runtime.judging.plots import dice_at_threshold, dice_by_video, reliability_diagram
 from vivim_runtime.judging.records import csv_text, record
 from vivim_runtime.judging.report import Report
 from vivim_runtime.judging.reported import reported_dice
@@ -54,6 +54,7 @@ from vivim_runtime.judging.tables import latex, markdown, terminal_tables
 from vivim_runtime.judging.worst import drawn_errors
 from vivim_runtime.sessions import runner_of
 from vivim_runtime.sessions.base import Session
+from vivim_runtime.sessions.flipped import FlippedSession
 
 __all__ = ["app", "eval_command"]
 
@@ -84,6 +85,9 @@ def eval_command(
     threshold: Threshold = 0.5,
     region: RegionOption = None,
     smooth: Smooth = 1,
+    flips: Annotated[
+        bool, typer.Option("--flips", help="Also with the mean over each clip and its mirror image: rows of their own.")
+    ] = False,
     resamples: Annotated[int, typer.Option("--bootstrap", help="Draws for the intervals; 0 for none.")] = 2000,
     seed: Seed = 0,
     device: Device = "auto",
@@ -119,9 +123,11 @@ def eval_command(
         split = "test" if data.partition(":")[0] == "phantom" else ""
     open_dataset(data, "", layout, split_file)  # what is wrong with a folder shows before a model is opened
     choice = partial(open_dataset, data, split, layout, split_file)
-    dataset, evaluations, notes = _evaluations(models, choice, options, opening, allow_trained)
-    speeds = _speeds(models, opening) if speed else ()
-    report = Report(dataset.name, split, options, tuple(models), evaluations, speeds, (*dataset.notes, *notes))
+    rows = [_Row(name, flipped) for name in models for flipped in ((False, True) if flips else (False,))]
+    dataset, evaluations, notes = _evaluations(rows, choice, options, opening, allow_trained)
+    speeds = _speeds(rows, opening) if speed else ()
+    names = tuple(row.name for row in rows)
+    report = Report(dataset.name, split, options, names, evaluations, speeds, (*dataset.notes, *notes))
     for table in terminal_tables(report):
         _console.print(table)
     for note in report.notes:
@@ -147,8 +153,24 @@ class _Opening:
     frames: int | None
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A model as it is, or with flips: a row of the tables."""
+
+    model: str
+    flips: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} with flips" if self.flips else self.model
+
+    def session(self, opened: Session) -> Session:
+        """Its session, of that of the model."""
+        return FlippedSession(opened) if self.flips else opened
+
+
 def _evaluations(
-    models: list[str],
+    rows: list[_Row],
     choice: Callable[..., Dataset],
     options: EvaluationOptions,
     opening: _Opening,
@@ -160,13 +182,15 @@ def _evaluations(
         choice: opens the data set, given what the models were trained on.
     """
     with ExitStack() as stack:
-        sessions: list[Session] = []
-        for name in models:
+        opened: dict[str, Session] = {}
+        for name in (row.model for row in rows):
+            if name in opened:
+                continue
             with _progress.status(f"opening {name}"):
                 session = runner_of(name)(name, opening.size, opening.frames, opening.device, opening.threads)
             check_model(stack.enter_context(session).info, options)
-            sessions.append(session)
-        infos = [session.info for session in sessions]
+            opened[name] = session
+        infos = [session.info for session in opened.values()]
         dataset = choice(trained=tuple(entry for info in infos for entry in info.training_data))
         notes = [
             f"{info.path.name}: {departure}"
@@ -181,17 +205,20 @@ def _evaluations(
             _progress.print(f"note: {note}", soft_wrap=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=_progress, transient=True, disable=not _progress.is_terminal) as progress:
-            tasks = [progress.add_task(name, total=len(dataset)) for name in models]
+            tasks = [progress.add_task(row.name, total=len(dataset)) for row in rows]
             done = [
-                evaluate(session, dataset, options, partial(progress.advance, task))
-                for session, task in zip(sessions, tasks, strict=True)
+                evaluate(row.session(opened[row.model]), dataset, options, partial(progress.advance, task))
+                for row, task in zip(rows, tasks, strict=True)
             ]
-        for info, evaluation in zip(infos, done, strict=True):
-            notes += filter(None, [reported_dice(info, dataset, evaluation, options)])
+        for row, evaluation in zip(rows, done, strict=True):
+            if not row.flips:
+                notes += filter(None, [reported_dice(opened[row.model].info, dataset, evaluation, options)])
+    if any(row.flips for row in rows):
+        notes.append("with flips: logits are the mean of those of a clip and of its mirror image, two calls a clip")
     return dataset, tuple(done), notes
 
 
-def _speeds(models: list[str], opening: _Opening) -> tuple[ModelResult, ...]:
+def _speeds(rows: list[_Row], opening: _Opening) -> tuple[ModelResult, ...]:
     """Speed and memory as vivim-bench measures them, each model in a process of its own."""
     options = BenchOptions(
         duration=_SECONDS,
@@ -202,13 +229,21 @@ def _speeds(models: list[str], opening: _Opening) -> tuple[ModelResult, ...]:
         frames=opening.frames,
     )
     with _progress.status("measuring speed and memory") as status:
-        return tuple(bench(models, options, lambda text: status.update(f"speed and memory: {text}")))
+        return tuple(
+            bench(
+                [row.model for row in rows],
+                options,
+                lambda text: status.update(f"speed and memory: {text}"),
+                flips=[row.flips for row in rows],
+            )
+        )
 
 
 def _write_plots(report: Report, folder: Path) -> None:
     """The plots, and the worst frames of each model."""
     write_text(folder / "dice-by-video.svg", dice_by_video(report))
     write_text(folder / "dice-at-threshold.svg", dice_at_threshold(report))
+    write_text(folder / "reliability.svg", reliability_diagram(report))
     for i, evaluation in enumerate(report.evaluations):
         for number, frame in enumerate(evaluation.worst, start=1):
             video = re.sub(r"[^\w.-]+", "-", frame.video)

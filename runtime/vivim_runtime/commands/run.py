@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,7 +50,7 @@ from vivim_runtime.sessions import is_model_file, model_file, open_session
 from vivim_runtime.sessions.base import ModelInfo, Session
 from vivim_runtime.sessions.sidecar import sidecar_path
 from vivim_runtime.sinks.video import ENCODERS
-from vivim_runtime.sources import LiveSource, Paced, Source, list_cameras, open_source, parse_capture
+from vivim_runtime.sources import DEFAULT_FPS, LiveSource, Paced, Source, list_cameras, open_source, parse_capture
 from vivim_runtime.sources.base import counted_frames
 from vivim_runtime.text import parse_number
 
@@ -220,7 +220,7 @@ def run_command(
         if said and not quiet:
             _console.print(said, soft_wrap=True)
         if not quiet:
-            for departure in (*session.info.departures, *session.info.departure_of(rule)):
+            for departure in (*_departures(opened, session.info, clip_rate), *session.info.departure_of(rule)):
                 _console.print(f"note: {session.info.path.name}: {departure}", soft_wrap=True)
         written = OutputOptions(
             names=tuple(names),
@@ -244,6 +244,14 @@ def run_command(
         sys.exit(code)
 
 
+def _departures(source: Source, info: ModelInfo, clip_rate: float | None) -> tuple[str, ...]:
+    """In what the clips of a run differ from those of the training."""
+    if isinstance(source, LiveSource):
+        return info.departures_at(clip_rate or info.takes.clip_fps or 0.0, timed=True)
+    # That rate is also assumed of sources that tell none, so it says nothing.
+    return info.departures_at(0.0 if source.fps == DEFAULT_FPS else source.fps, timed=False)
+
+
 def _source_and_outputs(source: str | None, camera: str | None, outputs: list[str]) -> tuple[str, list[str]]:
     """With --camera, the first word is an output like the others."""
     if camera is not None:
@@ -260,10 +268,19 @@ def _exported(model: str, quiet: bool) -> Path:
     """The model's file, which is made where a checkpoint is given."""
     if is_model_file(model):
         return Path(model)
-    if not quiet and not _console.is_terminal:  # where a spinner is not seen
-        _console.print(f"exporting {model}, once", soft_wrap=True)
-    with _console.status(f"exporting {model}, once") if not quiet else nullcontext() as status:
-        return model_file(model, lambda text: status.update(f"exporting {model}, once: {text}") if status else None)
+    if quiet:
+        return model_file(model)
+    told = False
+    with _console.status(f"looking for the file of {model}") as status:
+
+        def say(stage: str) -> None:
+            nonlocal told
+            if not told and not _console.is_terminal:  # where a spinner is not seen
+                _console.print(f"exporting {model}, once", soft_wrap=True)
+            told = True
+            status.update(f"exporting {model}, once: {stage}")
+
+        return model_file(model, say)
 
 
 def _print_cameras() -> None:

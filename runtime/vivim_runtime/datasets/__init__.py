@@ -143,7 +143,7 @@ def open_dataset(
             f"the weights were trained on {title}, and set no videos apart for the split {split!r}; give a split file"
         )
     videos, notes, origin = _of_split(root, listing, split, split_file, seed)
-    return Dataset(title, split, videos, chosen, (*listing.notes, *notes), origin)
+    return Dataset(title, split, videos, chosen, (*listing.notes, *notes), origin, tuple(listing.splits))
 
 
 def _detected(root: Path) -> str:

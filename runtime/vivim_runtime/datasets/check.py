@@ -12,7 +12,7 @@ import numpy as np
 
 from vivim_runtime.datasets.alignment import Alignment
 from vivim_runtime.datasets.official import OFFICIAL, Counts
-from vivim_runtime.datasets.videos import AnnotatedVideo, Dataset, Values, binary
+from vivim_runtime.datasets.videos import AnnotatedVideo, Dataset, Values, binary, one_class
 from vivim_runtime.errors import DataError
 from vivim_runtime.sources.base import Image
 
@@ -262,6 +262,10 @@ class _Reading:
 
     def _mask(self, label: str, values: Values) -> None:
         mask = binary(values)
+        reason = one_class(values)
+        if reason and mask.any():
+            self._error("mask of several classes", label, f"it {reason}")
+            return
         area = float(mask.mean())
         self._areas.append(area)
         highest = int(values.max())

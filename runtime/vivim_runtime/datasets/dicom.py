@@ -20,13 +20,11 @@ from vivim_runtime.datasets.videos import Orphan, TitledVideo, Values
 from vivim_runtime.errors import DataError, SourceError
 from vivim_runtime.sources.base import MAX_PIXELS, Frame, Image
 from vivim_runtime.sources.dicom import DicomFile
-from vivim_runtime.sources.dicom.files import read_dicom
+from vivim_runtime.sources.dicom.files import SEGMENTATIONS, no_picture, read_dicom
 from vivim_runtime.sources.dicom.frames import count_frames
 
 __all__ = ["DicomVideo", "list_dicom"]
 
-# SOP classes of segmentations: Segmentation Storage, and that of label maps.
-_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 # Files that are kept in memory at a time, in every process.
 _OPEN = 2
 
@@ -117,7 +115,7 @@ def list_dicom(files: Iterable[Path], missing_is_empty: bool = False) -> list[Ti
     masks: dict[str, list[Path]] = {}
     for path in files:
         header = _Header.read(path)
-        if header.kind in _SEGMENTATIONS:
+        if header.kind in SEGMENTATIONS:
             masks.setdefault(header.referred, []).append(path)
         elif header.frames:
             loops[header.instance] = path, header.frames
@@ -155,11 +153,13 @@ class _Header:
         try:
             kind = str(dataset.file_meta.MediaStorageSOPClassUID)
             instance = str(dataset.SOPInstanceUID) if frames else ""
-            referred = _referred(dataset) if kind in _SEGMENTATIONS else set()
+            referred = _referred(dataset) if kind in SEGMENTATIONS else set()
         except Exception as error:  # pydicom interprets values when they are asked for
             raise DataError(f"{path} does not say what it is ({type(error).__name__}); is it complete?") from None
-        if kind in _SEGMENTATIONS and len(referred) != 1:
+        if kind in SEGMENTATIONS and len(referred) != 1:
             raise DataError(f"{path} refers to {len(referred)} instances; expected the one loop that it segments")
+        if kind not in SEGMENTATIONS and no_picture(dataset):
+            frames = 0
         return cls(kind, instance, frames, "".join(referred))
 
 

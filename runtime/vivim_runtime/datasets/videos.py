@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -35,11 +36,14 @@ __all__ = [
     "binary",
     "clip_indices",
     "framed",
+    "one_class",
     "read_clip",
 ]
 
 Mask = npt.NDArray[np.bool_]
 Values = npt.NDArray[np.uint8]
+
+_LABEL_SIDE, _LABEL_GAP, _MOST_LABELS = 5, 16, 8  # pixels, values, values
 
 
 class Video(Protocol):
@@ -128,6 +132,8 @@ class AnnotatedVideo(ABC):
                 f"{self.label(index)} is {image.shape[1]}x{image.shape[0]} and its mask "
                 f"{values.shape[1]}x{values.shape[0]} (width x height); they must be of one size"
             )
+        if reason := one_class(values):
+            raise DataError(f"the mask of {self.label(index)} {reason}")
         return image, binary(values)
 
 
@@ -230,6 +236,7 @@ class Dataset:
         layout: how the files lie; see `vivim_runtime.datasets.LAYOUTS`.
         notes: what a user should know about how it was opened.
         origin: who made the split, for people: "of the data set", "drawn with seed 3"; "" for all videos.
+        split_names: the splits that the files themselves make.
     """
 
     name: str
@@ -238,10 +245,42 @@ class Dataset:
     layout: str = ""
     notes: tuple[str, ...] = ()
     origin: str = ""
+    split_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Frames of all videos."""
         return sum(len(video) for video in self.videos)
+
+
+def one_class(values: Values) -> str:
+    """Why a stored mask (H, W) is not of one class, as a message says it; "" where it is.
+
+    What compression or interpolation leaves between black and white is thin, or never quite even. A class is an area,
+    a square of five pixels of one value at least, and another one is not near it (values below 16 are counted singly).
+    """
+    areas = _areas(values)
+    few = int(values.max(initial=0)) < _LABEL_GAP
+    labels = [v for i, v in enumerate(areas) if few or i == 0 or v - areas[i - 1] >= _LABEL_GAP]
+    if len(labels) > 1:
+        return (
+            f"has areas of the values {', '.join(map(str, labels))}, that is, several classes; one class is learnt and "
+            "judged: write masks of 0 and 255 for the one that is meant"
+        )
+    if labels and not binary(values).any():
+        return f"marks an area by {labels[0]}; expected 255, or 0 and 1 alone"
+    return ""
+
+
+def _areas(values: Values) -> list[int]:
+    """The values, rising, that fill a square somewhere (or are alone); 0 and, of many, the rarest left out."""
+    counts = cv2.calcHist([values], [0], None, [256], [0, 256]).ravel()  # without a wider copy, as bincount makes one
+    counts[0] = 0
+    square = np.ones((_LABEL_SIDE, _LABEL_SIDE), np.uint8)
+    common = np.argsort(-counts, kind="stable")[:_MOST_LABELS]
+    common = common[counts[common] >= square.size]
+    if len(common) == 1:  # nearly every mask, and nothing that need be looked for
+        return list(map(int, common))
+    return sorted(int(v) for v in common if cv2.erode((values == v).view(np.uint8), square, borderValue=0).any())
 
 
 def binary(values: Values) -> Mask:

@@ -15,11 +15,13 @@ from vivim_runtime.judging.figures import FIGURES, Bootstrap, Estimate, Units, e
 from vivim_runtime.judging.frames import FrameJudge, columns
 from vivim_runtime.judging.maps import THRESHOLDS
 from vivim_runtime.judging.metrics import Figures
+from vivim_runtime.judging.outlines import EDGE_FIGURES, EdgeTally, edge_estimates
+from vivim_runtime.judging.reliability import Reliability, ReliabilityTally
 from vivim_runtime.judging.tally import SUBSETS, Stretches
 from vivim_runtime.judging.worst import WorstFrame, WorstFrames
 from vivim_runtime.offline import RunOptions, run
 from vivim_runtime.regions import RegionRule
-from vivim_runtime.sessions.base import ModelInfo, Session
+from vivim_runtime.sessions.base import ModelInfo, Outlining, Session
 from vivim_runtime.sinks.base import Segmented
 from vivim_runtime.smoothing import Smoother
 
@@ -103,7 +105,8 @@ class VideoFigures:
     Attributes:
         name: of the video.
         frames, lesion_frames: how many, and how many of them have a lesion in the true mask.
-        figures: by subset (all, lesion) and key of vivim_runtime.judging.figures; None where no frame counts.
+        figures: by subset (all, lesion) and key of vivim_runtime.judging.figures; None where no frame counts. Of a
+            network with an edge head, "all" has vivim_runtime.judging.outlines.EDGE_FIGURES, too.
         dice: with an interval over stretches of this video's frames.
     """
 
@@ -122,11 +125,13 @@ class Evaluation:
         model: what was evaluated.
         hop: frames from one clip to the next.
         videos: one by one.
-        overall: figures with intervals by subset and key.
+        overall: figures with intervals by subset and key, as of the videos.
         units: what intervals are drawn from, for differences between models.
         drawn: what that is, for people.
         dice_at: mean Dice over all frames at every threshold, (256,).
         worst: the worst frames, worst first.
+        reliability: how far its probabilities are true, over the pixels of all frames.
+        temperature: that logits are divided by for that; 1 where nobody has calibrated the model.
         notes: what to know when reading the figures.
     """
 
@@ -138,6 +143,8 @@ class Evaluation:
     drawn: str
     dice_at: Figures = field(repr=False)
     worst: tuple[WorstFrame, ...] = field(repr=False)
+    reliability: Reliability = field(repr=False)
+    temperature: float = 1.0
     notes: tuple[str, ...] = ()
 
     @property
@@ -192,13 +199,19 @@ def evaluate(
     videos = [video for video in dataset.videos if len(video)]
     if not videos:
         raise DataError(f"{dataset.name} holds no frames{' in the split ' + dataset.split if dataset.split else ''}")
+    if isinstance(session, Outlining):
+        session = session.with_outlines() or session
+    outlined = len(session.info.classes) > len(info.classes)
     session.warm_up()
     worst = WorstFrames(options.worst)
     results, tallies, padded = [], [], 0
+    edges: list[EdgeTally] = []
+    sure = ReliabilityTally(info.confidence.temperature if info.confidence else 1.0)
     for video in videos:
-        stretches, is_padded = _stretches(session, video, options, worst, on_frame)
+        edges.append(EdgeTally())
+        stretches, is_padded = _stretches(session, video, options, worst, edges[-1], sure, on_frame)
         tallies.append(stretches.total())
-        results.append(_video_figures(video.name, stretches, options.bootstrap))
+        results.append(_video_figures(video.name, stretches, edges[-1] if outlined else None, options.bootstrap))
         padded += is_padded
     if len(videos) > 1:
         units, drawn = Units(tallies, stretches=False), f"{len(videos)} videos"
@@ -206,23 +219,34 @@ def evaluate(
         units = Units(stretches.tallies, stretches=True)
         drawn = f"{len(units)} stretches of {stretches.length} frames of one video"
     hop = options.hop or info.hop
+    overall = {subset: {f.key: estimate(f, units, subset, options.bootstrap) for f in FIGURES} for subset in SUBSETS}
+    if outlined:
+        overall["all"] |= edge_estimates(edges, options.bootstrap)
     return Evaluation(
         ModelFacts.of(session),
         hop,
         tuple(results),
-        {subset: {f.key: estimate(f, units, subset, options.bootstrap) for f in FIGURES} for subset in SUBSETS},
+        overall,
         units,
         drawn,
         units.over_frames("all", "dice_at", np.ones((1, len(units))))[0],
         worst.ranked(),
+        sure.reliability(),
+        sure.temperature,
         tuple(_notes(results, padded, units, options, info.frames)),
     )
 
 
 def _stretches(
-    session: Session, video: Video, options: EvaluationOptions, worst: WorstFrames, on_frame: Callable[[], None]
+    session: Session,
+    video: Video,
+    options: EvaluationOptions,
+    worst: WorstFrames,
+    edges: EdgeTally,
+    sure: ReliabilityTally,
+    on_frame: Callable[[], None],
 ) -> tuple[Stretches, bool]:
-    """A video's tallies, and whether it is shorter than a clip."""
+    """A video's tallies, and whether it is shorter than a clip; `edges` counts where the session tells outlines."""
     stretches = Stretches()
     judge = FrameJudge(len(video), threshold_logit(options.threshold))
     dice = columns("dice").start
@@ -232,6 +256,9 @@ def _stretches(
         assert frame.truth is not None
         row = judge.row(item.logits[0], frame.truth)
         stretches.add(row, bool(frame.truth.any()))
+        sure.add(item.logits[0], frame.truth)
+        for outline in item.logits[1:]:
+            edges.add(outline, frame.truth)
         worst.add(video.name, frame.index, float(row[dice]), frame.image, item.masks[0], frame.truth)
         on_frame()
 
@@ -253,14 +280,19 @@ def _stretches(
     return stretches, report.padded_clips > 0
 
 
-def _video_figures(name: str, stretches: Stretches, bootstrap: Bootstrap) -> VideoFigures:
+def _video_figures(name: str, stretches: Stretches, edges: EdgeTally | None, bootstrap: Bootstrap) -> VideoFigures:
     total, drawn = stretches.total(), Units(stretches.tallies, stretches=True)
     alone, none = Units([total], stretches=True), Bootstrap(0)
+    figures = {subset: {f.key: estimate(f, alone, subset, none).value for f in FIGURES} for subset in SUBSETS}
+    if edges is not None:
+        scores = edges.scores()
+        values = (scores.ap, scores.dice) if scores else (None, None)
+        figures["all"] |= dict(zip(EDGE_FIGURES, values, strict=True))
     return VideoFigures(
         name,
         int(total.frames[0]),
         int(total.frames[1]),
-        {subset: {f.key: estimate(f, alone, subset, none).value for f in FIGURES} for subset in SUBSETS},
+        figures,
         estimate(FIGURES[0], drawn, "all", bootstrap),
     )
 

@@ -35,6 +35,7 @@ __all__ = [
     "Figure",
     "Units",
     "difference",
+    "drawn_estimate",
     "estimate",
     "interval",
     "student",
@@ -205,7 +206,7 @@ def estimate(figure: Figure, units: Units, subset: str, bootstrap: Bootstrap) ->
     """A figure with its interval."""
     value = float(_values(figure, units, subset)[0])
     drawn = figure.compute(units, subset, bootstrap.weights(len(units)))
-    return _estimate(value, drawn, _counting(figure, units, subset), figure.scale)
+    return drawn_estimate(value, drawn, _counting(figure, units, subset), figure.scale)
 
 
 def difference(figure: Figure, a: Units, b: Units, subset: str, bootstrap: Bootstrap) -> Estimate:
@@ -213,7 +214,7 @@ def difference(figure: Figure, a: Units, b: Units, subset: str, bootstrap: Boots
     value = float((_values(figure, b, subset) - _values(figure, a, subset))[0])
     weights = bootstrap.weights(len(a))
     drawn = figure.compute(b, subset, weights) - figure.compute(a, subset, weights)
-    return _estimate(value, drawn, min(_counting(figure, units, subset) for units in (a, b)), "difference")
+    return drawn_estimate(value, drawn, min(_counting(figure, units, subset) for units in (a, b)), "difference")
 
 
 def _values(figure: Figure, units: Units, subset: str) -> Figures:
@@ -225,7 +226,13 @@ def _counting(figure: Figure, units: Units, subset: str) -> int:
     return int(np.count_nonzero(~np.isnan(figure.compute(units, subset, np.eye(len(units))))))
 
 
-def _estimate(value: float, drawn: Figures, units: int, scale: Scale) -> Estimate:
+def drawn_estimate(value: float, drawn: Figures, units: int, scale: Scale = "share") -> Estimate:
+    """A value with the interval that draws give it.
+
+    Args:
+        drawn: what the value was in each draw, NaN where nothing counted.
+        units: how many of what was drawn count.
+    """
     known = drawn[~np.isnan(drawn)]
     if np.isnan(value):
         return Estimate(None, None, None)

@@ -7,7 +7,7 @@ import base64
 import cv2
 
 from vivim_runtime.judging.evaluation import Evaluation
-from vivim_runtime.judging.plots import dice_at_threshold, dice_by_video
+from vivim_runtime.judging.plots import dice_at_threshold, dice_by_video, reliability_diagram
 from vivim_runtime.judging.report import Report
 from vivim_runtime.judging.tables import grids, html_table
 from vivim_runtime.judging.worst import MASK_COLOR, TRUTH_COLOR, WorstFrame, drawn_errors
@@ -48,7 +48,7 @@ A pixel is marked above the probability {report.options.threshold:g}; masks are 
 <ul class=notes>{notes}</ul>
 {tables}
 <h2>Plots</h2>
-{dice_by_video(report)}{dice_at_threshold(report)}
+{dice_by_video(report)}{dice_at_threshold(report)}{reliability_diagram(report)}
 <h2>The worst frames</h2>
 <p>Left to right: the frame; outlines of the <b class=truth>truth</b> and of the <b class=mask>mask</b>; what was
 <b class=truth>missed</b> and what was <b class=mask>marked wrongly</b>. Of neighbouring frames one is shown.</p>

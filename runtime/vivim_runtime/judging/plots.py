@@ -8,7 +8,7 @@ from vivim_runtime.judging.maps import THRESHOLDS
 from vivim_runtime.judging.report import Report
 from vivim_runtime.svg import COLORS, FAINT, INK, RULE, bar, dot, line, page, rule, text
 
-__all__ = ["dice_at_threshold", "dice_by_video"]
+__all__ = ["dice_at_threshold", "dice_by_video", "reliability_diagram"]
 
 _SHOWN_VIDEOS = 40
 
@@ -72,6 +72,36 @@ def dice_at_threshold(report: Report) -> str:
         x, y = at(used, float(evaluation.overall["all"]["dice"].value or 0.0))
         parts.append(dot(x, y, 4, _color(i)))
     return page(width, bottom + 44, "Mean Dice over all frames, by threshold", parts)
+
+
+def reliability_diagram(report: Report) -> str:
+    """Of the pixels that are given a probability, the share that is right; a dot's size is its share of the pixels."""
+    side, left = 300, 52
+    top = 60 + 16 * len(report.labels)
+
+    def at(given: float, right: float) -> tuple[float, float]:
+        return left + side * (given - 0.5) * 2, top + side * (1 - right)
+
+    parts = [text(12, 40, "above the line: right more often than it says; below: less often", FAINT)]
+    for i, (label, evaluation) in enumerate(zip(report.labels, report.evaluations, strict=True)):
+        how = "as they are" if evaluation.temperature == 1 else f"temperature {evaluation.temperature:.2f}"
+        words = f"{label}: {how}, expected calibration error {evaluation.reliability.error:.4f}"
+        parts += [bar(12, 58 + 16 * i - 9, 10, 10, _color(i)), text(28, 58 + 16 * i, words, INK)]
+    for value in (0.0, 0.25, 0.5, 0.75, 1.0):
+        (x0, y), (x1, _), (x, _) = at(0.5, value), at(1.0, value), at(0.5 + value / 2, 0.0)
+        parts += [rule(x0, y, x1, y, RULE), text(left - 8, y + 4, f"{value:g}", FAINT, anchor="end")]
+        parts.append(text(x, top + side + 16, f"{0.5 + value / 2:g}", FAINT, anchor="middle"))
+    parts += [
+        rule(*at(0.5, 0.5), *at(1.0, 1.0), FAINT),
+        text(left + side / 2, top + side + 34, "probability of what is said of a pixel", FAINT, anchor="middle"),
+    ]
+    for i, evaluation in enumerate(report.evaluations):
+        found = evaluation.reliability
+        points = [at(*pair) for pair in zip(found.confidence, found.accuracy, strict=True)]
+        parts.append(line(points, _color(i), 1.6, f"6 {6 * i}" if i else ""))
+        for (x, y), share in zip(points, found.share, strict=True):
+            parts.append(dot(x, y, 2 + 6 * share**0.5, _color(i)))
+    return page(max(side + left + 40, 560), top + side + 44, "Share of pixels that are right, by probability", parts)
 
 
 def _color(model: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from vivim_runtime.bench import record as bench_record
 from vivim_runtime.judging.evaluation import Evaluation
-from vivim_runtime.judging.figures import FIGURES, Estimate
+from vivim_runtime.judging.figures import Estimate
 from vivim_runtime.judging.report import Report
 from vivim_runtime.text import csv_cell
 
@@ -49,6 +49,7 @@ def _model(report: Report, i: int) -> dict[str, Any]:
         "overall": _overall(evaluation),
         "dice_at": evaluation.dice_at.tolist(),
         "best_threshold": evaluation.best_threshold,
+        "reliability": {"temperature": evaluation.temperature, **asdict(evaluation.reliability)},
         "videos": [asdict(video) for video in evaluation.videos],
         "worst_frames": [
             {"video": w.video, "frame": w.frame, "dice": w.dice, "wrong": w.wrong} for w in evaluation.worst
@@ -84,7 +85,6 @@ def _lines(evaluation: Evaluation) -> Iterator[tuple[str, str, str, float | None
             yield "", subset, key, estimate.value, estimate.low, estimate.high
     for video in evaluation.videos:
         for subset, figures in video.figures.items():
-            for figure in FIGURES:
-                of_dice = subset == "all" and figure.key == "dice"
-                spread = video.dice if of_dice else Estimate(None, None, None)
-                yield video.name, subset, figure.key, figures[figure.key], spread.low, spread.high
+            for key, value in figures.items():
+                spread = video.dice if (subset, key) == ("all", "dice") else Estimate(None, None, None)
+                yield video.name, subset, key, value, spread.low, spread.high

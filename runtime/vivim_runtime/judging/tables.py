@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vivim_runtime.judging.figures import ALSO, AVERAGED, PAPER_1, PAPER_2, Estimate, Figure
+from vivim_runtime.judging.outlines import EDGE_FIGURES
 from vivim_runtime.judging.report import Report
 from vivim_runtime.text import html_text, latex_text, markdown_text
 
@@ -91,7 +92,7 @@ def grids(report: Report) -> Iterator[Grid]:
         yield _models(report, title, list(_figures(report, subset, PAPER_2)), in_paper=True)
     averaged = list(_figures(report, "all", AVERAGED))
     yield _models(report, f"Means over 256 thresholds, {frames['all']}", averaged)
-    also = [*_figures(report, "all", ALSO), *_threshold(report), *_memory(report)]
+    also = [*_figures(report, "all", ALSO), *_edges(report), *_probabilities(report), *_memory(report)]
     yield _models(report, f"Also, {frames['all']}", also)
     if len(report.evaluations) > 1:
         yield _differences(report, frames["all"])
@@ -102,6 +103,15 @@ def _figures(report: Report, subset: str, figures: Sequence[Figure]) -> Iterator
     for figure in figures:
         estimates = [evaluation.overall[subset][figure.key] for evaluation in report.evaluations]
         yield _Column(figure.title, figure.latex, figure.better, figure.digits, estimates)
+
+
+def _edges(report: Report) -> Iterator[_Column]:
+    """Of edge heads, where a model has one."""
+    none = Estimate(None, None, None)
+    for key, title in EDGE_FIGURES.items():
+        if any(key in evaluation.overall["all"] for evaluation in report.evaluations):
+            estimates = [evaluation.overall["all"].get(key, none) for evaluation in report.evaluations]
+            yield _Column(title, title, "higher", 4, estimates)
 
 
 def _plain(title: str, better: str, digits: int, values: Sequence[float | None]) -> _Column:
@@ -124,7 +134,8 @@ def _memory(report: Report) -> Iterator[_Column]:
             yield _plain(title, "lower", 0, [None if count is None else count / 1e6 for count in counts])
 
 
-def _threshold(report: Report) -> Iterator[_Column]:
+def _probabilities(report: Report) -> Iterator[_Column]:
+    yield _plain("calibration error", "lower", 4, [evaluation.reliability.error for evaluation in report.evaluations])
     yield _plain("best threshold", "zero", 2, [evaluation.best_threshold for evaluation in report.evaluations])
 
 

@@ -7,6 +7,15 @@ from __future__ import annotations
 
 from vivim_runtime.phantom.layouts import SCREENS
 from vivim_runtime.phantom.screen import PhantomScreen, phantom_frames, phantom_screen
-from vivim_runtime.phantom.spec import TROUBLES, PhantomName, PhantomSpec
+from vivim_runtime.phantom.spec import HIDING, TROUBLES, PhantomName, PhantomSpec
 
-__all__ = ["SCREENS", "TROUBLES", "PhantomName", "PhantomScreen", "PhantomSpec", "phantom_frames", "phantom_screen"]
+__all__ = [
+    "HIDING",
+    "SCREENS",
+    "TROUBLES",
+    "PhantomName",
+    "PhantomScreen",
+    "PhantomSpec",
+    "phantom_frames",
+    "phantom_screen",
+]

@@ -10,11 +10,12 @@ from vivim_runtime.errors import UsageError
 from vivim_runtime.phantom.layouts import SCREENS
 from vivim_runtime.sizes import parse_size
 
-__all__ = ["TROUBLES", "VIEWS", "PhantomName", "PhantomSpec"]
+__all__ = ["HIDING", "TROUBLES", "VIEWS", "PhantomName", "PhantomSpec"]
 
 VIEWS = ("whole", "region")
-# What hides a lesion for a while; `any` is one of the others, stretch by stretch (vivim_runtime.phantom.trouble).
-TROUBLES = ("shadow", "lift", "contrast", "any")
+# What hides a lesion for a while; `any` is one of the first three, stretch by stretch (vivim_runtime.phantom.trouble).
+TROUBLES = ("shadow", "lift", "contrast", "drift", "any")
+HIDING = TROUBLES[:3]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class PhantomSpec:
         view: `whole` screen, or only the `region` that shows tissue, cut out by the smallest rectangle around it.
         trouble: what hides the lesion for 5 to 30 frames at a time, one of TROUBLES; "" for nothing. Through a shadow
             and where contrast goes, the truth stays where the lesion is; while the probe is lifted there is none.
+            `drift` hides nothing: the gain creeps up and down.
     """
 
     seed: int = 0

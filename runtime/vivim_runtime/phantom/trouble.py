@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from vivim_runtime.phantom.spec import TROUBLES, PhantomSpec
+from vivim_runtime.phantom.spec import HIDING, PhantomSpec
 
 __all__ = ["Trouble"]
 
@@ -19,11 +19,15 @@ class Trouble:
     shadow     a dark column over the lesion, as of gas or a rib that the probe crosses
     lift       the probe leaves the skin: reverberation of the gel, and nothing below
     contrast   the lesion becomes like the tissue around it, and comes back
+
+    And all the time:
+
+    drift      the gain creeps: brightness goes up and down, to less than a half and back within 60 to 120 frames
     """
 
     def __init__(self, spec: PhantomSpec) -> None:
         self._rng = np.random.default_rng([spec.seed, 0x5452])
-        kinds = TROUBLES[:-1] if spec.trouble == "any" else (spec.trouble,)
+        kinds = HIDING if spec.trouble == "any" else (spec.trouble,)
         self._stretches: list[tuple[int, int, str]] = []
         begin = int(self._rng.integers(3, 16))
         while begin < spec.frames:
@@ -33,6 +37,9 @@ class Trouble:
         self._half, self._depth = self._rng.uniform(0.08, 0.18), self._rng.uniform(0.04, 0.2)
         self._bands = np.sort(self._rng.uniform(0.0, 0.12, 4))
         self._column = 0.5  # share of the width; follows the lesion
+        self._creep: tuple[float, float] | None = None
+        if spec.trouble == "drift":
+            self._creep = self._rng.uniform(60.0, 120.0), self._rng.uniform(0.0, 2 * np.pi)
 
     def _at(self, index: int, kind: str) -> float:
         """How much of a kind there is, 0 to 1: it comes and goes within two frames, contrast within five."""
@@ -66,4 +73,8 @@ class Trouble:
             air = np.clip(bands + noise + 4.0, 0, 255)[..., None]
             image = np.clip((1.0 - lift) * image + lift * air, 0, 255).astype(np.uint8)
             mask = mask & (lift <= 0.5)
+        if self._creep is not None:
+            period, phase = self._creep
+            factor = 1.4 ** np.sin(2 * np.pi * index / period + phase) / 1.4  # 0.5 to 1
+            image = np.clip(image * factor, 0, 255).astype(np.uint8)
         return image, mask

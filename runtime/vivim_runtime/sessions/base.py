@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ __all__ = [
     "Clips",
     "Logits",
     "ModelInfo",
+    "Outlining",
     "Session",
     "StateInfo",
     "Stream",
@@ -44,6 +45,7 @@ __all__ = [
 Clips = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
 
+_SAME_RATE = 0.1  # 29.97 and 30, or 24 and 25, are one rate
 # The newest description of itself (vivim.format) that this version reads.
 _FORMAT = 2  # 2: streaming files, whose states are inputs and outputs
 # Bounds of what a file may say: far beyond every model, and small enough that a lie cannot take all memory.
@@ -209,11 +211,28 @@ class ModelInfo:
     @property
     def departures(self) -> tuple[str, ...]:
         """In what its clips differ from those of the training, such as "trained at 128x128, exported at 256x256"."""
-        done = "exported" if self.path.suffix in (".onnx", ".engine") else "used"
+        return self._departing(1)
+
+    def departures_at(self, rate: float, timed: bool) -> tuple[str, ...]:
+        """The same of a run on frames that come at a rate.
+
+        Args:
+            rate: frames a second of its clips; 0 where nobody knows.
+            timed: whether clips choose their frames by time, as live ones do; others take one frame after the other.
+        """
+        trained = self.takes.clip_fps
+        known = trained is not None and rate > 0
+        found = self._departing(self.takes.stride if timed and known else 1)
+        if trained is not None and known and abs(rate / trained - 1) > _SAME_RATE:
+            found += (f"trained on clips of {trained:g} frames a second, used on clips of {rate:g}",)
+        return found
+
+    def _departing(self, stride: int) -> tuple[str, ...]:
         if self.contract is None:
             return ()
+        done = "exported" if self.path.suffix in (".onnx", ".engine") else "used"
         frames = self.contract.frames if self.streaming else self.frames  # however long its films were in the training
-        return tuple(self.contract.departures(self.size, frames, done))
+        return tuple(self.contract.departures(self.size, frames, done, stride))
 
     @classmethod
     def from_metadata(cls, path: Path, metadata: dict[str, str]) -> ModelInfo:
@@ -360,7 +379,7 @@ class Session(Protocol):
 
         Args:
             states: what the call before gave; None before the first frame. Streams have states of their own, so that
-                several run through one session.
+                several run through one session. Give them once: those of an engine stay on the GPU, and are gone then.
 
         Raises:
             ModelError: it is no streaming file.
@@ -376,6 +395,15 @@ class Session(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class Outlining(Protocol):
+    """A session whose network may have an edge head too; a model file never has."""
+
+    def with_outlines(self) -> Session | None:
+        """The same with the logits of outlines behind those of the classes; None without an edge head."""
+        ...
 
 
 class Stream:

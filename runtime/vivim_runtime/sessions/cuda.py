@@ -111,9 +111,17 @@ class Cuda:
     def copy(self, target: int, source: int, owner: int, size: int, stream: int) -> None:
         """Copy `size` bytes to the GPU's context from memory of `owner`, as the next thing that the stream does."""
         if owner == self._context:
-            self._copy(target, source, size, "cudaMemcpyDeviceToDevice", stream)
+            self.duplicate(target, source, size, stream)
         else:
             self._call("cuMemcpyPeerAsync", target, self._context, source, owner, size, stream)
+
+    def duplicate(self, target: int, source: int, size: int, stream: int) -> None:
+        """Copy `size` bytes within the GPU, as the next thing that the stream does."""
+        self._copy(target, source, size, "cudaMemcpyDeviceToDevice", stream)
+
+    def clear(self, address: int, size: int, stream: int) -> None:
+        """Set `size` bytes on the GPU to zero, as the next thing that the stream does."""
+        self._call("cudaMemsetAsync", address, 0, size, stream)
 
     def begin_capture(self, stream: int) -> None:
         """From now on, record what this thread asks of the stream instead of doing it."""

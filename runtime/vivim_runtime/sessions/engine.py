@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -54,18 +54,26 @@ class Engine:
             context = self._engine.create_execution_context()
         self._context = self._made(context, "make an execution context")
 
-    def tensor(self, mode: str) -> tuple[str, tuple[int, ...], npt.DTypeLike]:
-        """Name, largest shape and type of the only input or output."""
+    def tensor(self, mode: str, states: Collection[str] = ()) -> tuple[str, tuple[int, ...], npt.DTypeLike]:
+        """Name, largest shape and type of the only input or output that is none of `states`."""
         engine = self._engine
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         found = [name for name in names if engine.get_tensor_mode(name) == getattr(self._module.TensorIOMode, mode)]
+        if missing := sorted(set(states) - set(found)):
+            raise ModelError(f"{self._path} has no {mode.lower()} {missing[0]}, which its description names")
+        found = [name for name in found if name not in states]
         if len(found) != 1:
             raise ModelError(f"{self._path} has {len(found)} {mode.lower()}s; expected one, as vivim-export builds")
-        shape = tuple(engine.get_tensor_shape(found[0]))
+        return found[0], *self.shape(found[0])
+
+    def shape(self, name: str) -> tuple[tuple[int, ...], npt.DTypeLike]:
+        """Largest shape and type of a tensor."""
+        engine = self._engine
+        shape = tuple(engine.get_tensor_shape(name))
         if -1 in shape[1:]:
-            raise ModelError(f"{self._path} has {found[0]} as {shape}; expected only the batch to vary")
-        dtype = np.dtype(self._module.nptype(engine.get_tensor_dtype(found[0])))
-        return found[0], (self._record.profile.max_batch, *shape[1:]), dtype
+            raise ModelError(f"{self._path} has {name} as {shape}; expected only the batch to vary")
+        dtype = np.dtype(self._module.nptype(engine.get_tensor_dtype(name)))
+        return (self._record.profile.max_batch if shape[0] == -1 else shape[0], *shape[1:]), dtype
 
     def place(self, name: str, address: int) -> None:
         """Say where a tensor lies on the GPU."""

@@ -7,8 +7,10 @@ What a call does, all of it on one stream of the session's own:
     GPU -> page-locked buffer -> a copy     which the caller may keep
 
 The buffers hold the largest batch of the engine's profile, are taken once, and keep their addresses, as a graph needs.
-A graph belongs to the batch size that it was captured with; another size drops it. TensorRT for RTX captures by itself,
-since it replaces kernels while it runs, and keeps what it compiled in a file of the user's cache folder.
+A graph belongs to the batch size that it was captured with; another size drops it. What a streaming engine remembers
+stays on the GPU (vivim_runtime.sessions.films): a film has two graphs, which are replayed by turns. TensorRT for RTX
+captures by itself, since it replaces kernels while it runs, and keeps what it compiled in a file of the user's cache
+folder.
 """
 
 from __future__ import annotations
@@ -26,9 +28,10 @@ import numpy.typing as npt
 
 from vivim_runtime.errors import CudaError, ModelError, PluginError, UsageError, VivimError
 from vivim_runtime.sessions.backends import BACKENDS
-from vivim_runtime.sessions.base import Clips, Logits, ModelInfo, model_input, no_stream
+from vivim_runtime.sessions.base import Clips, Logits, ModelInfo, Stream, model_input, no_stream
 from vivim_runtime.sessions.cuda import Cuda, host_array
 from vivim_runtime.sessions.engine import Engine
+from vivim_runtime.sessions.films import Film, Films, Remembered
 from vivim_runtime.sessions.machine import Machine
 from vivim_runtime.sessions.plugin import Plugin
 from vivim_runtime.sessions.sidecar import EngineRecord, check_engine
@@ -101,8 +104,9 @@ class TensorRTSession:
         self._lock = threading.Lock()
         self._compiles = backend.compiles
         self._graphs = graphs and not backend.compiles
-        self._graph: int | None = None
+        self._graph: list[int | None] = [None]  # of clips; films have their own
         self._batch = 0  # that the context is set to
+        self._placed: tuple[Film, int] | None = None  # whose states the context reads and writes, and the side it reads
         self._cuda = Cuda(index, backend.extra)
         with ExitStack() as opened:  # gives all back, should the caller's context not come back
             with self._cuda.current(), ExitStack() as stack:
@@ -112,12 +116,15 @@ class TensorRTSession:
                     plugin.load(backend.load())
                 self._engine = Engine(path, record, content, graphs)
                 stack.callback(self._engine.release)
-                self._input = self._take(stack, *self._engine.tensor("INPUT"))
-                self._output = self._take(stack, *self._engine.tensor("OUTPUT"))
+                states = self.info.states
+                self._input = self._take(stack, *self._engine.tensor("INPUT", [state.input for state in states]))
+                self._output = self._take(stack, *self._engine.tensor("OUTPUT", [state.output for state in states]))
                 self._check_tensors()
+                self._films = Films(self._cuda, states, swaps=not backend.compiles)
+                stack.callback(self._films.release)
                 for buffer in (self._input, self._output):
                     self._engine.place(buffer.name, buffer.device)
-                stack.callback(self._drop_graph)
+                stack.callback(self._drop_graphs)
                 stack.callback(self._wait)
                 self._resources = opened.enter_context(stack.pop_all())
             opened.pop_all()
@@ -145,12 +152,21 @@ class TensorRTSession:
                     f"{info.path} has {buffer.name} as {buffer.array.dtype} {buffer.array.shape}, its description "
                     f"says {dtype} {shape}; build it again: {self.record.build_command}"
                 )
+        for state in info.states:
+            for name in (state.input, state.output):
+                shape, dtype = self._engine.shape(name)  # type: ignore[assignment]
+                if (shape, dtype) != (state.shape, np.dtype(np.float32)):
+                    raise ModelError(
+                        f"{info.path} has {name} as {dtype} {shape}, its description says float32 {state.shape}; "
+                        f"build it again: {self.record.build_command}"
+                    )
 
     def __call__(self, clips: Clips | DeviceArray, stream: object = None) -> Logits:
         """uint8 RGB (B, T, H, W, 3) at the model's size -> float32 logits (B, T, K, H, W).
 
         Clips on the GPU have the shape and type of the engine's own input, and lie in one piece. B is within the
-        engine's profile. The context that is current on the calling thread stays so.
+        engine's profile. The context that is current on the calling thread stays so. A streaming engine takes clips of
+        any T as films from their first frame on.
 
         Args:
             clips: an array of NumPy, or one on the GPU in whatever context.
@@ -161,23 +177,54 @@ class TensorRTSession:
             ModelError: clips of another shape or type.
             CudaError: the GPU fails.
         """
+        if self.info.streaming:
+            return Stream(self)(clips) if isinstance(clips, np.ndarray) else self.step(clips, None, stream)[0]
         with self._begin():
             batch = self._feed(clips, stream)
             self._execute(batch)
-            output = self._output
-            self._cuda.download(output.host, output.device, output.size(batch), self._stream)
-            self._cuda.synchronize(self._stream)
-            return output.array[:batch].copy()
+            return self._results(batch)
 
-    def step(self, frames: Clips, states: object) -> tuple[Logits, object]:
-        """Of streaming files, of which engines are not built yet."""
-        raise no_stream(self.info)
+    def step(self, frames: Clips | DeviceArray, states: object, stream: object = None) -> tuple[Logits, Remembered]:
+        """One more frame of a streaming engine; see vivim_runtime.sessions.base.Session.
+
+        Args:
+            frames: (B, 1, H, W, 3), in host memory or on the GPU, as `__call__` takes clips.
+            states: can be given once, since they stay where they are on the GPU.
+            stream: as of `__call__`.
+
+        Raises:
+            ModelError: it does not stream, or the states are of another session or were given before.
+        """
+        if not self.info.streaming:
+            raise no_stream(self.info)
+        with self._begin():
+            batch = self._feed(frames, stream)
+            film = self._films.begin(self._stream) if states is None else self._films.resume(states, self.info.path)
+            try:
+                self._execute(batch, film)
+                logits = self._results(batch)
+            except BaseException:
+                if states is None:
+                    self._films.end(film)
+                raise
+            return logits, self._films.advanced(film)
+
+    def _results(self, batch: int) -> Logits:
+        """What the output buffer holds, once the stream has come to it."""
+        output = self._output
+        self._cuda.download(output.host, output.device, output.size(batch), self._stream)
+        self._cuda.synchronize(self._stream)
+        return output.array[:batch].copy()
 
     def warm_up(self) -> None:
-        """Run twice on black pixels: the first call prepares the shapes, the second captures the graph."""
-        black = np.zeros((self.record.profile.min_batch, self.info.frames, *self.info.size, 3), np.uint8)
-        for _ in range(2):
-            self(black)
+        """Run on black pixels: the first call prepares the shapes, the second captures the graph, and of a film's two
+        graphs the third the other."""
+        batch, frames = self.record.profile.min_batch, self.info.frames
+        if self.info.streaming:
+            self(np.zeros((batch, 3, *self.info.size, 3), np.uint8))
+        else:
+            for _ in range(2):
+                self(np.zeros((batch, frames, *self.info.size, 3), np.uint8))
         with self._begin():
             self._engine.keep_kernels()
 
@@ -194,12 +241,15 @@ class TensorRTSession:
         times: list[dict[str, float]] = []
         with self._begin():
             batch = self._feed(clips)
+            film = self._films.begin(self._stream) if self.info.streaming else None
             with self._engine.profiled() as profile:
                 for _ in range(runs):
                     profile.clear()
-                    self._execute(batch)
+                    self._execute(batch, film)
                     self._cuda.synchronize(self._stream)
                     times.append(dict(profile))
+                    if film is not None:
+                        film.turn += 1
         return times
 
     def __enter__(self) -> TensorRTSession:
@@ -274,44 +324,58 @@ class TensorRTSession:
             raise ModelError("clips on the GPU with a mask; expected every pixel")
         return int(interface["data"][0])
 
-    def _execute(self, batch: int) -> None:
-        """Let the stream compute the output buffer from the input buffer."""
-        if batch != self._batch:
-            self._drop_graph()
+    def _execute(self, batch: int, film: Film | None = None) -> None:
+        """Let the stream compute the output buffer from the input buffer, and what a film remembers from its states."""
+        graphs, which = (self._graph, 0) if film is None else (film.graphs, self._films.side(film))
+        fresh = batch != self._batch
+        if fresh:
+            self._drop_graphs()
             self._batch = 0  # neither the old nor the new, should this fail
             self._engine.set_shape(self._input.name, (batch, *self._input.array.shape[1:]))
-            self._enqueue()
-            self._batch = batch
-            return
-        if self._graphs and self._graph is None:
-            self._capture()
-        if self._graph is None:
-            self._enqueue()
+        elif self._graphs and graphs[which] is None:
+            self._capture(graphs, which, film)
+        graph = graphs[which]
+        if fresh or graph is None:
+            self._enqueue(film)
         else:
-            self._cuda.launch(self._graph, self._stream)
+            self._cuda.launch(graph, self._stream)
+        self._batch = batch
+        if film is not None:
+            self._films.carry(film, self._stream)
 
-    def _enqueue(self) -> None:
+    def _place(self, film: Film | None) -> None:
+        """Let the next execution read and write a film's states; a graph has its own addresses."""
+        if film is not None and self._placed != (now := (film, self._films.side(film))):
+            self._placed = None  # neither the old nor the new, should this fail
+            for name, address in self._films.places(film):
+                self._engine.place(name, address)
+            self._placed = now
+
+    def _enqueue(self, film: Film | None) -> None:
         """Launch the engine's kernels; TensorRT for RTX may capture them."""
+        self._place(film)
         with _CAPTURE if self._compiles else nullcontext():
             self._engine.execute(self._stream)
 
-    def _capture(self) -> None:
+    def _capture(self, graphs: list[int | None], which: int, film: Film | None) -> None:
         """Make the execution a CUDA graph. An engine that cannot be captured is executed as it is, from now on."""
+        self._place(film)
         try:
             with _CAPTURE:
                 self._cuda.begin_capture(self._stream)
                 try:
                     self._engine.execute(self._stream)
                 finally:
-                    self._graph = self._cuda.end_capture(self._stream)
+                    graphs[which] = self._cuda.end_capture(self._stream)
         except CudaError:
             self._graphs = False
-            self._drop_graph()
+            self._drop_graphs()
 
-    def _drop_graph(self) -> None:
-        graph, self._graph = self._graph, None
+    def _drop_graphs(self) -> None:
+        graph, self._graph[0] = self._graph[0], None
         if graph is not None:
             self._cuda.destroy_graph(graph)
+        self._films.drop_graphs()
 
     def _wait(self) -> None:
         """Let the GPU come to rest before its memory is given back; what failed was reported where it failed."""

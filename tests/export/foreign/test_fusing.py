@@ -21,6 +21,7 @@ FORKS = Path(__file__).parent / "forks"
         ("two_directions", {"halved": True}, (0, 1), True, True),
         ("three_directions", {}, (0, 1, 2), False, True),
         ("crossing", {}, (0, 2, 1, 3), False, False),
+        ("crossing", {"told": True}, (0, 2, 1, 3), False, False),
     ],
 )
 def test_modules_that_fit_are_fused_and_give_the_same(

@@ -129,6 +129,25 @@ def test_what_is_sent_to_a_gpu_stays_on_the_cpu_where_that_is_asked_for() -> Non
     assert next(network.parameters()).device.type == "cpu"
 
 
+def test_a_package_that_is_absent_is_imported_inherited_from_and_not_called(tmp_path: Path) -> None:
+    (tmp_path / "reader.py").write_text(
+        "import no_such.deep as deep\nfrom no_such import io, Base\nfrom torch import nn\n"
+        "class Reader(Base): pass\nclass Other(Base.Inner): pass\n"
+        "def build(): return nn.Linear(2, 2)\ndef reads(): return io.imread('x.png')\ndef makes(): return Reader()\n"
+        "def loads(): return deep.load()\n"
+    )
+    with pytest.raises(ModelError, match=r"reader\.py:1 .*or say --absent no_such"), stand_ins([tmp_path]):
+        load_network("reader:build", [tmp_path])
+    before = list(sys.meta_path)
+    with stand_ins([tmp_path], ["no_such", "torch"]):
+        assert load_network("reader:build", [tmp_path])(torch.zeros(1, 2)).shape == (1, 2)
+        for builder, name in (("reads", "io.imread"), ("makes", "Base"), ("loads", "deep.load")):
+            with pytest.raises(ModelError, match=rf"no_such\.{name} is called, and no_such was said to be absent"):
+                load_network(f"reader:{builder}", [tmp_path])
+    assert list(sys.meta_path) == before
+    assert not [name for name in sys.modules if name.startswith(("no_such", "reader"))]
+
+
 def test_weights_are_those_of_the_network_or_are_refused(tmp_path: Path) -> None:
     with stand_ins([FORKS]):
         source = load_network("replica:one_direction", [FORKS])

@@ -13,7 +13,9 @@ import pytest
 from tests.runtime.engines import engine_file
 from tests.runtime.judging.sets import moving
 from tests.runtime.models import brightness_model
+from vivim_runtime.commands import evaluate
 from vivim_runtime.commands.entry import main
+from vivim_runtime.sessions.flipped import FlippedSession
 from vivim_runtime.sessions.machine import Machine
 
 QUICK = ("--bootstrap", "50", "--no-speed", "--threads", "1")
@@ -62,7 +64,8 @@ def test_everything_is_written(
     assert (folder / "r.md").read_text().startswith("# VTUS")
     assert "\\toprule" in (folder / "r.tex").read_text() and "case1" in (folder / "r.csv").read_text()
     assert "<svg" in (folder / "sub" / "r.html").read_text()
-    assert sorted(p.name for p in (folder / "plots").iterdir()) == ["dice-at-threshold.svg", "dice-by-video.svg"]
+    plots = ["dice-at-threshold.svg", "dice-by-video.svg", "reliability.svg"]
+    assert sorted(p.name for p in (folder / "plots").iterdir()) == plots
 
 
 def test_worst_frames_are_written_as_pictures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,3 +198,43 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1 and message in captured.err
     assert captured.out == ""
     assert not list(folder.glob("r*"))
+
+
+def test_flips_are_rows_of_their_own_that_see_the_mirror_image_too(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("--data", "set", "--bootstrap", "50", "--threads", "1", "--flips", "--json", "r.json")
+    monkeypatch.setattr(evaluate, "_SECONDS", 0.1)
+    assert call(monkeypatch, "m.onnx", *arguments) == 0
+    record = json.loads((folder / "r.json").read_text())
+    plain, flipped = record["models"]
+    assert (plain["name"], flipped["name"]) == ("m.onnx", "m.onnx with flips")
+    # The model looks at single pixels, so its mirror image says the same.
+    assert flipped["overall"] == plain["overall"] and "higher_than_first" in flipped
+    assert sum(note.startswith("with flips: logits are the mean") for note in record["notes"]) == 1
+    assert flipped["speed"]["fps"] > 0
+
+
+class LeftSession:
+    """Marks the left half of every frame by 2, and remembers how many frames it has seen."""
+
+    backend, device, info = "known", "cpu", None
+
+    def __call__(self, clips: np.ndarray) -> np.ndarray:
+        logits = np.zeros((*clips.shape[:2], 1, *clips.shape[2:4]), np.float32)
+        logits[..., : clips.shape[3] // 2] = 2.0
+        return logits + clips[..., 0][:, :, None]
+
+    def step(self, frames: np.ndarray, states: int | None) -> tuple[np.ndarray, int]:
+        return self(frames), (states or 0) + 1
+
+
+def test_flipped_logits_are_turned_back_and_states_are_of_two_films() -> None:
+    clips = np.random.default_rng(0).integers(0, 9, (2, 3, 4, 6, 3), np.uint8)
+    flipped = FlippedSession(LeftSession())  # type: ignore[arg-type]
+    expected = clips[..., 0][:, :, None] + 1.0  # of the half that is marked, one in each
+    np.testing.assert_array_equal(flipped(clips), expected)
+    logits, states = flipped.step(clips[:, :1], None)
+    np.testing.assert_array_equal(logits, expected[:, :1])
+    assert states == (1, 1) and flipped.step(clips[:, 1:2], states)[1] == (2, 2)
+    assert flipped.with_outlines() is None

@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pydicom.data import get_testdata_file
 
 from tests.runtime.models import brightness_model
+from vivim_runtime.commands import run
 from vivim_runtime.commands.entry import main
 from vivim_runtime.sources import open_source
 
@@ -48,10 +50,30 @@ def test_a_cine_loop_becomes_video_masks_and_ledger(
     assert "30 in" in text and "p95" in text and "fps" in text
 
 
-def test_quiet_says_nothing(model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_says_nothing(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert call(monkeypatch, "phantom:?frames=5&size=48x64", "--model", model, "--quiet") == 0
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "phantom-vivim.mp4"}
+
+
+@pytest.mark.parametrize("exports", [True, False])
+def test_an_export_is_told_when_there_is_one(
+    exports: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of weights that were exported before, the file is there, and nothing is to be waited for."""
+
+    def made(name: str, say: Callable[[str], None]) -> Path:
+        for stage in ("tracing", "comparing") if exports else ():
+            say(stage)
+        return Path("made.onnx")
+
+    monkeypatch.setattr(run, "model_file", made)
+    assert run._exported("tiny", quiet=False) == Path("made.onnx")
+    assert capsys.readouterr().err.count("exporting tiny, once") == exports
 
 
 @pytest.mark.parametrize(

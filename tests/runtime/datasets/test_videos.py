@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from tests.runtime.datasets.trees import frame_of, mask_of, write_image, write_video_folders
 from vivim_runtime.datasets import Part, clip_indices, read_clip
 from vivim_runtime.datasets.folder import FolderVideo, read_mask
-from vivim_runtime.datasets.videos import binary
+from vivim_runtime.datasets.videos import binary, one_class
 from vivim_runtime.errors import DataError, UsageError
 from vivim_runtime.framing import Framing, resized
 
@@ -96,6 +97,52 @@ def test_an_enlarged_mask_stays_centred(tmp_path: Path) -> None:
 )
 def test_values_become_masks(stored: list[int], expected: list[bool]) -> None:
     assert binary(np.array([stored], np.uint8))[0].tolist() == expected
+
+
+def areas(*values: int) -> np.ndarray:
+    """A mask with an area of each value."""
+    mask = np.zeros((16, 60), np.uint8)
+    for index, value in enumerate(values):
+        mask[4:12, 2 + 12 * index : 10 + 12 * index] = value
+    return mask
+
+
+def jpeg(quality: int) -> np.ndarray:
+    """A mask of one class as a compressed file gives it back."""
+    disc = np.hypot(*(np.indices((64, 64)) - 30)) < 17
+    _, data = cv2.imencode(".jpg", disc.astype(np.uint8) * 255, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
+
+
+@pytest.mark.parametrize(
+    ("stored", "reason"),
+    [
+        (areas(1, 2), "has areas of the values 1, 2, that is, several classes; one class is learnt"),
+        (areas(1, 2, 3, 1), "has areas of the values 1, 2, 3,"),
+        (areas(127, 255), "has areas of the values 127, 255,"),
+        (areas(85, 170, 255), "has areas of the values 85, 170, 255,"),
+        (areas(2), "marks an area by 2; expected 255, or 0 and 1 alone"),
+        (areas(100), "marks an area by 100;"),
+        (areas(1), ""),
+        (areas(255), ""),
+        (areas(), ""),
+        (areas(255, 250), ""),  # one white, unevenly stored
+        (cv2.resize(areas(255), (37, 11), interpolation=cv2.INTER_AREA), ""),
+        (cv2.resize(areas(255), (170, 45), interpolation=cv2.INTER_LINEAR), ""),
+        *((jpeg(quality), "") for quality in (30, 75, 95)),
+    ],
+)
+def test_masks_of_several_classes_are_refused_wherever_they_are_read(
+    tmp_path: Path, stored: np.ndarray, reason: str
+) -> None:
+    assert one_class(stored).startswith(reason) and bool(one_class(stored)) == bool(reason)
+    write_image(tmp_path / "f" / "1.png", np.zeros((*stored.shape, 3), np.uint8))
+    write_image(tmp_path / "m" / "1.png", stored)
+    if reason:
+        with pytest.raises(DataError, match=re.escape(f"the mask of v/1.png {reason}")):
+            listed(tmp_path).read(0)
+    else:
+        assert listed(tmp_path).read(0)[1].any() == (stored.max() > 0)
 
 
 def test_frames_are_in_natural_order_and_find_their_masks_by_name(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from vivim_runtime.bench.worker import Opened
 from vivim_runtime.judging import csv_text, html_page, latex, markdown
 from vivim_runtime.judging.parity import compare
 from vivim_runtime.judging.parity_report import html_report
-from vivim_runtime.judging.plots import dice_at_threshold, dice_by_video
+from vivim_runtime.judging.plots import dice_at_threshold, dice_by_video, reliability_diagram
 from vivim_runtime.sessions import open_session
 from vivim_runtime.text import csv_cell, latex_text, markdown_text
 
@@ -76,14 +76,14 @@ def test_tables_and_pages_of_an_evaluation(name: str) -> None:
     for written in (html_page(made), markdown(made), latex(made), csv_text(made), dice_by_video(made)):
         is_text(written)
     Page().feed(html_page(made))
-    for picture in (dice_by_video(made), dice_at_threshold(made)):
+    for picture in (dice_by_video(made), dice_at_threshold(made), reliability_diagram(made)):
         ElementTree.fromstring(picture)
     rows = list(csv.reader(io.StringIO(csv_text(made))))
     assert all(len(row) == len(rows[0]) and row[0][:1] not in tuple("=+-@") for row in rows)
     for line in markdown(made).splitlines():
         assert not re.search(r"(?<!\\)(<|!\[|`)", line)
     columns = {line.count("|") - line.count("\\|") for line in markdown(made).splitlines() if line.startswith("| ")}
-    assert len(columns) <= 3  # one a table
+    assert len(columns) <= 4  # of five tables, two of one width
     tex = latex(made)
     assert "\\input" not in tex and tex.count("\\begin{") == tex.count("\\end{") > 0
     bare, harmless = (re.sub(r"\\[&%$#_{}\\]", "", text) for text in (tex, latex(report(shifted))))

@@ -7,7 +7,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from vivim_runtime.commands.entry import main
 from vivim_runtime.errors import IncompatibleEngineError, ModelError
 from vivim_runtime.sessions import open_session
 from vivim_runtime.sessions.backends import BACKENDS
+from vivim_runtime.sessions.base import Stream
 from vivim_runtime.sessions.cuda import Cuda
 from vivim_runtime.sessions.machine import Machine
 from vivim_runtime.sessions.sidecar import Profile
@@ -43,8 +46,8 @@ def clips(batch: int, seed: int = 0) -> Any:
 
 
 @pytest.fixture(params=BACKENDS)
-def engine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An engine for the GPU of this machine, or a reason to skip."""
+def build(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """What makes an engine for the GPU of this machine, or a reason to skip."""
     backend = BACKENDS[request.param]
     machine = Machine.here(backends=())
     if machine.gpu is None:
@@ -58,7 +61,26 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         pytest.skip(f"{backend.title} has no engines for {machine}")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     gpu = None if backend.compiles else machine.gpu
-    return real_engine(tmp_path / "m.engine", backend.name, capability, gpu, PROFILE)
+    return partial(real_engine, tmp_path / "m.engine", backend.name, capability, gpu, PROFILE)
+
+
+@pytest.fixture
+def engine(build: Callable[..., Path]) -> Path:
+    return build()
+
+
+@pytest.mark.gpu
+def test_streaming_engine_gives_the_logits_of_onnx_runtime(build: Callable[..., Path]) -> None:
+    path = build(streams=True)
+    film = np.random.default_rng(0).integers(0, 256, (2, 1, 12, 32, 48, 3), dtype=np.uint8)
+    with open_session(path) as session, open_session(path.with_suffix(".onnx"), "cpu") as reference:
+        session.warm_up()
+        expected = [reference(one) for one in film]
+        films = [Stream(session), Stream(session)]
+        for t in range(12):  # by turns, replayed from both sides
+            for stream, one, right in zip(films, film, expected, strict=True):
+                found = stream(one[:, t : t + 1])
+                assert np.abs(found - right[:, t : t + 1]).max() <= 3 * TOLERANCE  # the state adds two roundings
 
 
 @pytest.mark.gpu

@@ -23,7 +23,7 @@ from tests.runtime.sources.made import (
     write_film,
 )
 from vivim_runtime.datasets import check, open_dataset
-from vivim_runtime.errors import SourceError
+from vivim_runtime.errors import NoPictureError, SourceError
 from vivim_runtime.sources import open_source
 from vivim_runtime.sources.dicom.frames import count_frames
 
@@ -401,3 +401,27 @@ def test_a_film_that_is_none_is_refused_by_the_name_of_its_syntax(tmp_path: Path
     path = coded_loop(tmp_path / "a.dcm", [b"\0" * 400], (48, 64), MPEG2MPML, "YBR_PARTIAL_420")
     with pytest.raises(SourceError, match=r"transfer syntax MPEG2 Main Profile / Main Level, which cannot be decoded"):
         read(path)
+
+
+# --- pixels that are no picture ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("elements", "says"),
+    [
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.4"}, "a segmentation, whose pixels are masks"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.7"}, "a segmentation, whose pixels are masks"),
+        ({"Modality": "SEG"}, "a segmentation, whose pixels are masks"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.30"}, "a parametric map, whose pixels are measurements"),
+        ({"Modality": "RTDOSE"}, "a distribution of dose"),
+    ],
+)
+def test_masks_and_measurements_are_not_run_as_pictures(tmp_path: Path, elements: dict[str, str], says: str) -> None:
+    path = loop(tmp_path / "a.dcm", GREYS, **elements)
+    with pytest.raises(NoPictureError, match=says):
+        open_source(str(path))
+
+
+def test_a_dose_of_the_wild_is_refused() -> None:
+    with pytest.raises(NoPictureError, match="a distribution of dose"):
+        open_source(str(get_testdata_file("rtdose.dcm", download=False)))

@@ -23,7 +23,7 @@ import vivim
 import vivim.commands.fit
 import vivim.training.affine
 from tests.golden.cases import upstream_state
-from tests.runtime.datasets.trees import write_image, write_vtus
+from tests.runtime.datasets.trees import write_image, write_video_folders, write_vtus
 from tests.vivim.runs import differences, log_without_times, write_start
 from vivim.checkpoint import read_metadata
 from vivim.training.affine import load_regressor
@@ -296,6 +296,26 @@ def test_fit_trains_on_a_folder_of_videos(train: Train, tmp_path: Path) -> None:
     outcome = train(*arguments, "--split-file", splits, "--out", tmp_path / "other", "--hop", 1, "--stride", 1)
     assert outcome.code == 0, outcome.err
     assert "3 clips" in read_metadata(tmp_path / "other" / "last.safetensors")["trained_on"]
+
+
+def test_fit_trains_on_still_pictures_beside_videos(train: Train, tmp_path: Path) -> None:
+    write_vtus(tmp_path / "data", {"0001": 3}, {"0003": 2})
+    write_video_folders(tmp_path / "stills" / "images", tmp_path / "stills" / "masks", 4)
+    arguments = ("fit", "--data", tmp_path / "data", *SMALL.split(), "--frames", 2, "--batch", 3)
+    arguments += ("--validation-split", "test", "--stills")
+    outcome = train(*arguments, tmp_path / "stills", "--out", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    assert "6 clips (4 of them still pictures) of 2 x 32 x 32; 1 epochs of 2 steps" in outcome.err
+    metadata = read_metadata(tmp_path / "run" / "last.safetensors")
+    assert metadata["trained_on"] == f"VTUS train, 6 clips of 2x32x32, 4 of them stills of {tmp_path / 'stills'}"
+    videos, stills = json.loads(metadata["training_data"])
+    assert (videos["name"], stills["name"]) == ("VTUS", "stills") and "train" in stills["splits"]
+    for folder, message in (
+        (tmp_path / "data", "--stills and --data are both"),
+        (tmp_path / "no", "there is no folder"),
+    ):
+        outcome = train(*arguments, folder, "--out", tmp_path / "other")
+        assert outcome.code == 2 and message in outcome.err and outcome.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import vivim.training.batches
-from tests.runtime.datasets.trees import frame_of, mask_of, write_vtus
+from tests.runtime.datasets.trees import frame_of, mask_of, write_video_folders, write_vtus
 from vivim import DataError
 from vivim.commands.clip_options import ClipOptions
 from vivim.config import MEAN, STD
@@ -25,15 +25,20 @@ from vivim.training.batches import (
     ClipSource,
     DatasetClips,
     MemoryClips,
+    MixedClips,
     PhantomClips,
+    StillClips,
     TrainingBatches,
     augmented,
+    clip_name,
     micro_batches,
     phantom_clips,
 )
 from vivim_runtime import errors
 from vivim_runtime.clips import Clip
 from vivim_runtime.datasets import PHANTOM_SPLITS, open_dataset
+from vivim_runtime.datasets.phantom import phantom_clip
+from vivim_runtime.framing import mask_at, resized
 from vivim_runtime.phantom import PhantomSpec
 
 MOST_CLIPS = 1_000_000
@@ -381,6 +386,26 @@ def test_fresh_phantoms_are_new_in_every_epoch_and_the_same_for_the_same_epoch()
         assert same([still.clip(index, epoch) for index in range(2)], listed[:2])
 
 
+def test_phantoms_of_several_speeds_show_the_same_lesions_further_apart() -> None:
+    plain, fast = (PhantomClips("train", 3, 4, (32, 32), strides=strides) for strides in (1, 3))
+    assert same([plain.clip(0, 0)], [fast.clip(0, 0)])  # number 0: every frame
+    for number, stride in ((1, 2), (2, 3)):
+        slow = phantom_clip(PhantomSpec(PHANTOM_SPLITS["train"] + number, 3 * stride + 1, (32, 32)))
+        found = fast.clip(number, 0)
+        # The tissue moves as it does in every so manieth frame of the film, to a pixel of its outline.
+        assert np.mean(found.masks != slow.masks[::stride]) < 0.02 < np.mean(found.masks)
+        assert not same([found], [plain.clip(number, 0)])
+    for strides in (0, 26):
+        with pytest.raises(DataError, match="strides of 1 to"):
+            PhantomClips("train", 3, 4, (32, 32), strides=strides)
+
+
+def test_phantoms_of_several_speeds_are_judged_at_their_own() -> None:
+    options = ClipOptions(frames=2, size=(32, 32), strides=3)
+    assert options.clips("train", 4).strides == 3  # type: ignore[attr-defined]
+    assert options.judged("validation", 4) == PhantomClips("validation", 4, 2, (32, 32), fresh=False)
+
+
 def test_fresh_phantoms_stay_in_their_split_however_many_epochs_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 
@@ -496,3 +521,21 @@ def test_tones_of_frames_and_noise_of_masks_are_those_of_the_authors_code() -> N
     # Half of the pixels that are drawn change: 0.01 of 12,288, 123 with a deviation of 11; four of these.
     assert abs(int((noisy.masks != same.masks).sum()) - 123) < 45
     assert np.array_equal(noisy.pixels, same.pixels)
+
+
+def test_still_pictures_are_clips_that_stand_still_behind_those_of_videos(tmp_path: Path) -> None:
+    write_vtus(tmp_path / "data", {"0001": 4})
+    write_video_folders(tmp_path / "stills" / "images", tmp_path / "stills" / "masks", 3)
+    videos = DatasetClips(open_dataset(str(tmp_path / "data"), "train"), 3, (32, 48))
+    pictures = open_dataset(str(tmp_path / "stills"))
+    mixed = MixedClips(videos, StillClips(pictures, 3, (32, 48)))
+    assert len(mixed) == 2 + 3
+    assert np.array_equal(mixed.clip(1, 0).pixels, videos.clip(1, 0).pixels)
+    for index in range(3):
+        clip = mixed.clip(2 + index, 0)
+        image, mask = pictures.videos[0].read(index)
+        assert clip.pixels.shape == (3, 32, 48, 3) and clip.masks.shape == (3, 32, 48)
+        for picture, truth in zip(clip.pixels, clip.masks, strict=True):
+            np.testing.assert_array_equal(picture, resized(image, (32, 48)))
+            np.testing.assert_array_equal(truth, mask_at(mask, (32, 48)))
+    assert (clip_name(mixed, 1), clip_name(mixed, 3)) == ("0001 from frame 1", pictures.videos[0].label(1))

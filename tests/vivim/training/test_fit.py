@@ -279,12 +279,34 @@ def test_resume_without_a_state_is_refused(config: FitConfig, clips: list[Clip],
         next(fit(config, clips, [], tmp_path, RunOptions(resume=True)))
 
 
-def test_networks_of_several_classes_are_refused(clips: list[Clip], tmp_path: Path) -> None:
-    path = tmp_path / "two.safetensors"
-    model = vivim.Vivim(replace(SMALL, classes=("a", "b")))
-    vivim.save_checkpoint(path, model)
-    with pytest.raises(vivim.ConfigError, match="has the classes a, b"):
-        next(fit(FitConfig(init=str(path), batch=1), clips, [], tmp_path / "run"))
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (("cyst", "lesion", "nerve"), "those of cyst, nerve are left out"),
+        (
+            ("a", "b"),
+            "decoder.classifier.weight, decoder.classifier.bias of lesion start from chance and those of a, b",
+        ),
+        (("polyp",), ""),
+    ],
+)
+def test_weights_of_other_classes_give_all_that_fits_and_the_rest_is_named(
+    quick: FitConfig, clips: list[Clip], tmp_path: Path, caplog: pytest.LogCaptureFixture, classes: Any, said: str
+) -> None:
+    start, path = vivim.Vivim(replace(SMALL, classes=classes)), tmp_path / "start.safetensors"
+    vivim.save_checkpoint(path, start)
+    config = replace(quick, init=str(path))
+    model, before = vivim.training.fit._network(config), start.state_dict()
+    assert said in caplog.text and bool(said) == bool(caplog.text)
+    if said:
+        assert f"{path} knows {', '.join(classes)}; all else is taken" in caplog.text
+    assert model.config.classes == (("lesion",) if len(classes) > 1 else classes)
+    for key, value in model.state_dict().items():
+        if not key.startswith("decoder.classifier.") or len(classes) == 1:
+            assert torch.equal(value, before[key]), key
+        elif "lesion" in classes:
+            assert torch.equal(value, before[key][1:2]), key
+    list(fit(replace(config, epochs=1), clips[:1], clips[:1], tmp_path / "run"))  # a whole run goes
 
 
 @pytest.mark.parametrize(
@@ -609,6 +631,14 @@ def test_a_new_edge_head_replaces_that_of_the_weights_and_starts_at_the_share_of
     assert kept.edge_head[-1].bias.item() == 3.0  # type: ignore[index]
     assert new.edge_head[-1].bias.sigmoid().item() == pytest.approx(0.01)  # type: ignore[index]
     assert torch.equal(new.decoder.fuse.weight, start.decoder.fuse.weight)
+
+
+def test_an_edge_head_of_another_kind_is_a_new_one(config: FitConfig, start: str) -> None:
+    asked = replace(config, init=start, edge_head="decoder")
+    model = vivim.training.fit._network(asked)
+    width = model.config.decoder_width
+    assert model.edge_head[0].weight.shape == (width, width, 3, 3)  # type: ignore[index,union-attr]
+    assert model.edge_head[-1].bias.sigmoid().item() == pytest.approx(0.01)  # type: ignore[index,union-attr]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_names_the_clips_and_keeps_the_state_before(

@@ -41,6 +41,24 @@ def test_network_has_an_edge_head_where_a_loss_looks_at_outlines(boundary: float
     assert config.network().edge_head == head and config.has_edges == (head == "conv3")
 
 
+@pytest.mark.parametrize(
+    ("of_weights", "asked", "head"),
+    [
+        ("decoder", None, "decoder"),
+        ("conv1x1", None, "conv1x1"),
+        ("none", None, "conv3"),
+        ("decoder", "conv3", "conv3"),
+        ("conv3", "decoder", "decoder"),
+    ],
+)
+def test_the_edge_head_is_that_of_the_weights_unless_another_is_asked_for(
+    of_weights: Any, asked: Any, head: str
+) -> None:
+    start = dataclasses.replace(PRESETS["tiny"], edge_head=of_weights)
+    assert FitConfig(preset="tiny", edge_head=asked).network_from(start).edge_head == head
+    assert FitConfig(preset="tiny", boundary=0.0, affine=0.0).network_from(start).edge_head == "none"
+
+
 def test_parts_of_the_network_are_changed_one_by_one() -> None:
     assert FitConfig(preset="tiny").changes() == {"edge_head": "conv3", "frames": 5}
     config = FitConfig(preset="tiny", directions=("forward",), mamba_layers=0, st_module="self_attention", frames=2)
@@ -176,7 +194,7 @@ def test_augmentation_that_makes_no_sense_is_refused(changes: dict[str, float]) 
 def test_examples_are_recipes() -> None:
     paths = sorted(EXAMPLES.rglob("*.toml"))
     assert [path.parent.name for path in paths].count("tiny") == 3
-    of_the_command = {"imgsz", "clips", "validation_clips", "fresh", "data", "layout", "stride", "hop"}
+    of_the_command = {"imgsz", "clips", "validation_clips", "fresh", "data", "layout", "stride", "strides", "hop"}
     for path in paths:
         values = read_recipe(path, NAMES | of_the_command)
         types = {field.name: type(field.default) for field in dataclasses.fields(FitConfig)}

@@ -39,9 +39,21 @@ def test_clip_weights_become_streaming_ones_and_go_on(tmp_path: Path) -> None:
         list(fit(FitConfig(init=str(weights), **PLAIN), clips, clips[:1], tmp_path / "third"))
 
 
-@pytest.mark.parametrize("name", ["1-short", "2-long"])
+@pytest.mark.parametrize("name", ["1-small", "2-large"])
 def test_recipes_for_streaming_can_be_read(name: str) -> None:
     path = ROOT / "examples" / "stream" / f"{name}.toml"
-    known = {"streaming", "init", "data", "imgsz", "frames", "batch", "clips", "validation_clips", "epochs"}
+    known = {
+        "streaming",
+        "init",
+        "directions",
+        "data",
+        "strides",
+        "imgsz",
+        "frames",
+        "batch",
+        "clips",
+        "validation_clips",
+        "epochs",
+    }
     known |= {"optimizer", "lr", "warmup", "max_norm", "ema", "boundary", "affine", "seed"}
     assert read_recipe(path, known)["streaming"] == "True"

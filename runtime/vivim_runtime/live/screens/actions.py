@@ -83,6 +83,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("record", "r", "record", partial(_flip, "recording")),
     Action("forget", "n", "forget what was seen (models that stream)", _forget),
     Action("region_reset", "x", "drop the drawn region (drag to draw one)", _see_all),
+    Action("again", "l", "the last ten seconds again", remote=False),
     Action("snapshot", "s", "save the picture", remote=False),
     Action("fullscreen", "f", "full screen", remote=False),
     Action("help", "h", "this help", remote=False),

@@ -147,10 +147,13 @@ def _moved(placed: Sequence[_Placed], corner: int, width: int, top: int, bottom:
 def marked(picture: Image, text: str) -> Image:
     """A picture (H, W, 3) with a bar right across its top, in a new array: it is not what is seen now."""
     canvas = picture.copy()
-    letter = max(_LETTER_LEAST, round(1.6 * canvas.shape[0] * _LETTER_SHARE))
-    line = rendered(cut(text, letter, canvas.shape[1] - letter), letter, _WHITE)
-    _shade(canvas[: line.height + letter // 2], _BAR_COLORS[State.stale], 0.85)
-    put(canvas, line, max(0, (canvas.shape[1] - line.width) // 2), letter // 4)
+    letter = max(_LETTER_LEAST, round(canvas.shape[0] * _LETTER_SHARE))
+    large = round(1.6 * letter)
+    line = rendered(cut(text, large, canvas.shape[1] - large), large, _WHITE)
+    # As high as two of the lines that may be written below it, so that none is left half covered.
+    thick = max(line.height + large // 2, letter // 2 + 2 * line_height(letter))
+    _shade(canvas[:thick], _BAR_COLORS[State.stale], 0.85)
+    put(canvas, line, max(0, (canvas.shape[1] - line.width) // 2), max(0, thick - line.height) // 2)
     return canvas
 
 

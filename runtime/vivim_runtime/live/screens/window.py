@@ -18,8 +18,9 @@ import cv2
 from vivim_runtime.errors import MissingExtraError, SinkError, UsageError, VivimError
 from vivim_runtime.files import atomic_path
 from vivim_runtime.live.screens.actions import ACTIONS
+from vivim_runtime.live.screens.again import LastSeconds, Replay, as_old, jpeg
 from vivim_runtime.live.screens.base import ScreenOptions
-from vivim_runtime.live.screens.hud import LEGIBLE_WIDTH, Hud
+from vivim_runtime.live.screens.hud import LEGIBLE_WIDTH, Hud, legible
 from vivim_runtime.live.screens.icon import icon
 from vivim_runtime.live.screens.snapshots import png, snapshot_name
 from vivim_runtime.live.screens.views import viewed
@@ -39,6 +40,8 @@ _FIRST_SIZE = (960, 720)  # width, height; until the first picture tells its sha
 _DESKTOP_SHARE = 0.9  # of the desktop that a new window may cover
 _KEY_WAIT_S = 0.01  # how long a key may wait for the next look
 _MESSAGE_S = 3.0
+# Pictures are kept no faster than this: each costs some milliseconds, which the inference needs.
+_KEPT_EVERY_S = 1 / 15
 # Keys that mean the same wherever they are on the keyboard.
 _SAME_KEY = {"=": "+", "_": "-"}
 _LEAST_DRAWN = 8  # pixels; less is a click
@@ -64,7 +67,8 @@ def _pygame() -> Any:
 class Window:
     """The newest picture with the status on it. Opened, run and closed on the main thread; `show` is for any thread.
 
-    Keys: see vivim_runtime.live.screens.actions; Escape leaves full screen. Dragging draws what the model sees.
+    Keys: see vivim_runtime.live.screens.actions; Escape leaves what is shown again, and full screen. Dragging draws
+    what the model sees.
     """
 
     name = "display"
@@ -79,11 +83,15 @@ class Window:
         self._shown: Shown | None = None  # the one in the window
         self._message, self._message_until = "", 0.0
         self._help = False
+        self._last, self._kept_at = LastSeconds(), 0.0
+        self._replay: Replay | None = None
+        self._old: tuple[float, bytes] | None = None  # the picture of it that is due
         self._from: tuple[int, int] | None = None  # of a rectangle that is being drawn, in pixels of the picture
         self._to: tuple[int, int] | None = None
         self._shaped = False  # whether the window has taken the shape of the picture
         self._fullscreen = options.fullscreen
         self._own_keys: dict[str, Callable[[], None]] = {
+            "again": self._switch_replay,
             "snapshot": self._snapshot,
             "fullscreen": self._switch_fullscreen,
             "help": self._switch_help,
@@ -122,10 +130,13 @@ class Window:
                 if self._newest is self._shown and not changed:
                     self._arrived.wait(_KEY_WAIT_S)
                 fresh, self._shown = self._newest is not self._shown, self._newest
-            expired = bool(self._message) and time.monotonic() > self._message_until
+            now = time.monotonic()
+            expired = bool(self._message) and now > self._message_until
             if expired:
                 self._message = ""
-            if fresh or changed or expired:
+            if fresh:
+                self._keep(now)
+            if self._turned(now) or ((fresh or expired) and self._old is None) or changed:
                 self._paint()
 
     def _take_events(self) -> bool:
@@ -136,11 +147,13 @@ class Window:
             if event.type == pygame.QUIT:
                 self._controls.quit.set()
             elif event.type == pygame.KEYDOWN and event.key == pygame.K_ESCAPE:
-                if self._fullscreen:
+                if self._replay is not None:
+                    self._switch_replay()
+                elif self._fullscreen:
                     self._switch_fullscreen()
             elif event.type == pygame.KEYDOWN:
                 self._press(event.unicode.lower())
-            elif event.type == pygame.MOUSEBUTTONDOWN and event.button == pygame.BUTTON_LEFT:
+            elif event.type == pygame.MOUSEBUTTONDOWN and event.button == pygame.BUTTON_LEFT and self._old is None:
                 self._from = self._to = self._in_picture(event.pos)
             elif event.type == pygame.MOUSEMOTION and self._from is not None:
                 self._to = self._in_picture(event.pos)
@@ -191,24 +204,40 @@ class Window:
                 else:
                     self._own_keys[action.name]()
 
+    def _keep(self, now: float) -> None:
+        """Keep what is in the window, as it is written there, to be looked at once more."""
+        if self._shown is None or now - self._kept_at < _KEPT_EVERY_S:
+            return
+        controls, self._kept_at = self._controls, now
+        picture = self._hud.draw(
+            legible(viewed(self._shown, controls.view)),
+            self._shown.status,
+            threshold=controls.threshold,
+            level=controls.hud,
+            corner=controls.hud_corner,
+        )
+        self._last.keep(now, jpeg(picture))
+
+    def _turned(self, now: float) -> bool:
+        """Whether another picture of what is shown again is due, or the live one after the last of them."""
+        before, self._old = self._old, self._replay.at(now) if self._replay is not None else None
+        if self._old is None:
+            self._replay = None
+        return self._old is not before
+
     def _paint(self) -> None:
-        surface = self._pygame.display.get_surface()
-        surface.fill((0, 0, 0))
-        if self._shown is not None:
+        self._pygame.display.get_surface().fill((0, 0, 0))
+        if self._old is not None:
+            taken, data = self._old
+            self._put(self._enlarged(as_old(data, time.monotonic() - taken)))
+        elif self._shown is not None:
             self._shape(self._shown.picture)
-            surface = self._pygame.display.get_surface()
-            room = surface.get_size()
-            shown_now = viewed(self._shown, self._controls.view)
-            height, width = shown_now.shape[:2]
-            size = fitted((width, height), room)
-            shrinks = size[0] < width
-            # The status is drawn at the window's resolution, so that its letters are sharp.
-            picture = cv2.resize(shown_now, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
             status, drawn = self._shown.status, self._drawn()
             if drawn is not None:
                 status = replace(status, regions=(drawn,), size=self._shown.picture.shape[:2])
+            # The status is drawn at the window's resolution, so that its letters are sharp.
             picture = self._hud.draw(
-                picture,
+                self._enlarged(viewed(self._shown, self._controls.view)),
                 status,
                 threshold=self._controls.threshold,
                 message=self._message,
@@ -216,9 +245,21 @@ class Window:
                 level=self._controls.hud,
                 corner=self._controls.hud_corner,
             )
-            image = self._pygame.image.frombuffer(picture, size, "RGB")
-            surface.blit(image, ((room[0] - size[0]) // 2, (room[1] - size[1]) // 2))
+            self._put(picture)
         self._pygame.display.flip()
+
+    def _enlarged(self, picture: Image) -> Image:
+        """A picture as large as the window has room for."""
+        width = picture.shape[1]
+        size = fitted((width, picture.shape[0]), self._pygame.display.get_surface().get_size())
+        return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if size[0] < width else cv2.INTER_LINEAR)
+
+    def _put(self, picture: Image) -> None:
+        """Put a picture into the middle of the window."""
+        surface, size = self._pygame.display.get_surface(), picture.shape[1::-1]
+        room = surface.get_size()
+        image = self._pygame.image.frombuffer(picture, size, "RGB")
+        surface.blit(image, ((room[0] - size[0]) // 2, (room[1] - size[1]) // 2))
 
     def _shape(self, picture: Image) -> None:
         """Give a new window the shape of its first picture; after that it is the user's."""
@@ -247,6 +288,10 @@ class Window:
     def _switch_fullscreen(self) -> None:
         self._fullscreen, self._shaped = not self._fullscreen, False
         self._set_mode(_FIRST_SIZE)
+
+    def _switch_replay(self) -> None:
+        kept = self._last.pictures()
+        self._replay = Replay(kept, time.monotonic()) if kept and self._replay is None else None
 
     def _switch_help(self) -> None:
         self._help = not self._help

@@ -15,11 +15,31 @@ from typing import Any
 from vivim_runtime.errors import MissingExtraError, SourceError
 from vivim_runtime.sources.bounded import BoundedFile
 
-__all__ = ["frame_groups", "is_dicom", "kind_of", "numbers", "read_dicom", "read_header", "reason_of", "without"]
+__all__ = [
+    "SEGMENTATIONS",
+    "frame_groups",
+    "is_dicom",
+    "kind_of",
+    "no_picture",
+    "numbers",
+    "read_dicom",
+    "read_header",
+    "reason_of",
+    "without",
+]
 
 # Of a deflated file: 100 pictures of 8K as RGB would be more, and nobody deflates those.
 _MOST_INFLATED = 1 << 30
 _CHUNK = 1 << 20
+# SOP classes of segmentations: Segmentation Storage, and that of label maps.
+SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+# SOP classes and modalities whose Pixel Data are no grey values or colours of a picture, and what they are.
+_MASKS, _DOSE = "a segmentation, whose pixels are masks", "a distribution of dose"
+_NO_PICTURES = {
+    **dict.fromkeys((*SEGMENTATIONS, "SEG"), _MASKS),
+    **dict.fromkeys(("1.2.840.10008.5.1.4.1.1.481.2", "RTDOSE"), _DOSE),
+    "1.2.840.10008.5.1.4.1.1.30": "a parametric map, whose pixels are measurements",
+}
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 
 
@@ -182,6 +202,15 @@ def kind_of(dataset: Any) -> str:
         return str(dataset.SOPClassUID.name)
     except Exception:  # pydicom interprets values when they are asked for
         return "of unknown kind"
+
+
+def no_picture(dataset: Any) -> str:
+    """What an object is that holds no pictures for all its pixels; "" where it may well hold some."""
+    try:
+        said = (dataset.get("SOPClassUID"), dataset.file_meta.get("MediaStorageSOPClassUID"), dataset.get("Modality"))
+        return next((_NO_PICTURES[str(word)] for word in said if str(word) in _NO_PICTURES), "")
+    except Exception:  # pydicom interprets values when they are asked for
+        return ""
 
 
 def reason_of(error: Exception) -> str:

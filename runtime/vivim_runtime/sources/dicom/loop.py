@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vivim_runtime.errors import SourceError
+from vivim_runtime.errors import NoPictureError, SourceError
 from vivim_runtime.sources.base import MAX_PIXELS, Frame, counted_frames
 from vivim_runtime.sources.codestream import has_whole_segments, read_codestream
 from vivim_runtime.sources.dicom.display import Display
-from vivim_runtime.sources.dicom.files import kind_of, numbers, read_dicom, reason_of, without
+from vivim_runtime.sources.dicom.files import kind_of, no_picture, numbers, read_dicom, reason_of, without
 from vivim_runtime.sources.dicom.frames import CodedFrames, coded_frames, count_pictures, is_film, native_frames
 from vivim_runtime.sources.dicom.jpeg import components_of, is_ycbcr, rgb_of
 from vivim_runtime.sources.dicom.regions import spacing_of, ultrasound_regions_of
@@ -61,7 +61,9 @@ class DicomFile:
         self._dataset: Any = read_dicom(path)
         dataset = self._dataset
         if "PixelData" not in dataset:
-            raise SourceError(f"{path} has no pixels ({kind_of(dataset)}); expected an image or a cine loop")
+            raise NoPictureError(f"{path} has no pixels ({kind_of(dataset)}); expected an image or a cine loop")
+        if kind := no_picture(dataset):
+            raise NoPictureError(f"{path} is {kind}; expected an image or a cine loop, such as the one it was made of")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of values that are wrong and raise when used

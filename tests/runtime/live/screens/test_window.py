@@ -256,6 +256,30 @@ def test_the_window_takes_the_shape_of_the_picture_and_full_screen_keeps_it(scre
 
 
 @needs_screen
+def test_the_last_seconds_are_shown_again_under_a_bar_and_then_the_live_picture(screen: str) -> None:
+    def use(desk: Desk) -> None:
+        def old(picture: np.ndarray) -> bool:
+            """The bar across the top of the picture, which no live one has: orange (150, 90, 0) at 85 %."""
+            rows, columns = np.nonzero(colored(picture))
+            bar = picture[int(rows.min()) - 4, int(columns.min()) + 4].astype(int)
+            return bool(bar[0] > 120 and 60 < bar[1] < 130 and bar[2] < 60)
+
+        for index in range(8, 23):  # 3 s of pictures
+            desk.window.show(shown(index))
+            time.sleep(0.2)
+        assert not old(desk.screenshot())
+        desk.key("l")
+        assert desk.sees(old)
+        desk.key("Escape")
+        assert desk.sees(lambda picture: not old(picture))
+        desk.key("l")
+        assert desk.sees(old)
+        assert desk.within(lambda: not old(desk.screenshot()), 10.0)  # it ends by itself
+
+    at_the_desk(use)
+
+
+@needs_screen
 def test_help_shows_a_dark_panel_and_goes_again(screen: str) -> None:
     def use(desk: Desk) -> None:
         def panel(picture: np.ndarray) -> bool:

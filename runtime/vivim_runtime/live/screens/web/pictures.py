@@ -8,41 +8,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 
-import cv2
-import numpy as np
-
-from vivim_runtime.live.screens.hud import Hud, legible, marked
+from vivim_runtime.live.screens.again import LastSeconds, as_old, jpeg
+from vivim_runtime.live.screens.hud import Hud, legible
 from vivim_runtime.live.screens.views import viewed
 from vivim_runtime.live.status import Controls, Shown
 from vivim_runtime.sources.base import Image
 
-__all__ = ["Pictures", "jpeg"]
+__all__ = ["Pictures"]
 
-_QUALITY = 85
 # More would cost the CPU that the inference needs.
 _SHORTEST_S = 1 / 30
 _AFTER_FAILURE_S = 0.5
-# Kept to be looked at once more: so many seconds, and no more bytes, of pictures that were encoded.
-_KEPT_S, _KEPT_BYTES = 10.0, 64 << 20
-
-
-def jpeg(picture: Image, quality: int = _QUALITY) -> bytes:
-    """uint8 RGB (H, W, 3) -> the bytes of a JPEG file."""
-    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    assert done  # of an array in memory this cannot fail
-    return data.tobytes()
-
-
-def _marked_as_old(data: bytes, age_s: float) -> bytes:
-    """A picture that was shown before, with a bar that says so."""
-    picture = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-    return jpeg(marked(picture.astype(np.uint8), f"AGAIN: {age_s:.1f} s ago"))
 
 
 class Pictures:
@@ -61,8 +41,7 @@ class Pictures:
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._changed = threading.Condition()  # guards what follows
         self._jpeg: bytes | None = None
-        self._kept: deque[tuple[float, bytes]] = deque()  # time.monotonic() of the last seconds' pictures
-        self._kept_bytes = 0
+        self._last = LastSeconds()
         self._closing = False
         self.viewers = self.encoded = self.failed = 0
         self._thread = threading.Thread(target=self._encode, name="web pictures", daemon=True)
@@ -103,16 +82,10 @@ class Pictures:
                 continue
             with self._changed:
                 self._jpeg, self.encoded = data, self.encoded + 1
-                self._keep(started, data)
+                self._last.keep(started, data)
                 self._changed.notify_all()
                 rest = started + _SHORTEST_S - time.monotonic()
                 self._changed.wait_for(lambda: self._closing, max(0.0, rest))
-
-    def _keep(self, now: float, data: bytes) -> None:
-        self._kept.append((now, data))
-        self._kept_bytes += len(data)
-        while self._kept and (now - self._kept[0][0] > _KEPT_S or self._kept_bytes > _KEPT_BYTES):
-            self._kept_bytes -= len(self._kept.popleft()[1])
 
     def _drawn(self, shown: Shown) -> Image:
         controls = self._controls
@@ -160,7 +133,7 @@ class Pictures:
 
     def _once_more(self) -> Iterator[bytes]:
         with self._changed:
-            kept = list(self._kept)
+            kept = self._last.pictures()
         if not kept:
             return
         began, first = time.monotonic(), kept[0][0]
@@ -168,7 +141,7 @@ class Pictures:
             with self._changed:
                 if self._changed.wait_for(lambda: self._closing, max(0.0, began + taken - first - time.monotonic())):
                     return
-            yield _marked_as_old(data, time.monotonic() - taken)
+            yield jpeg(as_old(data, time.monotonic() - taken))
 
     def close(self) -> None:
         """End every viewer's stream and the encoding."""
