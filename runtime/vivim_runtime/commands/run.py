@@ -295,6 +295,7 @@ def _run_offline(source: Source, session: Session, options: RunOptions, outputs:
     """Every frame, in order; whether the user interrupted it."""
     with ExitStack() as stack:
         sinks = [stack.enter_context(outputs.open_sink(name, source, session.info)) for name in outputs.names]
+        outputs.join(sinks)
         if not outputs.quiet:
             _console.print(_heading(source.name, source.size, session.info, session.device))
         session.warm_up()
