@@ -96,7 +96,7 @@ bench: dev  ## the CPU benchmarks: the scan, and whole clips end to end
 	$(BIN)/python benchmarks/scan_cpu.py
 	$(BIN)/python benchmarks/e2e_cpu.py
 
-zoo: dev  ## Mamba networks of others, from your checkouts of them, to ONNX: a table (FORKS=folder, ONLY=names)
+zoo: dev  ## Mamba networks of others, from your checkouts of them, to ONNX: a table (FORKS=folder, ONLY=names, ENGINE=1)
 	@[ -d "$(FORKS)" ] || { echo "FORKS is $(or $(FORKS),not given); expected the folder of your checkouts" >&2; exit 2; }
 	$(BIN)/python benchmarks/zoo.py --path "$(FORKS)" $(if $(ONLY),--only "$(ONLY)") $(if $(ENGINE),--engine)
 
