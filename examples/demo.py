@@ -141,6 +141,7 @@ def main() -> None:
     print()
     Console().print(summary(parity, records["phantom"], records["cine"], dice, seconds))
     print(f"\nLook at {out}/contact_sheet.png, {out}/phantom.mp4, {out}/cine-seg.dcm and {out}/parity.html.")
+    print("On the sheet green is what the weights mark, white the truth, which only the phantom knows.")
     print("The weights learnt synthetic ultrasound only: what they mark on the real cine means nothing clinical.")
     command = Path(sys.executable).with_name("vivim-run")
     print("\nNext, live (in a window, or else on a page whose address it prints; q or Ctrl-C ends it):")

@@ -39,6 +39,7 @@ SCRIPTS = [path for name in ("benchmarks", "docs/tools", "examples", "plugins") 
 OTHERS = {
     "pip, venv": {"--force-reinstall", "--no-build-isolation", "--system-site-packages"},
     "CMake": {"--build", "--preset"},
+    "Docker": {"--rm", "--target", "--user"},
     "torchrun": {"--nproc-per-node"},
     "trtexec": {
         "--exportProfile",
