@@ -62,7 +62,7 @@ test-all: dev  ## every test that this machine can run
 docs: dev  ## the documentation as a site, in build/site; links are checked (REPOSITORY_URL: where the code will be)
 	$(PIP) --quiet -e ".[docs]" "$(TORCH)"
 	$(BIN)/mkdocs build --strict
-	@echo "Look at build/site/index.html, or: $(BIN)/mkdocs serve"
+	@echo "Look at build/site/index.html; for its search, which needs a server: $(BIN)/mkdocs serve"
 
 evidence: dev  ## what a regulator asks for, in build/evidence, signed (KEY=file)
 	$(BIN)/python docs/tools/evidence.py --out build/evidence $(if $(KEY),--key "$(KEY)")

@@ -66,7 +66,8 @@ def main() -> None:
         error, bound = np.abs(table[:, column]), table[:, column + 3]
         covered = np.mean(error <= bound)
         print(
-            f"{key:8s} error median {np.median(error):.3f} {unit}, p95 {np.percentile(error, 95):.3f}; "
+            f"{key:8s} error median {np.median(error):.3f} {unit}, p95 {np.percentile(error, 95):.3f}, "
+            f"signed median {np.median(table[:, column]):+.3f}; "
             f"bound median {np.median(bound):.3f}, covers the truth in {100 * covered:.1f} %"
         )
 

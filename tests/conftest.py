@@ -59,6 +59,7 @@ def pytest_collection_finish() -> None:
     """What was imported and collected stays: the search for garbage, which exports call for often, leaves it out."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)  # an export's graphs are looked through seldom, too: a tenth of its time
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

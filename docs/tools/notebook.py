@@ -24,7 +24,7 @@ CELLS: list[tuple[str, str]] = [
     (
         "code",
         "from vivim_export.onnx_export import OnnxOptions, export_onnx\n\ncomparison = export_onnx('tiny', model, "
-        "OnnxOptions(size=(128, 128)), clips=['phantom:seed=11,frames=5,size=128'])\ncomparison.passed",
+        "OnnxOptions(), clips=['phantom:seed=11,frames=5,size=256'])\ncomparison.passed",
     ),
     (
         "markdown",
@@ -58,7 +58,7 @@ CELLS: list[tuple[str, str]] = [
         "code",
         "from vivim_runtime.judging.parity import compare\nfrom vivim_runtime.judging.parity_report import html_report\n\n"
         "with open_session(model, 'cpu') as a, open_session(model, 'cpu') as b:\n"
-        "    same = compare(a, b, ['phantom:seed=5,frames=10,size=128'])\n"
+        "    same = compare(a, b, ['phantom:seed=5,frames=10,size=256'])\n"
         "(work / 'parity.html').write_text(html_report(same))\nsame.passed",
     ),
 ]

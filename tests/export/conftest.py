@@ -39,6 +39,13 @@ def exported(checkpoint: Path, shared: Shared) -> Path:
     return shared("exported", lambda f: export_onnx(checkpoint, f / "net.onnx", options)) / "net.onnx"
 
 
+@pytest.fixture(scope="session")
+def open_batch(checkpoint: Path, shared: Shared) -> Path:
+    """Its ONNX file for any number of clips of 64 x 64, which takes ten seconds to trace."""
+    options = OnnxOptions(size=(64, 64), batch=None)
+    return shared("open-batch", lambda f: export_onnx(checkpoint, f / "net.onnx", options)) / "net.onnx"
+
+
 # The size and the numbers of frames of `odd_files`: no length of a sequence divides.
 ODD, COUNTS = (67, 45), (1, 5, 8)
 

@@ -7,13 +7,14 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import vivim
-from vivim_export.onnx_export import OnnxOptions, onnx_from_model, save_onnx
+from vivim_export.precision import half_from_float
 from vivim_runtime.commands.check import _spread
 from vivim_runtime.commands.entry import main
 
@@ -78,17 +79,26 @@ def test_check_of_another_network_exits_with_3_and_still_reports(
 
 
 def test_check_fails_where_sixty_matrices_were_scaled_and_neither_side_marks_anything(
-    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    checkpoint: Path,
+    exported: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     model = vivim.load_checkpoint(checkpoint)
     with torch.no_grad():
         model.decoder.classifier.bias -= 100.0  # so that nothing is marked; the spread of the logits stays
-        vivim.save_checkpoint(tmp_path / "a.safetensors", model)
-        matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
-        for matrix in matrices[:60]:
-            matrix *= 0.6
+    vivim.save_checkpoint(tmp_path / "a.safetensors", model)
+    proto = onnx.load(exported)
+    weights = [tensor for tensor in proto.graph.initializer if tensor.data_type == TensorProto.FLOAT]
+    (bias,) = [tensor for tensor in weights if "classifier" in tensor.name and "bias" in tensor.name]
+    matrices = [tensor for tensor in weights if len(tensor.dims) >= 2][:60]
+    assert len(matrices) == 60
+    for tensor, factor, shift in ((bias, 1.0, -100.0), *((matrix, 0.6, 0.0) for matrix in matrices)):
+        value = numpy_helper.to_array(tensor) * np.float32(factor) + np.float32(shift)
+        tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
     # fp16, in whose budget logits had no place: this comparison passed.
-    save_onnx(onnx_from_model(model, OnnxOptions(size=(64, 64), precision="fp16")), tmp_path / "b.onnx")
+    onnx.save(half_from_float(proto), tmp_path / "b.onnx")
     b = tmp_path / "b.onnx"
     for a in (tmp_path / "a.safetensors", b):
         assert call(monkeypatch, "check", a, b, "--clips", "phantom:frames=3,size=64") == 3

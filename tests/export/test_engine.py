@@ -43,13 +43,6 @@ def rtx() -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install 'vivim-edge[rtx]'")
 
 
-@pytest.fixture(scope="module")
-def open_batch(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("batch") / "net.onnx"
-    export_onnx(checkpoint, path, OnnxOptions(size=(64, 64), batch=None))
-    return path
-
-
 def products(model: onnx.ModelProto) -> dict[str, int]:
     """Element type of every product's result, by the node's name."""
     types = {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}

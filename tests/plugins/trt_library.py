@@ -59,6 +59,7 @@ def _build(preset: str, major: int | None) -> str:
         given = dict.fromkeys(given, "")
         configure.append("-DVIVIM_ARCHITECTURES=87")  # it is loaded, and runs on no GPU
     given["VIVIM_TENSORRT_MAJOR"] = str(major or "")
+    given["CMAKE_CXX_FLAGS_RELWITHDEBINFO"] = "-O1 -g1"  # of `emulated`: half the time to compile, and the same numbers
     if preset == "gpu" and (nvcc := load_tool("cuda_tools").find_tool("nvcc")):
         configure.append(f"-DVIVIM_NVCC={nvcc}")
     with alone(folder):

@@ -35,7 +35,7 @@ _COMMANDS = {
         "run",
         [_MADE, "o.mp4", "o.jsonl", "--overwrite", "--json", "o.json", "--realtime", "--model", "model.onnx"],
     ),
-    "export": ("export", ["onnx", "--weights", "tiny", "--imgsz", "128", "-o", "o.onnx", "--json", "o.json"]),
+    "export": ("export", ["onnx", "--weights", "tiny", "--imgsz", "64", "-o", "o.onnx", "--json", "o.json"]),
     "calibrate": (
         "calibrate",
         [

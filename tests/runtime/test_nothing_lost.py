@@ -632,7 +632,8 @@ def test_a_film_says_how_many_pictures_its_encoder_gave(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["masks", "video", "ledger"])
 def test_an_output_folder_that_is_deleted_in_mid_run_is_one_line(work: Path, what: str) -> None:
     name = {"masks": "out/m", "video": "out/o.mp4", "ledger": "out/o.jsonl"}[what]
-    frames = 100_000 if what == "masks" else 1500
+    # A file that is open is written to its end all the same: 3 s of a core from its beginning on (7 ms a frame).
+    frames = 100_000 if what == "masks" else 400
     process = start(work, f"phantom:?frames={frames}&size=32x48", name, "-q")
     deadline = time.monotonic() + 60
     begun = "0*.png" if what == "masks" else "*.*"  # before the first mask the folder would only be made again

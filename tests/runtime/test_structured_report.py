@@ -69,7 +69,7 @@ def verdict(path: Path) -> list[str]:
 def test_a_run_writes_the_measures_of_every_lesion_and_frame(tmp_path: Path) -> None:
     source, target, ledger = cine(tmp_path / "cine.dcm"), tmp_path / "o.sr.dcm", tmp_path / "o.jsonl"
     model = brightness_model(tmp_path / "m.onnx", size=(64, 80))
-    assert run(source, target, tmp_path / "o.dcm", ledger, "--model", model, "--region", "dicom", "-q") == 0
+    assert run(source, target, ledger, "--model", model, "--region", "dicom", "-q") == 0
 
     lines = [json.loads(line) for line in ledger.read_text().splitlines()]
     assert lines[0]["region"] == "dicom" and lines[0]["scale"]["mm_per_pixel"] == [[0.5, 0.3]]
@@ -103,6 +103,38 @@ def test_it_is_valid(tmp_path: Path) -> None:
     target = tmp_path / "o.sr.dcm"
     assert run(cine(tmp_path / "cine.dcm"), target, "--model", model, "--region", "dicom", "-q") == 0
     assert verdict(target) == []
+
+
+def test_beside_a_segmentation_it_refers_to_the_segments_that_hold_a_lesion_alone(tmp_path: Path) -> None:
+    source, target, masks = cine(tmp_path / "cine.dcm"), tmp_path / "o.sr.dcm", tmp_path / "o.dcm"
+    model = brightness_model(tmp_path / "m.onnx", size=(64, 80))
+    assert run(source, target, masks, "--model", model, "--region", "dicom", "-q") == 0
+    segmentation = highdicom.seg.segread(masks)
+    groups = highdicom.sr.srread(target).content.get_planar_roi_measurement_groups()
+    assert len(groups) == 5
+    for index, group in enumerate(groups):
+        assert group.roi is None
+        (content,) = (
+            item for item in group[0].ContentSequence if item.ConceptNameCodeSequence[0].CodeValue == "121214"
+        )
+        (reference,) = content.ReferencedSOPSequence
+        assert reference.ReferencedSOPInstanceUID == segmentation.SOPInstanceUID
+        frame = segmentation.pixel_array[reference.ReferencedFrameNumber - 1]
+        area = {item.name.meaning: item for item in group.get_measurements()}["Area"].value
+        assert frame.sum() * 0.5 * 0.3 == pytest.approx(area, abs=1e-3)  # just what was measured
+        derived = segmentation.PerFrameFunctionalGroupsSequence[reference.ReferencedFrameNumber - 1]
+        image = derived.DerivationImageSequence[0].SourceImageSequence[0]
+        assert image.ReferencedFrameNumber == index + 1
+        assert derived.SegmentIdentificationSequence[0].ReferencedSegmentNumber == 1
+    series = pydicom.dcmread(target).CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    assert {entry.SeriesInstanceUID for entry in series} >= {segmentation.SeriesInstanceUID}
+    if shutil.which("dciodvfy"):
+        assert verdict(target) == []
+
+    # Two lesions in a frame are one segment there: each keeps its outline.
+    assert run(source, target, masks, "--model", model, "--mm-per-pixel", "0.5", "-q", "--overwrite") == 0
+    groups = highdicom.sr.srread(target).content.get_planar_roi_measurement_groups()
+    assert len(groups) == 10 and all(group.roi is not None for group in groups)
 
 
 def test_a_loop_without_lesions_has_a_report_without_measures(tmp_path: Path) -> None:

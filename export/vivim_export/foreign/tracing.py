@@ -77,7 +77,7 @@ def onnx_from_network(
 @contextmanager
 def _linear_rules() -> Iterator[None]:
     """Leave out the one rule of onnxscript's optimiser that goes over the whole graph for each of its nodes (two slices
-    that split a tensor become a Split): of LocalVim, 80 scans of 60 nodes each, it took most of the export.
+    that split a tensor become a Split): of LocalVim, 80 scans of 50 nodes each, it took most of the export.
     """
     rules = getattr(onnxscript.rewriter, "_DEFAULT_REWRITE_RULES", None)
     if rules is None:  # of an onnxscript that keeps them elsewhere

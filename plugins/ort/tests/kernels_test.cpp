@@ -14,6 +14,7 @@
 
 #include "../cpu/kernels.h"
 #include "../cpu/operations.h"
+#include "../cpu/s6.h"
 #include "../vivim_ort.h"
 
 namespace
@@ -307,6 +308,64 @@ void testConv(Case const& some, int32_t taps, vivim_dtype type)
         report(false, "threads", name, 3);
 }
 
+// The plain scan, channels first: vivim_s6.h. `plain`: without softplus, skip and bias.
+struct S6Case
+{
+    char const* name;
+    int32_t batch, groups, inner, states, length;
+    bool plain = false;
+    float bias = -3.f, decay = 1.f;
+};
+
+void testS6(S6Case const& some, vivim_dtype type)
+{
+    size_t const B = some.batch, G = some.groups, E = some.inner, N = some.states, L = some.length, D = G * E;
+    // Without a softplus the time step itself must not be negative.
+    Numbers u = randoms(B * D * L, 1.7f), delta = randoms(B * D * L, 0.4f, some.plain ? 0.4f : 0.f);
+    Numbers b = randoms(B * G * N * L, 1.7f), c = randoms(B * G * N * L, 1.7f), A = randoms(D * N, 5.f, -7.f);
+    for (float& value : A)
+        value *= some.decay;
+    Numbers const skip = randoms(D, 1.f, 1.f), bias = randoms(D, 2.f, some.bias);
+    auto const uStored = stored(u, type), deltaStored = stored(delta, type);
+    auto const bStored = stored(b, type), cStored = stored(c, type);
+
+    std::vector<double> expected(B * D * L), h(N);
+    for (size_t i = 0; i < B * D; ++i)
+    {
+        std::fill(h.begin(), h.end(), 0.0);
+        size_t const d = i % D, group = (i / D * G + d / E) * N;
+        for (size_t l = 0; l < L; ++l)
+        {
+            double const x = u[i * L + l], raw = delta[i * L + l];
+            double const time = some.plain ? raw : softplus(raw + double(bias[d]));
+            double y = some.plain ? 0.0 : skip[d] * x;
+            for (size_t n = 0; n < N; ++n)
+            {
+                h[n] = std::exp(time * A[d * N + n]) * h[n] + time * x * b[(group + n) * L + l];
+                y += h[n] * c[(group + n) * L + l];
+            }
+            expected[i * L + l] = y;
+        }
+    }
+
+    vivim_s6_desc const desc{some.batch, some.length, int32_t(D), some.groups, some.states, !some.plain, int32_t(type)};
+    std::vector<uint8_t> y(uStored.size()), again(y.size());
+    auto const run = [&](std::vector<uint8_t>& to, int64_t threads) {
+        Backwards workers(threads);
+        std::fill(to.begin(), to.end(), uint8_t(0xff));
+        scanS6(vivim::cpu::s6Of(desc, uStored.data(), deltaStored.data(), bStored.data(), cStored.data(), A.data(),
+                   some.plain ? nullptr : skip.data(), some.plain ? nullptr : bias.data(), to.data()),
+            workers);
+    };
+    std::string const name = std::string(some.name) + nameOf(type);
+    run(y, 1);
+    double const error = relativeL2(read(y, type), expected);
+    report(error <= tolerance(type), "s6", name, error);
+    run(again, 16);
+    if (again != y)
+        report(false, "threads", name, 16);
+}
+
 void testDepthwise(int64_t batch, int64_t frames, int64_t height, int64_t width, int64_t channels, int kernelFrames)
 {
     Numbers const x = randoms(size_t(batch * frames * height * width * channels), 2.f);
@@ -546,6 +605,20 @@ int main(int count, char** words)
                     testConv(some, 3, type);
             }
         }
+        std::vector<S6Case> const scans = {
+            {"VMamba, N 1, 4 groups", 2, 4, 24, 1, 196},
+            {"MambaVision, N 8", 1, 1, 40, 8, 65},
+            {"Vim, N 16", 1, 1, 48, 16, 197},
+            {"N 64, odd channels", 1, 2, 5, 64, 70},
+            {"N 5, fewer channels than lanes", 2, 3, 1, 5, 33},
+            {"one token", 2, 1, 16, 16, 1},
+            {"no softplus, skip or bias", 1, 2, 18, 16, 50, true},
+            {"huge steps", 1, 1, 16, 16, 100, false, 60.f},
+            {"extreme decays", 1, 1, 16, 16, 100, false, 2.f, 1e4f},
+        };
+        for (S6Case const& some : scans)
+            for (vivim_dtype const type : {VIVIM_FLOAT32, VIVIM_FLOAT16, VIVIM_BFLOAT16})
+                testS6(some, type);
         for (int const kernelFrames : {1, 3})
         {
             int64_t const frames = kernelFrames == 1 ? 1 : 5;

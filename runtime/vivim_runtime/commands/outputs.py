@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from vivim_runtime.files import write_text
 from vivim_runtime.measuring import Scales
 from vivim_runtime.sessions.base import ModelInfo
 from vivim_runtime.sinks import Sink, open_sink
+from vivim_runtime.sinks.segmentation import DicomSegmentation
+from vivim_runtime.sinks.structured_report import StructuredReport
 from vivim_runtime.sources import Source
 
 __all__ = ["OutputOptions"]
@@ -42,6 +44,14 @@ class OutputOptions:
     def open_sink(self, name: str, source: Source, model: ModelInfo) -> Sink:
         """The sink that one of the names stands for; see vivim_runtime.sinks.open_sink."""
         return open_sink(name, source, model, self.settings, self.overwrite, self.encoder, self.scales)
+
+    @staticmethod
+    def join(sinks: Sequence[Sink]) -> None:
+        """Let reports refer to the segmentation beside them, where all get the same frames."""
+        segmentation = next((sink for sink in sinks if isinstance(sink, DicomSegmentation)), None)
+        for sink in sinks:
+            if isinstance(sink, StructuredReport) and segmentation is not None:
+                sink.refer_to(segmentation)
 
     def write_summary(self, report: Mapping[str, Any]) -> None:
         """Write what ran and what it gave to the summary file, where one was asked for."""

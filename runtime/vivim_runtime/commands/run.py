@@ -50,6 +50,7 @@ from vivim_runtime.sessions import is_model_file, model_file, open_session
 from vivim_runtime.sessions.base import ModelInfo, Session
 from vivim_runtime.sessions.sidecar import sidecar_path
 from vivim_runtime.sinks.video import ENCODERS
+from vivim_runtime.smoothing import Smoother
 from vivim_runtime.sources import DEFAULT_FPS, LiveSource, Paced, Source, list_cameras, open_source, parse_capture
 from vivim_runtime.sources.base import counted_frames
 from vivim_runtime.text import parse_number
@@ -195,8 +196,8 @@ def run_command(
         if isinstance(opened, LiveSource) and not threads:
             threads = max(1, (os.cpu_count() or 2) - 1)  # one core for the picture
         session = stack.enter_context(open_session(_exported(model, quiet), device, threads))
-        if smooth > 1 and isinstance(opened, LiveSource):
-            raise UsageError("--smooth is for recordings; live, a mask would be later still: leave it out")
+        if smooth > 1 and isinstance(opened, LiveSource) and show != Show.newest:
+            raise UsageError(f"--smooth {smooth} with --show {show.value}: live, the newest frames' masks are smoothed")
         seen = rule or session.info.takes.rule
         if seen.kind != AUTO and min(opened.size) > 0:  # what is wrong with it shows before anything is written
             regions_of(seen, opened, opened.size, opened.name, tuple)
@@ -222,6 +223,8 @@ def run_command(
         if not quiet:
             for departure in (*_departures(opened, session.info, clip_rate), *session.info.departure_of(rule)):
                 _console.print(f"note: {session.info.path.name}: {departure}", soft_wrap=True)
+            if smooth > 1 and isinstance(opened, LiveSource):
+                _console.print(_late(smooth, clip_rate or session.info.takes.clip_fps or opened.fps), soft_wrap=True)
         written = OutputOptions(
             names=tuple(names),
             settings=_settings(opened.name, session.info, session.device, options),
@@ -242,6 +245,13 @@ def run_command(
         code = live_command(opened, session, live_options, screens, written, hud)
     if code:
         sys.exit(code)
+
+
+def _late(smooth: int, rate: float) -> str:
+    """What smoothing costs live."""
+    delay = Smoother(smooth).delay
+    seconds = f", {1000 * delay / rate:.0f} ms at {rate:g} frames a second" if rate > 0 else ""
+    return f"note: masks are a mean over {smooth} frames: where something moves they are {delay:g} frames late{seconds}"
 
 
 def _departures(source: Source, info: ModelInfo, clip_rate: float | None) -> tuple[str, ...]:
@@ -295,6 +305,7 @@ def _run_offline(source: Source, session: Session, options: RunOptions, outputs:
     """Every frame, in order; whether the user interrupted it."""
     with ExitStack() as stack:
         sinks = [stack.enter_context(outputs.open_sink(name, source, session.info)) for name in outputs.names]
+        outputs.join(sinks)
         if not outputs.quiet:
             _console.print(_heading(source.name, source.size, session.info, session.device))
         session.warm_up()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import threading
 import time
@@ -14,7 +15,7 @@ import numpy as np
 from vivim_runtime.confidence import Confidence
 from vivim_runtime.errors import NotFiniteError
 from vivim_runtime.framing import Views
-from vivim_runtime.gating import Gatekeeper
+from vivim_runtime.gating import HIDING, Gatekeeper
 from vivim_runtime.live.buffer import ClipBuffer
 from vivim_runtime.live.meters import Durations, Recent
 from vivim_runtime.live.seeing import Seeing
@@ -22,6 +23,7 @@ from vivim_runtime.live.threads import TICK_S
 from vivim_runtime.regions import Region
 from vivim_runtime.sessions.base import Clips, Logits, Session, Stream
 from vivim_runtime.sinks.base import MaskedFrame, check_finite, gated_frame
+from vivim_runtime.smoothing import Smoother
 from vivim_runtime.sources.base import Frame
 
 __all__ = ["Inference", "Inferred"]
@@ -29,6 +31,8 @@ __all__ = ["Inference", "Inferred"]
 # Failures in a row after which a model is given up.
 _MOST_FAILURES = 5
 _WAIT_AFTER_FAILURE_S = 0.5
+# Beyond such a pause, what was marked before says nothing of what is seen now.
+_LONGEST_GAP_S = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,13 +115,16 @@ class Inference:
         hide: Callable[[], None] = lambda: None,
         seeing: Seeing | None = None,
         gates: tuple[str, ...] = (),
+        smooth: int = 1,
     ) -> None:
         """`done` takes every result; `hide` is called for a clip of which no mask can be made.
 
         Args:
             seeing: which part of the frames the session sees; None is all of them.
             gates: when to be silent (vivim_runtime.gating).
+            smooth: frames over which the logits of new frames are a mean (vivim_runtime.smoothing); 1 is none.
         """
+        self._smoother, self._smoothed = (Smoother(smooth) if smooth > 1 else None), -math.inf
         self._sure = session.info.confidence
         self._gatekeeper = Gatekeeper(gates, None if self._sure is None else self._sure.domain)
         self._seeing, self._views = seeing, Views.of(session.info.takes)
@@ -205,7 +212,22 @@ class Inference:
         if views is not None and views != self._views:
             self._views, self._small = views, {}
             self._streams.clear()  # what they have seen was another part of the picture
+            self._smoothed = -math.inf
         return views
+
+    def _smooth(self, frames: tuple[Frame, ...], fresh: tuple[int, ...], logits: Logits, anew: bool) -> None:
+        """Make the logits (V, T, K, h, w) of the new frames a mean over time, in place.
+
+        It begins anew after a gap, and with pictures of which masks mean nothing.
+        """
+        if self._smoother is None:
+            return
+        for position in fresh:
+            moment = frames[position].time
+            if anew or not 0 <= moment - self._smoothed <= _LONGEST_GAP_S:
+                self._smoother.forget()
+            anew, self._smoothed = False, moment
+            logits[:, position] = self._smoother(logits[:, position])
 
     def _infer(self, frames: tuple[Frame, ...]) -> Inferred | None:
         """None while it is not known which part of the frames is to be seen."""
@@ -242,6 +264,8 @@ class Inference:
         self.recent_ms.add((finished - started) * 1000.0)
         for position, frame in enumerate(frames):
             check_finite(frame, logits[:, position])
+        state = self._gatekeeper.judge_views([list(of_view) for of_view in clips])
+        self._smooth(frames, fresh, logits, anew=bool(reset) or state in HIDING)
         return Inferred(
             number=self.clips - 1,
             frames=frames,
@@ -253,7 +277,7 @@ class Inference:
             reset=reset,
             views=views,
             drawn=drawn,
-            state=self._gatekeeper.judge_views([list(of_view) for of_view in clips]),
+            state=state,
             gates=self._gatekeeper.gates,
             sure=self._sure,
         )

@@ -188,7 +188,15 @@ class _LiveRun:
         self.seeing = Seeing(info.takes, run.region, source, controls)
         self.scales = run.scales or Scales()
         self.inference = Inference(
-            session, self.buffer, run.hop or 1, self._inferred, self.stop, self._hide, self.seeing, run.gates
+            session,
+            self.buffer,
+            run.hop or 1,
+            self._inferred,
+            self.stop,
+            self._hide,
+            self.seeing,
+            run.gates,
+            run.smooth,
         )
         self.compositor = Compositor(
             MaskOptions(info, run.show, options.max_mask_age_s, self.scales, run.blank_outside),

@@ -66,6 +66,9 @@ class DicomSegmentation:
 
     Every frame that is written gives one frame a class, empty or not: "no lesion here" differs from "not looked at".
     Patient and study are the source's; the series and the instance are new.
+
+    Attributes:
+        instance_uid, series_uid: of the object, which a report may refer to before it is there.
     """
 
     def __init__(self, path: Path, source: object, model: ModelInfo) -> None:
@@ -86,6 +89,9 @@ class DicomSegmentation:
         except OSError as error:
             self._file.discard()
             raise SinkError(f"cannot write {path}: {error.strerror}") from None
+        from pydicom.uid import generate_uid
+
+        self.instance_uid, self.series_uid = generate_uid(), generate_uid()
         self._bits = _BitPacker(self._spool)
         self._groups = bytearray()
         self._frames = 0
@@ -102,6 +108,10 @@ class DicomSegmentation:
     @property
     def path(self) -> str:
         return str(self._target)
+
+    def frame_number(self, written: int, label: int) -> int:
+        """The number, from 1, of the frame that holds a class of the frame that was written after `written` others."""
+        return written * len(self._model.classes) + label + 1
 
     def write(self, item: Segmented) -> None:
         try:
@@ -193,10 +203,10 @@ class DicomSegmentation:
         if not _is_ascii(self._model.classes):  # which every character set holds
             data.decode()
             data.SpecificCharacterSet = "ISO_IR 192"
-        data.SOPClassUID, data.SOPInstanceUID = SegmentationStorage, generate_uid()
+        data.SOPClassUID, data.SOPInstanceUID = SegmentationStorage, self.instance_uid
         data.InstanceCreationDate, data.InstanceCreationTime = date, time
         # General Series, Segmentation Series
-        data.Modality, data.SeriesInstanceUID = "SEG", generate_uid()
+        data.Modality, data.SeriesInstanceUID = "SEG", self.series_uid
         data.SeriesNumber, data.InstanceNumber = series_number(source), 1
         data.SeriesDescription = "Vivim segmentation"
         data.SeriesDate, data.SeriesTime = date, time

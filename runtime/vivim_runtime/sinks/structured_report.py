@@ -2,11 +2,14 @@
 
 A Measurement Group (TID 1410) for every lesion and frame: its outline on the pixels of the source's frame, area,
 longest diameter and the one across it, in millimetres, each with its bounds of error (TID 310). One tracking identifier
-is a lesion through all frames. highdicom builds it.
+is a lesion through all frames. Where the run writes a DICOM Segmentation too, and a frame of it holds that lesion and
+nothing else, the group refers to that frame and segment instead of an outline: one of them is what TID 1410 allows.
+highdicom builds it.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Sequence
@@ -25,7 +28,7 @@ from vivim_runtime.files import GrowingFile, writable_file
 from vivim_runtime.measuring import Bounded, Lesion, Scales
 from vivim_runtime.sessions.base import ModelInfo
 from vivim_runtime.sinks.base import Segmented
-from vivim_runtime.sinks.segmentation import check_identity, series_number, software_version
+from vivim_runtime.sinks.segmentation import DicomSegmentation, check_identity, series_number, software_version
 from vivim_runtime.sources.dicom import DicomFile
 from vivim_runtime.sources.dicom.files import read_header
 
@@ -37,6 +40,8 @@ _log = logging.getLogger(__name__)
 _MOST_GROUPS = 2000
 # Digits of a decimal string that a measure deserves.
 _DIGITS = 3
+
+_SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 
 _Code = tuple[str, str, str]
 _AREA: _Code = ("42798000", "SCT", "Area")
@@ -51,11 +56,15 @@ _MM2: _Code = ("mm2", "UCUM", "square millimeter")
 
 @dataclass(frozen=True)
 class _Found:
-    """A lesion of a frame, as the report has it: number, class, frame of the source from 1, outline, measures."""
+    """A lesion of a frame, as the report has it: number, class, frame of the source from 1, outline, measures.
+
+    `segmented` is the frame of the segmentation, from 1, that holds it alone; None where none does.
+    """
 
     number: int
     label: int
     frame: int
+    segmented: int | None
     outline: npt.NDArray[np.float64]
     measures: tuple[tuple[_Code, _Code, Bounded], ...]
     longest: float
@@ -91,26 +100,36 @@ class StructuredReport:
         self._file = GrowingFile(path)
         self._found: list[_Found] = []
         self._frames = 0
+        self._segmentation: DicomSegmentation | None = None
 
     @property
     def path(self) -> str:
         return str(self._target)
 
+    def refer_to(self, segmentation: DicomSegmentation) -> None:
+        """Refer to the segments of an object that gets the same frames; before the first of them."""
+        self._segmentation = segmentation
+
     def write(self, item: Segmented) -> None:
-        self._frames += 1
         for lesion in item.lesions:
             if lesion.measures is not None:
-                self._found.append(self._entry(lesion, item.frame.index + 1))
+                alone = lesion.pixels == int(np.count_nonzero(item.masks[lesion.label]))
+                segmented = None
+                if self._segmentation is not None and alone:
+                    segmented = self._segmentation.frame_number(self._frames, lesion.label)
+                self._found.append(self._entry(lesion, item.frame.index + 1, segmented))
+        self._frames += 1
         if len(self._found) > 2 * _MOST_GROUPS:
             self._found = _longest(self._found)
 
-    def _entry(self, lesion: Lesion, frame: int) -> _Found:
+    def _entry(self, lesion: Lesion, frame: int, segmented: int | None) -> _Found:
         measures = lesion.measures
         assert measures is not None
         return _Found(
             lesion.number,
             lesion.label,
             frame,
+            segmented,
             self._outline(lesion),
             (
                 (_LONG_AXIS, _MM, measures.longest),
@@ -187,7 +206,7 @@ class StructuredReport:
             ),
         )
         data = sr.ComprehensiveSR(
-            evidence=[_evidence(self._source)],
+            evidence=self._evidence(any(entry.segmented for entry in found)),
             content=report[0],
             series_instance_uid=hd.UID(),
             series_number=series_number(self._source) + 1,
@@ -200,6 +219,16 @@ class StructuredReport:
         data.SeriesDescription = "Vivim measurements"
         data.ManufacturerModelName, data.SoftwareVersions = "vivim-run", software_version()
         return data
+
+    def _evidence(self, segmented: bool) -> list[Any]:
+        """What the report refers to: the source, and the segmentation, of which only its names are there yet."""
+        source = _evidence(self._source)
+        if not segmented or self._segmentation is None:
+            return [source]
+        beside = copy.deepcopy(source)  # the patient and the study are the same; a shallow copy shares all elements
+        beside.SOPClassUID, beside.SOPInstanceUID = _SEGMENTATION_STORAGE, self._segmentation.instance_uid
+        beside.SeriesInstanceUID, beside.Modality = self._segmentation.series_uid, "SEG"
+        return [source, beside]
 
     def _nothing(self) -> Any:
         """TID 1501 of a report without lesions: a template with measurements, of which there must be one: how many."""
@@ -234,14 +263,27 @@ class StructuredReport:
         info = self._model.classes[entry.label]
         source = self._source
         frames = None if self._single else [entry.frame]
-        region = sr.ImageRegion(
-            graphic_type=sr.GraphicTypeValues.POLYLINE,
-            graphic_data=entry.outline,
-            source_image=sr.SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID, frames),
-        )
+        region = segment = None
+        if entry.segmented is None or self._segmentation is None:
+            region = sr.ImageRegion(
+                graphic_type=sr.GraphicTypeValues.POLYLINE,
+                graphic_data=entry.outline,
+                source_image=sr.SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID, frames),
+            )
+        else:
+            segment = sr.ReferencedSegmentationFrame(
+                _SEGMENTATION_STORAGE,
+                self._segmentation.instance_uid,
+                entry.segmented,
+                entry.label + 1,
+                sr.SourceImageForSegmentation(source.SOPClassUID, source.SOPInstanceUID, frames),
+            )
+            # The frame says which segment it is of; both together are not allowed (PS3.3 table 10-3).
+            del segment[0].ReferencedSOPSequence[0].ReferencedSegmentNumber
         return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
             tracking_identifier=sr.TrackingIdentifier(uid=uid, identifier=f"{info.name} {entry.number}"[:64]),
             referenced_region=region,
+            referenced_segment=segment,
             finding_type=None if info.kind is None else sr.CodedConcept(*info.kind),
             algorithm_id=self._algorithm(),
             measurements=[_measurement(*measure) for measure in entry.measures],

@@ -218,3 +218,4 @@ def test_an_engine_of_tensorrt_for_rtx_is_built_without_a_gpu(
     record, comparison = build_engine(tmp_path / "m.onnx", tmp_path / "m.engine", options)
     assert comparison is None and record.engine_bytes == (tmp_path / "m.engine").stat().st_size
     assert record.description["vivim.network"] == name
+    assert int(record.build_flags["layers"]) >= len(record.layers) > 0

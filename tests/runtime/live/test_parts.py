@@ -8,8 +8,10 @@ import time
 import numpy as np
 import pytest
 
+from tests.runtime.judging.sets import KnownSession
 from vivim_runtime.errors import SinkError
 from vivim_runtime.live.buffer import ClipBuffer
+from vivim_runtime.live.inference import Inference
 from vivim_runtime.live.ledger import FATES, LiveLedger
 from vivim_runtime.live.meters import Durations, Recent
 from vivim_runtime.live.recording import fitted
@@ -266,3 +268,31 @@ def test_a_picture_of_another_size_is_fitted_with_its_aspect() -> None:
     picture = fitted(np.full((100, 50, 3), 9, np.uint8), (40, 60))
     assert picture.shape == (40, 60, 3)
     assert (picture[:, 20:40] == 9).all() and picture.sum() == 9 * 40 * 20 * 3
+
+
+def said_of(moments: list[float], smooth: int) -> list[float]:
+    """Logits of the newest frame of clips that end at these moments, alternately sure and sure of the contrary."""
+    session = KnownSession(lambda clips: clips[..., 0] / 255.0, frames=1, size=(4, 4))
+    results = []
+    inference = Inference(
+        session,  # type: ignore[arg-type]
+        ClipBuffer(1, None, 25.0),
+        1,
+        results.append,
+        threading.Event(),
+        smooth=smooth,
+    )
+    for index, moment in enumerate(moments):
+        image = np.full((4, 4, 3), 255 * (index % 2), np.uint8)
+        result = inference._infer((Frame(index, moment, image),))
+        assert result is not None
+        results.append(result)
+    return [float(result.logits[0, 0, 0, 0, 0]) for result in results]
+
+
+def test_live_masks_are_a_mean_over_time_that_begins_anew_after_a_gap() -> None:
+    high = float(np.log(0.999 / 0.001))  # of the known session
+    plain = said_of([0.0, 0.04, 0.08], 1)
+    assert plain == pytest.approx([-high, high, -high], rel=1e-5)
+    smoothed = said_of([0.0, 0.04, 0.08, 2.0, 2.04], 3)  # each frame counts one half
+    assert smoothed == pytest.approx([-high, 0.0, -high / 2, high, 0.0], rel=1e-5, abs=1e-5)
