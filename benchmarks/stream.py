@@ -116,6 +116,9 @@ def live(folder: Path, size: tuple[int, int], threads: int, seconds: float) -> N
             report = run_live(source, session, controls, LiveOptions(), Outputs())
             timer.cancel()
             ages, took = report.stages_ms["mask age"], report.stages_ms["infer"]
+            if "p50" not in ages or "p50" not in took:
+                print(f"live tiny {name}: no mask was shown in {seconds:g} s; the machine is too busy")
+                continue
             print(
                 f"live tiny {name}: mask age p50 {ages['p50']:.0f} ms, p95 {ages['p95']:.0f} ms; an inference p50 "
                 f"{took['p50']:.0f} ms; {report.clips} inferences of {report.counts['captured']} frames"
