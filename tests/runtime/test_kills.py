@@ -152,7 +152,8 @@ def test_what_is_stopped_anywhere_leaves_whole_files_or_none(
     began = time.monotonic()
     process = started(tmp_path, name)
     _, error = process.communicate()
-    assert process.returncode in (0, 3), error  # 3: an int8 file of a tiny network may be refused
+    # An int8 file of a tiny network may be refused; of the others something has to be there.
+    assert process.returncode in ((0, 3) if name == "calibrate" else (0,)), error
     usual = time.monotonic() - began
     ended: Counter[str] = Counter()
     for number in range(_KILLS):
