@@ -82,10 +82,11 @@ def test_ranges_of_phantoms_are_refused_on_real_ultrasound_and_the_reason_is_sai
 def test_with_real_clips_among_those_learnt_from_others_of_the_video_keep_their_logits(
     exported: Path, judged: tuple[Path, Outcome], video: Callable[[], str], tmp_path: Path
 ) -> None:
-    # Weights that have seen phantoms only mark specks on real tissue, so logits are compared, not masks. Measured: 0.10
-    # of the cine loop and 0.13 of the thyroid. Ranges of phantoms do as well on the thyroid (0.10), not on the loop.
+    # What weights that have seen phantoms only mark on real tissue means little, so logits are compared, not masks. The
+    # clips lie all over the video, as those that are drawn do: what follows on two of its beginning is not like them
+    # (0.50 on the thyroid). Measured: 0.03 of the cine loop and 0.10 of the thyroid.
     clips = whole_clips([video()], FRAMES, SIZE)
-    learnt, others = (replace(clips, chosen=clips.chosen[i : i + 2]) for i in (0, 3))
+    learnt, others = (replace(clips, chosen=chosen) for chosen in (clips.chosen[:8:2], clips.chosen[1:7:2]))
     model = load_float_model(exported)
     ranges = dict(learn_ranges(model.proto, model.info, model.sha256, learnt, "mse", 1).ranges)
     onnx.save(quantise_layers(model.proto, ranges), tmp_path / "real.onnx")

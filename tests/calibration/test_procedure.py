@@ -16,12 +16,14 @@ from tests.runtime.models import brightness_model
 from vivim_calibration import procedure
 from vivim_calibration.calibration import Calibration
 from vivim_calibration.clips import DrawOptions, whole_clips
+from vivim_calibration.float_model import FloatModel
 from vivim_calibration.layers import quantisable_layers
 from vivim_calibration.procedure import Options, Outcome, calibrate
 from vivim_export.precision import half_from_float
 from vivim_runtime import open_session
 from vivim_runtime.commands.entry import main
 from vivim_runtime.errors import DataError, ModelError, UsageError, VerdictError
+from vivim_runtime.files import sha256_file
 from vivim_runtime.provenance import TrainingData, data_to_json
 
 # Phantoms 21 and 25 have lesions at this size; others among the low numbers show none.
@@ -352,10 +354,10 @@ def test_int8_is_judged_on_videos_that_trained_nothing(tmp_path: Path) -> None:
     path = brightness_model(tmp_path / "m.onnx", frames=FRAMES, size=SIZE, training_data=trained)
     phantoms = f"phantom:clips=5,frames={FRAMES},size={SIZE[0]}x{SIZE[1]}"
     with open_session(path, "cpu") as session:
-        info = session.info
-    learnt_from, _, judged_on, notes = procedure._clips(info, [phantoms], [], OPTIONS)
+        model = FloatModel(onnx.load(path), session.info, sha256_file(path))
+    learnt_from, _, judged_on, notes = procedure._clips(model, [phantoms], [], OPTIONS)
     assert learnt_from is not None and notes == []
     assert all("train-" in source for source in learnt_from.sources)
     assert judged_on.sources == tuple(f"{phantoms}, test-000{i}" for i in range(5))
-    apart = procedure._clips(info, [phantoms], [], replace(OPTIONS, allow_trained=True))
+    apart = procedure._clips(model, [phantoms], [], replace(OPTIONS, allow_trained=True))
     assert all("train-" in source for source in apart[2].sources) and "--allow-trained" in apart[3][0]

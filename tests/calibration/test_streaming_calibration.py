@@ -19,7 +19,7 @@ from vivim_calibration.procedure import Options, calibrate
 from vivim_export.onnx_export import OnnxOptions, onnx_from_model, save_onnx
 from vivim_runtime.sessions import open_session
 
-SIZE = (128, 128)
+SIZE = (256, 256)  # at which the weights learnt
 
 
 def adding_model(path: Path) -> Path:
@@ -49,8 +49,7 @@ def test_ranges_are_those_of_films_and_not_of_first_frames(tmp_path: Path) -> No
 def test_streaming_file_becomes_int8_with_states_in_float32(tmp_path: Path) -> None:
     source, output = tmp_path / "s.onnx", tmp_path / "s.int8.onnx"
     save_onnx(onnx_from_model(streaming_from(load_checkpoint("tiny")).eval(), OnnxOptions(size=SIZE)), source)
-    # Lesions that are marked at this size (test_procedure.py).
-    learnt, judged = ["phantom:seed=21,frames=16,size=128x128"], ["phantom:seed=25,frames=24,size=128x128"]
+    learnt, judged = ["phantom:seed=21,frames=16,size=256x256"], ["phantom:seed=25,frames=24,size=256x256"]
     outcome = calibrate(source, output, learnt, judged, Options(target="a test", runs=1, threads=1, device="cpu"))
     assert outcome.passed and outcome.calibration_clips == 2 and outcome.evaluation_clips == 3
     for value in (*(model := onnx.load(output)).graph.input[1:], *model.graph.output):

@@ -56,7 +56,7 @@ def test_durations_are_said_in_the_unit_that_fits() -> None:
     [
         ({}, "tiny: 0.96 M parameters, all trained, from chance"),
         ({"only": "edge_head"}, "tiny: 0.96 M parameters, 4,657 of its edge head alone trained, from chance"),
-        ({"init": "tiny"}, "tiny: 0.96 M parameters, all trained, from tiny"),
+        ({"init": "tiny"}, "tiny: 1.03 M parameters, all trained, from tiny"),
     ],
 )
 def test_a_run_says_first_what_it_is_going_to_do(changes: dict[str, str], expected: str) -> None:

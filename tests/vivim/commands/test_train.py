@@ -160,6 +160,7 @@ OPTIONS = {
     "mamba_layers": ("1", 1),
     "st_module": ("window_attention", "window_attention"),
     "only": ("edge_head", "edge_head"),
+    "edge_head": ("decoder", "decoder"),
     "new_edge_head": ("", True),
     "epochs": ("7", 7),
     "batch": ("3", 3),
