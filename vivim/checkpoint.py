@@ -25,6 +25,7 @@ from vivim_runtime.files import atomic_path
 from vivim_runtime.provenance import DATA_KEY, TrainingData, data_from_json, data_to_json
 
 __all__ = [
+    "SHIPPED",
     "Training",
     "from_segformer",
     "from_upstream",
@@ -37,6 +38,8 @@ __all__ = [
 ]
 
 FORMAT = "vivim-edge/1"
+# Names of the weights in vivim/weights that are networks.
+SHIPPED = ("tiny", "tiny-stream")
 _log = logging.getLogger("vivim")
 _DIRECTIONS = (("", "forward"), ("_b", "backward"), ("_s", "spatial"))
 # Present in upstream checkpoints, read by no forward pass (golden README, point 1).
@@ -75,7 +78,7 @@ def save_checkpoint(path: str | Path, model: Vivim, metadata: Mapping[str, str] 
 
 
 def resolve_weights(name: str | Path) -> Path:
-    """The path itself, or the weights that the package ships under a preset's name (`tiny`).
+    """The path itself, or the weights that the package ships under a name (`SHIPPED`).
 
     Raises:
         CheckpointError: when there is neither.
@@ -83,13 +86,13 @@ def resolve_weights(name: str | Path) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    shipped = Path(str(files("vivim"))) / "weights" / f"{name}.safetensors"
-    if str(name) in PRESETS and shipped.is_file():
-        return shipped
+    if str(name) in SHIPPED:
+        return Path(str(files("vivim"))) / "weights" / f"{name}.safetensors"
     if str(name) in PRESETS:
         raise CheckpointError(f"the package ships no weights for the preset {name}; give a checkpoint file")
     raise CheckpointError(
-        f"there is no checkpoint {name}; expected a .safetensors, .pth, .pt, .ckpt or .pth.tar file, or tiny"
+        f"there is no checkpoint {name}; expected a .safetensors, .pth, .pt, .ckpt or .pth.tar file, or "
+        f"{' or '.join(SHIPPED)}"
     )
 
 
