@@ -7,7 +7,9 @@ installed.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import signal
 import sys
 from types import FrameType
@@ -95,9 +97,16 @@ def main(command: str, module: str) -> NoReturn:
     Every exception class of ours carries `exit_code`; anything else is a defect and keeps its traceback.
     """
     told: list[int] = []
+    importing = True
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
-        """As an exception, so that files are closed and temporary ones removed."""
+        """As an exception, so that files are closed and temporary ones removed; but not while packages are imported:
+        nothing is open yet, and an exception within the start of compiled ones can crash them."""
+        if importing:
+            if number == signal.SIGINT:
+                with contextlib.suppress(OSError):
+                    os.write(2, f"{command}: interrupted\n".encode())
+            os._exit(128 + number)
         told.append(number)
         if number == signal.SIGINT:
             raise KeyboardInterrupt
@@ -111,6 +120,7 @@ def main(command: str, module: str) -> NoReturn:
         if instead := meant(command, sys.argv[1:]):
             raise UsageError(f"options are written --name value here, not name=value; this says the same: {instead}")
         app: typer.Typer = importlib.import_module(module).app
+        importing = False
         code = app(prog_name=command, standalone_mode=False)
         if code == 130:  # what Typer makes of a KeyboardInterrupt
             raise KeyboardInterrupt
@@ -121,10 +131,8 @@ def main(command: str, module: str) -> NoReturn:
         let_go()
         sys.exit(_BROKEN_PIPE)
     except ImportError as error:
-        if signal.SIGINT in told:  # an extension that is being loaded makes an ImportError of the handler's exception
-            _fail(f"{command}: interrupted", 130)
-        if told:
-            sys.exit(128 + told[0])
+        if told:  # an extension that is being loaded makes an ImportError of the handler's exception
+            _interrupted(command, told)
         missing = _missing_extra(command, error)
         if missing is None:
             raise
@@ -133,8 +141,17 @@ def main(command: str, module: str) -> NoReturn:
             sys.exit(0)
         _fail(f"error: {missing}", missing.exit_code)
     except Exception as error:
+        if told and not isinstance(getattr(error, "exit_code", None), int):
+            # A package that catches everything goes on after the handler's exception, and fails of what is missing.
+            _interrupted(command, told)
         _explain(command, error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupted(command: str, told: list[int]) -> NoReturn:
+    if signal.SIGINT in told:
+        _fail(f"{command}: interrupted", 130)
+    sys.exit(128 + told[0])
 
 
 def _explain(command: str, error: Exception) -> NoReturn:
