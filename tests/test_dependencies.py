@@ -29,7 +29,7 @@ OLDEST = {
     "opencv-python-headless": "4.10.0.84",
     "av": "17",
     "pillow": "10.1",
-    "typer": "0.17.2",
+    "typer": "0.19.1",
     "rich": "13",
     "onnxruntime": "1.18.1",
 }
