@@ -21,6 +21,7 @@ __all__ = [
     "Direction",
     "EdgeHead",
     "SpatioTemporalModule",
+    "TrainedEdgeHead",
     "VivimConfig",
 ]
 
@@ -30,7 +31,8 @@ MEAN, STD = IMAGENET_MEAN, IMAGENET_STD
 Direction = Literal["forward", "backward", "spatial", "frame_forward", "frame_backward", "frame_columns"]
 # Of a streaming network where nobody asks for others: as near to a clip network as two scans come (docs/streaming.md).
 STREAMING_DIRECTIONS: tuple[Direction, ...] = ("forward", "frame_backward")
-EdgeHead = Literal["none", "conv1x1", "conv3", "decoder"]
+TrainedEdgeHead = Literal["conv1x1", "conv3", "decoder"]
+EdgeHead = Literal["none", TrainedEdgeHead]
 SpatioTemporalModule = Literal["st_mamba", "self_attention", "window_attention", "factorized_attention", "identity"]
 
 STAGES = 4

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from vivim.config import STREAMING_DIRECTIONS, VivimConfig
+from vivim.config import STREAMING_DIRECTIONS, TrainedEdgeHead, VivimConfig
 from vivim.training.batches import Augmentation
 from vivim.training.losses import Weighting
 from vivim.training.scores import Scores
@@ -30,7 +30,6 @@ CLASSES = ("lesion",)  # what clips know
 Amp = Literal["off", "bf16", "fp16"]
 Initialisation = Literal["ours", "authors"]
 Only = Literal["all", "edge_head"]
-EdgeHead = Literal["conv1x1", "conv3", "decoder"]
 Criterion = Literal["lesion", "all"]
 
 
@@ -46,7 +45,7 @@ class FitConfig:
     init: Annotated[str | None, "Weights to start from instead of chance; they bring their network along."] = None
     only: Annotated[Only, "Weights to train: all, or the edge head on features that stay as they are."] = "all"
     edge_head: Annotated[
-        EdgeHead | None,
+        TrainedEdgeHead | None,
         "Where outlines are learnt: on the first stage by conv3 (paper) or conv1x1 (authors), or on what the decoder "
         "classifies; default the head of the weights to start from, else conv3.",
     ] = None
@@ -102,11 +101,12 @@ class FitConfig:
             ("amp", ("off", "bf16", "fp16")),
             ("criterion", ("lesion", "all")),
             ("only", ("all", "edge_head")),
-            ("edge_head", (None, *get_args(EdgeHead))),
             ("initialisation", ("ours", "authors")),
         ):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"--{name} is {getattr(self, name)}; expected {' or '.join(allowed)}")
+        if self.edge_head not in (None, *get_args(TrainedEdgeHead)):
+            raise ConfigError(f"--edge-head is {self.edge_head}; expected {' or '.join(get_args(TrainedEdgeHead))}")
         if self.only == "edge_head" and not self.has_edges:
             raise ConfigError(
                 "--only edge_head with neither --boundary nor --affine: nothing would be learnt; give one"

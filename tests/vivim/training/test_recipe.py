@@ -110,6 +110,7 @@ REFUSED = [
     ({"ema": -0.1}, "--ema is -0.1"),
     ({"optimizer": "sgd"}, "--optimizer is sgd; expected adam or adamw"),
     ({"weighting": "none"}, "--weighting is none; expected intended or authors"),
+    ({"edge_head": "none"}, "--edge-head is none; expected conv1x1 or conv3 or decoder"),
     ({"target": "last"}, "--target is last; expected all or centre"),
     ({"amp": "fp8"}, "--amp is fp8; expected off or bf16 or fp16"),
 ]
