@@ -131,8 +131,7 @@ def main(command: str, module: str) -> NoReturn:
         let_go()
         sys.exit(_BROKEN_PIPE)
     except ImportError as error:
-        if told:  # an extension that is being loaded makes an ImportError of the handler's exception
-            _interrupted(command, told)
+        _check_told(command, told, error)
         missing = _missing_extra(command, error)
         if missing is None:
             raise
@@ -141,14 +140,19 @@ def main(command: str, module: str) -> NoReturn:
             sys.exit(0)
         _fail(f"error: {missing}", missing.exit_code)
     except Exception as error:
-        if told and not isinstance(getattr(error, "exit_code", None), int):
-            # A package that catches everything goes on after the handler's exception, and fails of what is missing.
-            _interrupted(command, told)
+        _check_told(command, told, error)
         _explain(command, error)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _interrupted(command: str, told: list[int]) -> NoReturn:
+def _check_told(command: str, told: list[int], error: Exception) -> None:
+    """End as interrupted where an error that is not ours came after a signal.
+
+    An extension that is being loaded makes an ImportError of the handler's exception, and a package that catches
+    everything goes on, and fails of what is missing.
+    """
+    if not told or isinstance(getattr(error, "exit_code", None), int):
+        return
     if signal.SIGINT in told:
         _fail(f"{command}: interrupted", 130)
     sys.exit(128 + told[0])
