@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -93,7 +94,7 @@ class Stage(nn.Module):
         return grid_from_tokens(clip.unflatten(1, (frames, -1)).flatten(0, 1), height, width), after
 
 
-class DecoderForm(nn.Module):
+class DecoderForm(nn.Module, ABC):
     """A decoder in any form: what fuses the features of the four stages, and a classifier after it."""
 
     classifier: nn.Conv2d
@@ -102,9 +103,9 @@ class DecoderForm(nn.Module):
         """Features (F, C_i, H_i, W_i) of the four stages -> logits (F, K, H_1, W_1)."""
         return self.classified(self.fused(features))
 
+    @abstractmethod
     def fused(self, features: list[Tensor]) -> Tensor:
         """Features (F, C_i, H_i, W_i) of the four stages -> what is classified, (F, E, H_1, W_1)."""
-        raise NotImplementedError
 
     def classified(self, fused: Tensor) -> Tensor:
         """(F, E, H_1, W_1) -> logits (F, K, H_1, W_1)."""

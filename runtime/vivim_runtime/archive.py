@@ -171,10 +171,9 @@ def process(job: Job, session: Session) -> Outcome:
             frames, with_mask, lost = (int(earlier[key]) for key in _COUNTS)
             return Outcome(job.name, "kept", frames, with_mask, lost)
         return _made(job, session, made_of)
-    except NoPictureError as error:
-        return Outcome(job.name, "no picture", error=" ".join(str(error).split()))
     except (VivimError, OSError) as error:
-        return Outcome(job.name, "failed", error=" ".join(str(error).split()))
+        state = "no picture" if isinstance(error, NoPictureError) else "failed"
+        return Outcome(job.name, state, error=" ".join(str(error).split()))
 
 
 def _earlier(folder: Path) -> dict[str, Any] | None:

@@ -30,7 +30,7 @@ from vivim_runtime.sessions.base import ModelInfo
 from vivim_runtime.sinks.base import Segmented
 from vivim_runtime.sinks.segmentation import DicomSegmentation, check_identity, series_number, software_version
 from vivim_runtime.sources.dicom import DicomFile
-from vivim_runtime.sources.dicom.files import read_header
+from vivim_runtime.sources.dicom.files import SEGMENTATION, read_header
 
 __all__ = ["StructuredReport"]
 
@@ -40,8 +40,6 @@ _log = logging.getLogger(__name__)
 _MOST_GROUPS = 2000
 # Digits of a decimal string that a measure deserves.
 _DIGITS = 3
-
-_SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 
 _Code = tuple[str, str, str]
 _AREA: _Code = ("42798000", "SCT", "Area")
@@ -226,7 +224,7 @@ class StructuredReport:
         if not segmented or self._segmentation is None:
             return [source]
         beside = copy.deepcopy(source)  # the patient and the study are the same; a shallow copy shares all elements
-        beside.SOPClassUID, beside.SOPInstanceUID = _SEGMENTATION_STORAGE, self._segmentation.instance_uid
+        beside.SOPClassUID, beside.SOPInstanceUID = SEGMENTATION, self._segmentation.instance_uid
         beside.SeriesInstanceUID, beside.Modality = self._segmentation.series_uid, "SEG"
         return [source, beside]
 
@@ -272,7 +270,7 @@ class StructuredReport:
             )
         else:
             segment = sr.ReferencedSegmentationFrame(
-                _SEGMENTATION_STORAGE,
+                SEGMENTATION,
                 self._segmentation.instance_uid,
                 entry.segmented,
                 entry.label + 1,

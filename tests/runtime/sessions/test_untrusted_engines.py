@@ -4,31 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.runtime.engines import ADA, RECORD, engine_file
-from tests.runtime.fake_gpu import FakeCuda, FakeTensorRT
+from tests.runtime.engines import RECORD, engine_file
+from tests.runtime.fake_gpu import FakeTensorRT
 from tests.runtime.test_nothing_lost import ran
 from vivim_runtime.errors import IncompatibleEngineError, ModelError
 from vivim_runtime.sessions import open_session
-from vivim_runtime.sessions.machine import Machine
 from vivim_runtime.sessions.sidecar import sidecar_path
-
-
-@pytest.fixture
-def tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTensorRT:
-    """A machine like ADA."""
-    cuda = FakeCuda()
-    cuda.install(monkeypatch)
-    monkeypatch.setattr(Machine, "here", lambda device, backends: ADA)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    module = FakeTensorRT(cuda, "10.13.3.9")
-    monkeypatch.setitem(sys.modules, "tensorrt", module)
-    return module
 
 
 @pytest.fixture

@@ -5,10 +5,11 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from vivim_runtime.live.status import Shown, View
+from vivim_runtime.live.screens.hud import Hud, legible
+from vivim_runtime.live.status import Controls, Shown, View
 from vivim_runtime.sources.base import Image
 
-__all__ = ["viewed"]
+__all__ = ["legibly_drawn", "viewed"]
 
 # Of the colours: a probability of 0 leaves the frame as it is, so that what is unlikely does not hide it.
 _STRENGTH = 0.6
@@ -24,6 +25,17 @@ def viewed(shown: Shown, view: View) -> Image:
     if shown.logits is None:  # nothing is known: a map of zeros would say "no lesion"
         return shown.picture
     return _probability_map(frame.image, shown)
+
+
+def legibly_drawn(hud: Hud, shown: Shown, controls: Controls) -> Image:
+    """What people see of a picture as they have asked for it, with its status, large enough to be read."""
+    return hud.draw(
+        legible(viewed(shown, controls.view)),
+        shown.status,
+        threshold=controls.threshold,
+        level=controls.hud,
+        corner=controls.hud_corner,
+    )
 
 
 def _probability_map(image: Image, shown: Shown) -> Image:

@@ -20,10 +20,10 @@ from vivim_runtime.files import atomic_path
 from vivim_runtime.live.screens.actions import ACTIONS
 from vivim_runtime.live.screens.again import LastSeconds, Replay, as_old, jpeg
 from vivim_runtime.live.screens.base import ScreenOptions
-from vivim_runtime.live.screens.hud import LEGIBLE_WIDTH, Hud, legible
+from vivim_runtime.live.screens.hud import LEGIBLE_WIDTH, Hud
 from vivim_runtime.live.screens.icon import icon
 from vivim_runtime.live.screens.snapshots import png, snapshot_name
-from vivim_runtime.live.screens.views import viewed
+from vivim_runtime.live.screens.views import legibly_drawn, viewed
 from vivim_runtime.live.status import Controls, Shown
 from vivim_runtime.regions import Region
 from vivim_runtime.sessions.base import ModelInfo
@@ -208,15 +208,8 @@ class Window:
         """Keep what is in the window, as it is written there, to be looked at once more."""
         if self._shown is None or now - self._kept_at < _KEPT_EVERY_S:
             return
-        controls, self._kept_at = self._controls, now
-        picture = self._hud.draw(
-            legible(viewed(self._shown, controls.view)),
-            self._shown.status,
-            threshold=controls.threshold,
-            level=controls.hud,
-            corner=controls.hud_corner,
-        )
-        self._last.keep(now, jpeg(picture))
+        self._kept_at = now
+        self._last.keep(now, jpeg(legibly_drawn(self._hud, self._shown, self._controls)))
 
     def _turned(self, now: float) -> bool:
         """Whether another picture of what is shown again is due, or the live one after the last of them."""

@@ -16,6 +16,7 @@ from vivim_runtime.errors import MissingExtraError, SourceError
 from vivim_runtime.sources.bounded import BoundedFile
 
 __all__ = [
+    "SEGMENTATION",
     "SEGMENTATIONS",
     "frame_groups",
     "is_dicom",
@@ -32,7 +33,8 @@ __all__ = [
 _MOST_INFLATED = 1 << 30
 _CHUNK = 1 << 20
 # SOP classes of segmentations: Segmentation Storage, and that of label maps.
-SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+SEGMENTATIONS = (SEGMENTATION, "1.2.840.10008.5.1.4.1.1.66.7")
 # SOP classes and modalities whose Pixel Data are no grey values or colours of a picture, and what they are.
 _MASKS, _DOSE = "a segmentation, whose pixels are masks", "a distribution of dose"
 _NO_PICTURES = {

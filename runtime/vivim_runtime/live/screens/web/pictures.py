@@ -13,10 +13,9 @@ from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 
 from vivim_runtime.live.screens.again import LastSeconds, as_old, jpeg
-from vivim_runtime.live.screens.hud import Hud, legible
-from vivim_runtime.live.screens.views import viewed
+from vivim_runtime.live.screens.hud import Hud
+from vivim_runtime.live.screens.views import legibly_drawn
 from vivim_runtime.live.status import Controls, Shown
-from vivim_runtime.sources.base import Image
 
 __all__ = ["Pictures"]
 
@@ -71,7 +70,7 @@ class Pictures:
                 continue
             started = time.monotonic()
             try:
-                data = jpeg(self._drawn(shown))
+                data = jpeg(legibly_drawn(self._hud, shown, self._controls))
             except Exception:
                 # A stream that stands still looks like one that runs: it ends, and the page opens a new one.
                 with self._changed:
@@ -86,16 +85,6 @@ class Pictures:
                 self._changed.notify_all()
                 rest = started + _SHORTEST_S - time.monotonic()
                 self._changed.wait_for(lambda: self._closing, max(0.0, rest))
-
-    def _drawn(self, shown: Shown) -> Image:
-        controls = self._controls
-        return self._hud.draw(
-            legible(viewed(shown, controls.view)),
-            shown.status,
-            threshold=controls.threshold,
-            level=controls.hud,
-            corner=controls.hud_corner,
-        )
 
     @contextmanager
     def watch(self, again: bool = False) -> Iterator[Iterator[bytes] | None]:
