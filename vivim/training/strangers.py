@@ -207,9 +207,8 @@ def _page(rng: Rng, size: tuple[int, int]) -> Picture:
         cv2.putText(canvas, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, ink, 1 if scale < 0.6 else 2, cv2.LINE_AA)
     for _ in range(int(rng.integers(0, 6))):
         one, other = ((int(rng.integers(0, width)), int(rng.integers(0, height))) for _ in range(2))
-        cv2.rectangle(
-            canvas, one, other, tuple(int(v) for v in rng.integers(0, 256, 3)), -1 if rng.random() < 0.5 else 1
-        )
+        fill = tuple(int(v) for v in rng.integers(0, 256, 3))
+        cv2.rectangle(canvas, one, other, fill, -1 if rng.random() < 0.5 else 1)
     return canvas
 
 
