@@ -1,7 +1,8 @@
 """Programs that are stopped at random points: final names are whole or absent, and the next run works.
 
-`VIVIM_KILLS` says how often each (100 where it is not set). SIGKILL may leave parts under names that say so; SIGTERM
-and Ctrl-C leave none but those that hold what was done. Every program starts over what the one before it left.
+`VIVIM_KILLS` says how often each (100 where it is not set), and `VIVIM_KILLS_SEED` gives other moments. SIGKILL may
+leave parts under names that say so; SIGTERM and Ctrl-C leave none but those that hold what was done. Every program
+starts over what the one before it left.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ def _hidden(folder: Path) -> set[Path]:
 def test_what_is_stopped_anywhere_leaves_whole_files_or_none(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chance = random.Random(name)
+    chance = random.Random(name + os.environ.get("VIVIM_KILLS_SEED", ""))
     brightness_model(tmp_path / "model.onnx")
     if name == "calibrate":
         code = "from vivim_runtime.commands.entry import export; export()"
@@ -167,6 +168,8 @@ def test_what_is_stopped_anywhere_leaves_whole_files_or_none(
         _, error = process.communicate(timeout=120)
         where = f"{name}, stop {number}, {kind.name}, exit code {process.returncode}: {error[-2000:]}"
         ended[f"{kind.name} {process.returncode}"] += 1
+        sys.stdout.write(f"{number + 1} {kind.name} {process.returncode}\n")
+        sys.stdout.flush()
         # Before Python has begun, and behind its end, a signal does what signals do; while it sets itself up, before a
         # line of ours, an interrupt is a fatal error of its own.
         python_alone = kind == signal.SIGINT and error.startswith("Fatal Python error: init_import_site")
