@@ -158,7 +158,8 @@ def test_what_is_stopped_anywhere_leaves_whole_files_or_none(
     usual = time.monotonic() - began
     ended: Counter[str] = Counter()
     for number in range(_KILLS):
-        if process.returncode == 0 and (name == "fit" or number % 2):  # else over what is complete
+        fresh = process.returncode == 0 and (name == "fit" or number % 2 == 1)  # else over what is complete
+        if fresh:
             _clear(tmp_path, given)
         before = _hidden(tmp_path)
         process = started(tmp_path, name)
@@ -180,6 +181,11 @@ def test_what_is_stopped_anywhere_leaves_whole_files_or_none(
                 if name == "fit" and path.suffix == ".jsonl":
                     continue  # its log has lines of its own
                 _WHOLE[path.suffix](path)
+        if name == "run" and fresh and (tmp_path / "o.mp4").exists() and (tmp_path / "o.jsonl").exists():
+            frames = [json.loads(line)["type"] for line in (tmp_path / "o.jsonl").read_text().splitlines()].count(
+                "frame"
+            )
+            assert len(decoded(tmp_path / "o.mp4")[1]) == frames, where
         if kind is not signal.SIGKILL:
             assert _hidden(tmp_path) == before, where
             assert not [path for path in temporary.iterdir() if path.name.startswith("tmp")], where

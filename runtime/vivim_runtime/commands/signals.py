@@ -1,10 +1,10 @@
 """What SIGINT and SIGTERM do to a command: they end it in good order, and crash nothing.
 
-The exception of a handler is raised between two lines of Python, whoever called them. Extensions that are being loaded
-(numpy, PyAV, torch) crash of one or make another error of it, and destructors swallow it. Therefore
+The exception of a handler is raised between two lines of Python, whoever called them: extensions that are being loaded
+(numpy, PyAV, torch) crash of it or make another error of it, and destructors swallow it. Therefore
 
 - a command ends at once while it imports its packages, and when its work is done: nothing is open;
-- in between, an exception closes and removes what is open, and it waits for the end of an import;
+- in between, an exception closes and removes what is open, where it harms nothing (`vivim_runtime.interrupts`);
 - an exception that a destructor swallowed is raised once more;
 - of two signals within a second the second is an echo: `timeout` and make send what the terminal has sent already;
   a later one ends at once, whatever is left;
@@ -22,14 +22,15 @@ import time
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
+from vivim_runtime.interrupts import may_interrupt
+
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
 __all__ = ["Asked", "Signals"]
 
 _ECHO_S = 1.0
-_LATER_S = 0.05  # until it is looked again whether an import has ended
-_IMPORTING = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
+_LATER_S = 0.05  # until it is looked again what runs
 
 
 class Asked:
@@ -105,7 +106,7 @@ class Signals:
         """Raise what ends the work, or look again a moment later."""
         if not self.working:
             return
-        if _importing(frame):
+        if not may_interrupt(frame):
             _look_again()
         elif self.told == signal.SIGINT:
             raise KeyboardInterrupt
@@ -121,11 +122,3 @@ class Signals:
 
 def _look_again() -> None:
     signal.setitimer(signal.ITIMER_REAL, _LATER_S)
-
-
-def _importing(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_code.co_filename in _IMPORTING:
-            return True
-        frame = frame.f_back
-    return False

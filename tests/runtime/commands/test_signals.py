@@ -40,6 +40,20 @@ print("went on")
 """,
         "imported",
     ),
+    "a frame is given to the outputs": (
+        """from vivim_runtime.interrupts import undisturbed
+
+@undisturbed
+def write():
+    told()
+    print("written")
+
+def app(**options):
+    write()
+    wait()
+""",
+        "written",
+    ),
     "an extension makes an ImportError of it": (
         """def app(**options):
     try:
