@@ -447,6 +447,7 @@ def test_table_or_figure_alone(
     ("args", "message"),
     [
         (("--growth", "5,,10"), "--growth is 5,,10; expected numbers"),
+        (("--growth", "9" * 5000), "--growth is 9999"),
         (("--imgsz", "0"), "--imgsz is 0; expected one number"),
         (("--modules", "mamba"), "--modules has mamba; expected some of self_attention,"),
         (("--attention", "flash"), "--attention is flash; expected fused, written or both"),

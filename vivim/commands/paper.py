@@ -125,7 +125,7 @@ def _markdown(table: list[Row], growing: list[Row], options: StudyOptions) -> st
 def _frames(text: str) -> tuple[int, ...]:
     if text == "0":
         return ()
-    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
+    if not re.fullmatch(r"[1-9][0-9]{0,5}(,[1-9][0-9]{0,5})*", text):
         raise ConfigError(f"--growth is {text}; expected numbers of frames with commas between, or 0 for no figure")
     return tuple(sorted({int(part) for part in text.split(",")}))
 

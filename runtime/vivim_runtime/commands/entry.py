@@ -131,11 +131,12 @@ def _explained(command: str, error: Exception, told: int | None) -> int:
     """The exit code of an error of ours or of the command line, told in one line; anything else goes on as it is."""
     exit_code = getattr(error, "exit_code", None)
     kind = type(error).__name__  # Typer has carried its own copy of these classes since 0.16, so names it is
-    # An extension that is being loaded makes an ImportError of the exception of a signal, and a package that catches
-    # everything goes on, and fails of what is missing.
-    if kind == "Abort" or (told == signal.SIGINT and not isinstance(exit_code, int)):
+    # An extension that is being loaded makes an ImportError of the exception of a signal, a package that catches
+    # everything goes on, and fails of what is missing, and we blame a network's code for what it did not catch.
+    ended = told is not None and (not isinstance(exit_code, int) or _comes_of_an_end(error))
+    if kind == "Abort" or (ended and told == signal.SIGINT):
         return _told(f"{command}: interrupted", 130)
-    if told is not None and not isinstance(exit_code, int):
+    if ended and told is not None:
         return 128 + told
     if isinstance(error, ImportError) and (missing := _missing_extra(command, error)):
         if command in SUMMARIES and (not sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:])):
@@ -152,6 +153,12 @@ def _explained(command: str, error: Exception, told: int | None) -> int:
             return exit_code
         message = f"{message.rstrip('.')}; see {command} --help"
     return _told(f"error: {message}", exit_code)
+
+
+def _comes_of_an_end(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, (KeyboardInterrupt, SystemExit)):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _summary(command: str) -> str:

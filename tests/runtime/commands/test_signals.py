@@ -73,6 +73,18 @@ def app(**options):
 """,
         "",
     ),
+    "an error of ours is made of it": (
+        """
+from vivim_runtime.errors import ModelError
+
+def app(**options):
+    try:
+        told()
+    except BaseException as error:
+        raise ModelError(f"the network's code failed: {error!r}") from None
+""",
+        "",
+    ),
     "a destructor swallows it": (
         """class Held:
     def __del__(self):
