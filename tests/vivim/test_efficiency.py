@@ -453,6 +453,8 @@ def test_table_or_figure_alone(
         (("--attention", "flash"), "--attention is flash; expected fused, written or both"),
         (("--device", "tpu"), "--device is tpu; expected cpu, cuda"),
         (("--device", "cuda:99"), "--device is cuda:99, and PyTorch finds"),
+        (("--device", "cuda:" + "9" * 5000), "--device is cuda:9999"),
+        (("--memory-limit", "9" * 5000), "--memory-limit is 9999"),
         (("--memory-limit", "much"), "--memory-limit is much; expected bytes, or 500M, 8G"),
         (("--json", "x", "--plot", "x"), "an output is named twice"),
         (("--imgsz", "16"), "too small"),
