@@ -162,6 +162,7 @@ name, modules, error = sys.argv[1:]
 for module in open(modules).read().split():
     with contextlib.suppress(Exception):
         importlib.import_module(module)
+print(0, flush=True)
 for line in sys.stdin:
     child = os.fork()
     if not child:
@@ -192,6 +193,7 @@ class Warm:
         )
 
     def __enter__(self) -> Warm:
+        assert self._told() == 0  # all is loaded
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -252,7 +254,6 @@ def test_what_is_stopped_anywhere_leaves_whole_files_or_none(
     ended: Counter[str] = Counter()
     with Warm(tmp_path, name, modules) as warm:
         programs[Warm] = warm.start
-        warm.start().ended()  # when this one ends, all is loaded
         _clear(tmp_path, given)
         code = complete(Warm)
         for number in range(_KILLS):
