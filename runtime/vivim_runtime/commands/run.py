@@ -123,9 +123,9 @@ def run_command(
     sync: Annotated[
         Sync,
         typer.Option(
-            help="Live: on shows every picture with its own mask, late by one inference; off the newest; auto."
+            help="Live: on shows every picture with its own mask, late by one inference; off the newest; auto chooses."
         ),
-    ] = "auto",
+    ] = LiveOptions.sync,
     clip_rate: Annotated[
         float | None, typer.Option(help="Live: frames a second of a clip; the source's rate if not given.")
     ] = None,
