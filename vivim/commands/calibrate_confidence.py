@@ -26,7 +26,7 @@ from vivim.training.confidence import (
     reliability,
     rightly_empty,
 )
-from vivim_runtime.commands.options import DataSet, Layout, Seed, SplitFile, Threads
+from vivim_runtime.commands.options import ClassesOption, DataSet, Layout, Seed, SplitFile, Threads
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.confidence import Confidence
 from vivim_runtime.errors import ConfigError
@@ -44,6 +44,7 @@ def calibrate_command(
     data: DataSet = "phantom",
     layout: Layout = "auto",
     split_file: SplitFile = None,
+    classes: ClassesOption = None,
     clips: Annotated[
         int, typer.Option("--validation-clips", help="Phantoms to validate on, and as many of the training to know.")
     ] = 60,
@@ -59,8 +60,18 @@ def calibrate_command(
         raise ConfigError(f"--validation-clips is {clips}; expected at least 8")
     training = read_training(weights)
     contract = training.contract
+    model = load_checkpoint(weights)
     source = ClipOptions(
-        data, layout, split_file, seed, contract.frames, contract.size, contract.stride, trained=training.data
+        data,
+        layout,
+        split_file,
+        classes,
+        seed=seed,
+        frames=contract.frames,
+        size=contract.size,
+        stride=contract.stride,
+        trained=training.data,
+        marked=model.config.classes,
     )
     validation = source.judged("validation", clips)
     with open_runner(weights, threads=threads) as session:
@@ -68,7 +79,6 @@ def calibrate_command(
         judged = judged_frames(session, validation, seed=seed)
     temperature = learn_temperature(judged)
     before, after = reliability(judged, 1.0), reliability(judged, temperature)
-    model = load_checkpoint(weights)
     first = cast(Stage, model.stages[0]).patch_embed.proj
     domain = learn_domain(
         _pictures(source.clips("train", clips), "training"),

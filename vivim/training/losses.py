@@ -3,7 +3,8 @@
 L_seg is the structure-weighted cross-entropy and IoU of F3Net and PraNet, which the authors train with: pixels near an
 outline weigh up to six times as much. Their code passes `reduce='none'` to binary_cross_entropy_with_logits; PyTorch
 reads that string as true, averages first, and the per-pixel weights cancel out of the cross-entropy term. Here they
-act, as intended; `weighting="authors"` is what their code computes.
+act, as intended; `weighting="authors"` is what their code computes. Of several classes, each has a sigmoid, weights and
+an IoU of its own, and the loss is their mean: a rare class counts as much as a large one, and classes may overlap.
 
 L_bce is a cross-entropy between the boundary head and the outlines of the truth, as the paper's text has it. Outlines
 are a hundredth of the pixels; `balanced=True` makes the two kinds count alike (`bce2d` of the authors' code), which

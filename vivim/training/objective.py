@@ -29,7 +29,7 @@ class Objective:
         """The terms, unweighted, and their weighted sum as `total`.
 
         Args:
-            truth: (B, T, 1, H, W) in 0..1.
+            truth: (B, T, K, H, W) in 0..1.
 
         Raises:
             ConfigError: outlines are asked for, and the network has no edge head.
@@ -59,5 +59,6 @@ class Objective:
 
 
 def _outlines(truth: Tensor) -> Tensor:
-    """(B, T, 1, H, W) -> the same shape."""
-    return sobel_edges(truth.flatten(0, 1)).unflatten(0, truth.shape[:2])
+    """(B, T, K, H, W) -> (B, T, 1, H, W): the outlines of every class, also where one touches another."""
+    edges = sobel_edges(truth.flatten(0, 2)[:, None]).unflatten(0, truth.shape[:3])  # (B, T, K, 1, H, W)
+    return edges.amax(2)

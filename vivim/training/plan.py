@@ -33,7 +33,8 @@ def planned(
     count = sum(parts.values())
     start = config.init or (f"the encoder of {config.encoder}" if config.encoder else "chance")
     trained = f"{parts['edge_head']:,} of its edge head alone trained" if config.only == "edge_head" else "all trained"
-    yield f"{network.preset_name}: {count / 1e6:.2f} M parameters, {trained}, from {start}"
+    classes = f", classes {', '.join(network.classes)}" if len(network.classes) > 1 else ""
+    yield f"{network.preset_name}: {count / 1e6:.2f} M parameters, {trained}, from {start}{classes}"
     source, processes = clip_source(clips), options.group.size
     height, width = source.clip(0, 0).pixels.shape[1:3]
     a_step = config.batch * config.accumulate * processes

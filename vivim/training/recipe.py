@@ -25,7 +25,7 @@ else:
 __all__ = ["CLASSES", "RECIPES", "Amp", "FitConfig", "learning_rate", "read_recipe", "recipe_file"]
 
 RECIPES = ("paper", "authors", "ours")
-CLASSES = ("lesion",)  # what clips know
+CLASSES = ("lesion",)  # what clips know that say nothing else
 
 Amp = Literal["off", "bf16", "fp16"]
 Initialisation = Literal["ours", "authors"]
@@ -38,7 +38,8 @@ class FitConfig:
     """A training run; the defaults are the paper's. A field whose annotation has a text is an option of `vivim-train`.
 
     `augmentation` is what happens to clips (vivim.training.batches), the table of that name in a file of options. With
-    `boundary` or `affine` the network gets the paper's edge head.
+    `boundary` or `affine` the network gets the paper's edge head. `classes` are those of the clips, each an output of
+    the network; None is one, called as that of the weights to start from, else lesion.
     """
 
     preset: Annotated[str, "Network: tiny, b0 .. b5 (b3 is the paper's)."] = "b3"
@@ -85,6 +86,7 @@ class FitConfig:
     patience: Annotated[int, "Epochs without a better validation Dice after which to stop; 0: never."] = 0
     initialisation: Annotated[Initialisation, "Of Mamba layers: ours, or the authors' N(0, 0.02)."] = "ours"
     augmentation: Augmentation = field(default_factory=Augmentation)
+    classes: tuple[str, ...] | None = None
     seed: Annotated[int, "Of initialisation, order, augmentation, dropout, and of the split where it is drawn."] = 0
 
     def __post_init__(self) -> None:
@@ -132,8 +134,9 @@ class FitConfig:
         return changes | {"frames": self.frames}
 
     def network_from(self, start: VivimConfig) -> VivimConfig:
-        """The network of a run from weights of another; of several classes, it has that of the clips."""
-        changes = self.changes() | {"classes": start.classes if len(start.classes) == 1 else CLASSES}
+        """The network of a run from weights of another: it has the classes of the clips."""
+        classes = self.classes or (start.classes if len(start.classes) == 1 else CLASSES)
+        changes = self.changes() | {"classes": classes}
         if self.has_edges and self.edge_head is None and start.edge_head != "none":
             changes["edge_head"] = start.edge_head
         return dataclasses.replace(start, **changes)
@@ -149,7 +152,7 @@ class FitConfig:
 
     def network(self) -> VivimConfig:
         """The network of a run from scratch."""
-        return VivimConfig.preset(self.preset, **self.changes())
+        return VivimConfig.preset(self.preset, **self.changes(), classes=self.classes or CLASSES)
 
 
 def learning_rate(config: FitConfig, step: int, steps: int) -> float:
