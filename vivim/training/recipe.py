@@ -73,6 +73,7 @@ class FitConfig:
     ema: Annotated[float, "Decay of averaged weights, such as 0.999, which are judged and saved; 0 keeps none."] = 0.0
     boundary: Annotated[float, "Weight of the boundary cross-entropy (Eq. 9)."] = 0.3
     affine: Annotated[float, "Weight of the affine constraint (Eq. 8)."] = 0.3
+    flicker: Annotated[float, "Weight of how restless the masks of a clip are; ours, not the paper's."] = 0.0
     delta_1: Annotated[float, "Of Eq. 8: towards the outline of the frame."] = 1.0
     delta_2: Annotated[float, "Of Eq. 8: away from that of the first frame."] = 0.01
     weighting: Annotated[Weighting, "Cross-entropy as intended, or as in the authors' code."] = "intended"
@@ -92,7 +93,8 @@ class FitConfig:
     def __post_init__(self) -> None:
         for name, least in (
             *(("epochs", 1), ("batch", 1), ("frames", 1), ("accumulate", 1), ("seed", 0), ("patience", 0)),
-            *(("boundary", 0), ("affine", 0), ("max_norm", 0), ("weight_decay", 0), ("warmup", 0), ("encoder_rate", 0)),
+            *(("boundary", 0), ("affine", 0), ("flicker", 0)),
+            *(("max_norm", 0), ("weight_decay", 0), ("warmup", 0), ("encoder_rate", 0)),
         ):
             if not getattr(self, name) >= least:
                 raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; expected at least {least}")
@@ -113,6 +115,8 @@ class FitConfig:
             raise ConfigError(
                 "--only edge_head with neither --boundary nor --affine: nothing would be learnt; give one"
             )
+        if self.flicker and self.frames < 2:
+            raise ConfigError("--flicker compares the frames of a clip; expected --frames of at least 2")
         if self.warmup > 1:
             raise ConfigError(f"--warmup is {self.warmup}; expected a share of the steps, 0 to 1")
         if not 0 <= self.ema < 1:
