@@ -13,8 +13,8 @@ NAMES = ("disc", "square")
 VALUES = (3, 7)
 
 
-def shapes(seed: int, size: int = 64) -> tuple[np.ndarray, np.ndarray]:
-    """A frame (H, W, 3) and its labels (H, W): a disc of 3 on the one half, a square of 7 on the other."""
+def shapes(seed: int, frame: int, size: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """A frame (H, W, 3) and its labels (H, W): a disc of 3 on the one half, a square of 7 on the other, both still."""
     rng = np.random.default_rng(seed)
     rows, columns = np.indices((size, size))
     labels = np.zeros((size, size), np.uint8)
@@ -24,7 +24,8 @@ def shapes(seed: int, size: int = 64) -> tuple[np.ndarray, np.ndarray]:
         radius = rng.integers(size // 8, size // 5)
         away = np.hypot(rows - y, columns - x) if value == 3 else np.maximum(abs(rows - y), abs(columns - x))
         labels[away <= radius] = value
-    grey = 110 + 20 * rng.standard_normal(labels.shape) + 100 * (labels == 3) - 90 * (labels == 7)
+    noise = np.random.default_rng([seed, frame]).standard_normal(labels.shape)
+    grey = 110 + 20 * noise + 100 * (labels == 3) - 90 * (labels == 7)
     return np.repeat(grey.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2), labels
 
 
@@ -32,7 +33,7 @@ def write_shapes(root: Path, videos: int, frames: int = 2, first: int = 0, size:
     """`videos` videos in the plain layout, and the table of their classes; no seed comes twice."""
     for number in range(first, first + videos):
         for index in range(frames):
-            image, labels = shapes(number * 100 + index // 2, size)  # two frames stand still
+            image, labels = shapes(number, index, size)
             write_image(root / "images" / f"v{number:03d}" / f"{index}.png", image)
             write_image(root / "masks" / f"v{number:03d}" / f"{index}.png", labels)
     write_table(root)

@@ -325,8 +325,9 @@ class _Segmentation:
                 f"{self._path} does not say well of which segments its frames are ({type(error).__name__})"
             ) from None
         for number, plane in zip(self.frames[index], self._decoded(index, self._plane), strict=True):
-            if (name := known.get(segment_of[number])) is not None:
-                result[classes.names.index(name)] |= plane
+            meant = known.get(segment_of[number])
+            if meant is not None:
+                result[classes.names.index(meant)] |= plane
         return result
 
     @cached_property

@@ -15,20 +15,19 @@ from vivim_runtime.clips import Show, threshold_logit
 from vivim_runtime.datasets import Dataset, Video
 from vivim_runtime.datasets.as_source import VideoSource
 from vivim_runtime.errors import DataError, NotFiniteError, UsageError
+from vivim_runtime.judging.class_judge import ClassJudge
 from vivim_runtime.judging.figures import FIGURES, Bootstrap, ClassUnits, Estimate, Units, estimate
-from vivim_runtime.judging.frames import FrameJudge, columns
 from vivim_runtime.judging.maps import THRESHOLDS
-from vivim_runtime.judging.metrics import Figures, Masks
+from vivim_runtime.judging.metrics import Figures
 from vivim_runtime.judging.outlines import EDGE_FIGURES, EdgeTally, edge_estimates
 from vivim_runtime.judging.reliability import Reliability, ReliabilityTally
 from vivim_runtime.judging.tally import SUBSETS, Stretches
-from vivim_runtime.judging.worst import WorstFrame, WorstFrames
+from vivim_runtime.judging.worst import WorstFrame
 from vivim_runtime.offline import RunOptions, run
 from vivim_runtime.regions import RegionRule
-from vivim_runtime.sessions.base import Logits, ModelInfo, Outlining, Session
+from vivim_runtime.sessions.base import ModelInfo, Outlining, Session
 from vivim_runtime.sinks.base import Segmented
 from vivim_runtime.smoothing import Smoother
-from vivim_runtime.sources.base import Image
 
 __all__ = ["MEAN", "Evaluation", "EvaluationOptions", "ModelFacts", "VideoFigures", "check_model", "evaluate"]
 
@@ -212,8 +211,9 @@ def evaluate(
     outlined = len(session.info.classes) > len(info.classes)
     session.warm_up()
     names = [entry.name for entry in info.classes]
-    judges = [_ClassJudge(options, info) for _ in names]
-    together = ReliabilityTally(judges[0].sure.temperature)
+    temperature = info.confidence.temperature if info.confidence else 1.0
+    judges = [ClassJudge(threshold_logit(options.threshold), options.worst, temperature) for _ in names]
+    together = ReliabilityTally(temperature)
     lesion_frames, padded = [], 0
     edges: list[EdgeTally] = []
     for video in videos:
@@ -221,88 +221,57 @@ def evaluate(
         found, is_padded = _judged(session, video, options, judges, edges[-1], together, on_frame)
         lesion_frames.append(found)
         padded += is_padded
-    several, hop = len(names) > 1, options.hop or info.hop
-    done = [
-        judge.evaluation(ModelFacts.of(session), hop, videos, options, None if several else edges if outlined else [])
-        for judge in judges
-    ]
-    if several:
+    told, facts, hop = edges if outlined else [], ModelFacts.of(session), options.hop or info.hop
+    of_one = told if len(names) == 1 else []
+    done = [_of_class(judge, facts, hop, videos, options.bootstrap, of_one) for judge in judges]
+    whole = done[0]
+    if len(names) > 1:
         classes = tuple(replace(e, of=name) for e, name in zip(done, names, strict=True))
-        whole = _over_classes(classes, lesion_frames, judges, options, edges if outlined else [], together)
-    else:
-        (whole,) = done
+        whole = _over_classes(classes, lesion_frames, judges, options.bootstrap, told, together)
     return replace(whole, notes=tuple(_notes(whole, padded, options, info.frames)))
 
 
-class _ClassJudge:
-    """What is gathered of one class, video by video."""
-
-    def __init__(self, options: EvaluationOptions, info: ModelInfo) -> None:
-        self.options = options
-        self.worst = WorstFrames(options.worst)
-        self.sure = ReliabilityTally(info.confidence.temperature if info.confidence else 1.0)
-        self.stretches: list[Stretches] = []
-        self._dice = columns("dice").start
-
-    def begin(self, video: Video) -> None:
-        """The next video."""
-        self.stretches.append(Stretches())
-        self._frames = FrameJudge(len(video), threshold_logit(self.options.threshold))
-
-    def add(self, name: str, index: int, image: Image, logits: Logits, mask: Masks, truth: Masks) -> None:
-        """The next frame of it: all but the image (H, W)."""
-        row = self._frames.row(logits, truth)
-        self.stretches[-1].add(row, bool(truth.any()))
-        self.sure.add(logits, truth)
-        self.worst.add(name, index, float(row[self._dice]), image, mask, truth)
-
-    def evaluation(
-        self,
-        model: ModelFacts,
-        hop: int,
-        videos: Sequence[Video],
-        options: EvaluationOptions,
-        edges: Sequence[EdgeTally] | None,
-    ) -> Evaluation:
-        """The outcome; `edges`, one a video, where this class is the only one and outlines are told."""
-        bootstrap, tallies = options.bootstrap, [stretches.total() for stretches in self.stretches]
-        results = [
+def _of_class(
+    judge: ClassJudge,
+    model: ModelFacts,
+    hop: int,
+    videos: Sequence[Video],
+    bootstrap: Bootstrap,
+    edges: Sequence[EdgeTally],
+) -> Evaluation:
+    """The outcome of one class; `edges`, one a video, where it is the only one and outlines are told."""
+    units = judge.units()
+    overall = {subset: {f.key: estimate(f, units, subset, bootstrap) for f in FIGURES} for subset in SUBSETS}
+    if edges:
+        overall["all"] |= edge_estimates(edges, bootstrap)
+    length = judge.stretches[0].length
+    return Evaluation(
+        model,
+        hop,
+        tuple(
             _video_figures(video.name, stretches, edges[i] if edges else None, bootstrap)
-            for i, (video, stretches) in enumerate(zip(videos, self.stretches, strict=True))
-        ]
-        if len(tallies) > 1:
-            units, drawn = Units(tallies, stretches=False), f"{len(tallies)} videos"
-        else:
-            units = Units(self.stretches[0].tallies, stretches=True)
-            drawn = f"{len(units)} stretches of {self.stretches[0].length} frames of one video"
-        overall = {subset: {f.key: estimate(f, units, subset, bootstrap) for f in FIGURES} for subset in SUBSETS}
-        if edges:
-            overall["all"] |= edge_estimates(edges, bootstrap)
-        return Evaluation(
-            model,
-            hop,
-            tuple(results),
-            overall,
-            units,
-            drawn,
-            units.over_frames("all", "dice_at", np.ones((1, len(units))))[0],
-            self.worst.ranked(),
-            self.sure.reliability(),
-            self.sure.temperature,
-        )
+            for i, (video, stretches) in enumerate(zip(videos, judge.stretches, strict=True))
+        ),
+        overall,
+        units,
+        f"{len(units)} stretches of {length} frames of one video" if units.stretches else f"{len(units)} videos",
+        units.over_frames("all", "dice_at", np.ones((1, len(units))))[0],
+        judge.worst.ranked(),
+        judge.sure.reliability(),
+        judge.sure.temperature,
+    )
 
 
 def _over_classes(
     classes: tuple[Evaluation, ...],
     lesion_frames: list[int],
-    judges: Sequence[_ClassJudge],
-    options: EvaluationOptions,
+    judges: Sequence[ClassJudge],
+    bootstrap: Bootstrap,
     edges: Sequence[EdgeTally],
     sure: ReliabilityTally,
 ) -> Evaluation:
     """The mean over classes; what an edge head marks is the outlines of all."""
-    first, bootstrap = classes[0], options.bootstrap
-    units = ClassUnits([e.units for e in classes if isinstance(e.units, Units)])
+    first, units = classes[0], ClassUnits([judge.units() for judge in judges])
     overall = {subset: {f.key: estimate(f, units, subset, bootstrap) for f in FIGURES} for subset in SUBSETS}
     if edges:
         overall["all"] |= edge_estimates(edges, bootstrap)
@@ -334,7 +303,7 @@ def _judged(
     session: Session,
     video: Video,
     options: EvaluationOptions,
-    judges: Sequence[_ClassJudge],
+    judges: Sequence[ClassJudge],
     edges: EdgeTally,
     together: ReliabilityTally,
     on_frame: Callable[[], None],
@@ -356,7 +325,7 @@ def _judged(
             marks = f"{session.info.path.name} marks {len(judges)} classes"
             raise DataError(f"{marks}, and the masks of {video.name} have {len(truths)}")
         for k, (judge, truth) in enumerate(zip(judges, truths, strict=True)):
-            judge.add(video.name, frame.index, frame.image, item.logits[k], item.masks[k], truth)
+            judge.add(frame, item.logits[k], item.masks[k], truth)
             if len(judges) > 1:
                 together.add(item.logits[k], truth)
         lesion_frames += bool(frame.truth.any())

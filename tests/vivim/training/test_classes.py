@@ -18,10 +18,11 @@ import vivim
 from tests.vivim.runs import SMALL
 from tests.vivim.shapes import NAMES, write_shapes
 from tests.vivim.training.test_scores import LEFT, NOTHING, TOP
-from vivim.checkpoint import load_checkpoint
+from vivim.checkpoint import Training, load_checkpoint
 from vivim.commands.clip_options import ClipOptions
 from vivim.commands.fit import report_line
 from vivim.model import Vivim, VivimOutput
+from vivim.session import open_runner
 from vivim.training.batches import (
     NO_AUGMENTATION,
     Augmentation,
@@ -39,7 +40,9 @@ from vivim.training.monitor import compared
 from vivim.training.objective import Objective
 from vivim.training.recipe import FitConfig
 from vivim.training.scores import evaluate
+from vivim_runtime import judging
 from vivim_runtime.clips import Clip
+from vivim_runtime.contract import InputContract
 from vivim_runtime.datasets import Classes, open_dataset, read_clip
 from vivim_runtime.errors import ConfigError, DataError
 from vivim_runtime.judging.outlines import outline_of
@@ -158,6 +161,18 @@ def test_a_run_writes_weights_of_its_classes_and_logs_each(quick: FitConfig, dat
     assert line["scores"]["classes"]["square"] == asdict(report.scores.classes["square"])
     assert report.scores.edge_ap is not None
     assert compared(model, clips_of(data).clip(0, 0)).shape == (*SIZE, 3)
+
+
+def test_an_edge_head_is_judged_on_the_outlines_of_all_classes(data: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Vivim(replace(SMALL, classes=NAMES, edge_head="conv1x1"))
+    path = tmp_path / "w.safetensors"
+    vivim.save_checkpoint(path, model, Training(InputContract((32, 32), 2, 2)).metadata())
+    with open_runner(str(path), threads=1) as session:
+        found = judging.evaluate(session, open_dataset(str(data), marked=NAMES), judging.EvaluationOptions())
+    value = found.overall["all"]["edge_ap"].value
+    assert value is not None and 0 < value < 1 and found.videos[0].figures["all"]["edge_ap"] is not None
+    assert not any("edge_ap" in each.overall["all"] for each in found.classes)  # nothing tells them apart
 
 
 def test_other_classes_than_the_clips_have_are_refused(quick: FitConfig, data: Path, tmp_path: Path) -> None:
