@@ -114,7 +114,7 @@ class Signals:
             sys.exit(128 + (self.told or number))
 
     def _swallowed(self, what: UnraisableHookArgs) -> None:
-        """Of what a destructor could not raise: our own is raised once more, and how others fail after it says nothing."""
+        """What a destructor could not raise: our own comes once more; what fails after it says nothing."""
         if issubclass(what.exc_type, (KeyboardInterrupt, SystemExit)):
             _look_again()
 
