@@ -155,7 +155,7 @@ class Cold:
 
 
 _WARM = """
-import contextlib, importlib, json, os, signal, sys
+import atexit, contextlib, importlib, json, os, signal, sys, traceback
 from vivim_runtime.commands import entry
 
 name, modules, error = sys.argv[1:]
@@ -172,7 +172,19 @@ for line in sys.stdin:
         for descriptor, file in enumerate((null, null, told)):
             os.dup2(file, descriptor)
         sys.argv = ["vivim", *json.loads(line)]
-        getattr(entry, name)()
+        code = 130  # where an interrupt comes before it is handled
+        try:
+            getattr(entry, name)()
+        except KeyboardInterrupt:
+            pass
+        except SystemExit as ended:
+            code = ended.code
+        except BaseException:
+            traceback.print_exc()
+            code = 99
+        atexit._run_exitfuncs()
+        sys.stderr.flush()
+        os._exit(code)  # threads that packages began are not in a fork, and their end would not find them
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """

@@ -114,10 +114,9 @@ class Signals:
             sys.exit(128 + (self.told or number))
 
     def _swallowed(self, what: UnraisableHookArgs) -> None:
+        """What a destructor could not raise: our own comes once more; what fails after it says nothing."""
         if issubclass(what.exc_type, (KeyboardInterrupt, SystemExit)):
             _look_again()
-        else:
-            sys.__unraisablehook__(what)
 
 
 def _look_again() -> None:

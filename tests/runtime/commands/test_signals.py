@@ -97,6 +97,18 @@ def app(**options):
 """,
         "swallowed",
     ),
+    "destructors fail of it": (
+        """
+class Broken:
+    def __del__(self):
+        raise RuntimeError("half-way")
+
+def app(**options):
+    held = Broken()
+    told()
+""",
+        "",
+    ),
     "it comes twice, as timeout sends it": (
         """def app(**options):
     try:
