@@ -19,12 +19,14 @@ first of the other.
 
     python benchmarks/memory.py --streams tiny-stream=tiny-stream --dropped 0.1,0.25,0.5 [--data VTUS]
     python benchmarks/memory.py --streams tiny-stream=tiny-stream --drift 10000 --size 64
+    python benchmarks/memory.py --streams tiny-stream=tiny-stream --warm-up
 
 --dropped plays films of which a share of the frames is missing, at random, to the streaming networks: Dice of the
 frames that are left, against that of the same frames where none is missing, and Dice between the two masks. --data: the
 halves of every training video of an annotated data set instead of phantoms, at its own size. --drift plays one long
 film with trouble of any kind: at each mark the largest state, and the relative L2 of the logits to those of a run in
-float64 that began 60 frames before the mark.
+float64 that began 60 frames before the mark. --warm-up gives one frame as the first, second, ... of a film to the
+streaming networks: its Dice, and how far that is from where 20 frames were seen before it; three frames of every film.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ from vivim_runtime.phantom import HIDING, PhantomSpec, phantom_frames
 from vivim_runtime.sources.base import Image
 
 KINDS = ("plain", "shadow", "lift", "contrast", "drift")
+WARM = 20  # frames behind which a film is taken to be warm
 PIECE = 10  # frames that a streaming network takes at once; what it gives is the same for any
 Side = Callable[[Image], Masks]
 
@@ -200,6 +203,29 @@ def drop(sides: Sequence[tuple[str, Side]], films: Sequence[Film], shares: Seque
             )
 
 
+@torch.no_grad()
+def warm_up(sides: Sequence[tuple[str, Side]], films: Sequence[Film]) -> None:
+    """What the first frames of a film lack, in pairs: the same frames, with more or fewer before them."""
+    for name, side in sides:
+        rows = []
+        for film in films:
+            moments = np.linspace(WARM, len(film.frames) - 1, 3).round().astype(int)
+            begun = [[at - before for before in (*range(5), WARM)] for at in moments]
+            of_film = [
+                [metrics.dice(side(film.frames[since : at + 1])[-1:], film.truth[at : at + 1])[0] for since in sinces]
+                for at, sinces in zip(moments, begun, strict=True)
+            ]
+            rows.append(np.mean(of_film, axis=0))
+        table = np.array(rows)  # (films, 6)
+        for number, dice in enumerate(table.T[:-1], 1):
+            difference = mean_estimate(dice - table[:, -1])
+            print(
+                f"{name:12s} frame {number} of a film: Dice {dice.mean():.4f}, {difference.value:+.4f}"
+                f"{bounds(difference)} to that of frame {WARM + 1}, {table[:, -1].mean():.4f}; {len(films)} films",
+                flush=True,
+            )
+
+
 def halves_of(data: str) -> list[Film]:
     """Both halves of every training video of a data set."""
     films = []
@@ -249,7 +275,10 @@ def main() -> None:
     parser.add_argument("--dropped", help="shares of missing frames, such as 0.1,0.25,0.5")
     parser.add_argument("--data", help="with --dropped: a data set instead of phantoms")
     parser.add_argument("--drift", type=int, default=0, metavar="FRAMES", help="one long film")
+    parser.add_argument("--warm-up", action="store_true", help="what the first frames of a film lack")
     arguments = parser.parse_args()
+    if arguments.warm_up and arguments.frames <= WARM:
+        parser.error(f"--warm-up with --frames {arguments.frames}: expected more than {WARM}")
     torch.set_num_threads(1)
     print(", ".join(f"{key} {value}" for key, value in machine().items()))
     streams = [
@@ -261,8 +290,11 @@ def main() -> None:
         for name, model in streams:
             drift(name, model, arguments.drift, arguments.size)
         return
+    numbers = [PHANTOM_SPLITS["test"] + number for number in range(arguments.films)]
+    if arguments.warm_up:
+        warm_up(streaming, [film_of(seed, "plain", arguments.frames, arguments.size) for seed in numbers])
+        return
     if arguments.dropped:
-        numbers = [PHANTOM_SPLITS["test"] + number for number in range(arguments.films)]
         films = [film_of(seed, "plain", arguments.frames, arguments.size) for seed in numbers]
         shares = [float(share) for share in arguments.dropped.split(",")]
         drop(streaming, halves_of(arguments.data) if arguments.data else films, shares)
