@@ -145,6 +145,7 @@ def test_a_file_of_others_is_built_as_it_was_proven(tmp_path: Path) -> None:
     for index, (name, kind) in enumerate((("B", 3), ("C", 4)), 2):
         tensor = s6_arguments((1, 2, 8, 4, 50))[kind].numpy().astype(np.float32)
         model.graph.initializer.append(numpy_helper.from_array(tensor, name))
+        model.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, tensor.shape))
         assert model.graph.node[0].input[index] == name
     helper.set_model_props(model, {"vivim.network": "scan", "vivim.precision": "fp32"})
     onnx.save(model, path)

@@ -128,9 +128,7 @@ def test_library_without_an_operator_of_the_graph_is_told_as_an_earlier_one(libr
     module = FakeTensorRT(FakeCuda(), "10.13.3.9")
     found = Plugin.find(libraries / "libvivim_trt.so")
     found.expect(module, {"SelectiveScan"})
-    with pytest.raises(
-        PluginError, match=r"libvivim_trt\.so has no S6Scan: it is of an earlier version; build"
-    ):
+    with pytest.raises(PluginError, match=r"libvivim_trt\.so has no S6Scan: it is of an earlier version; build"):
         found.expect(module, {"S6Scan", "SelectiveScan"})
 
 
