@@ -60,8 +60,9 @@ template <int G, int S, int kThreads> struct S6Split
     static constexpr int kRowsAtOnce = kThreads / kTile;
     // Whole vectors of a lane's states, and not a multiple of 32 banks from step to step.
     static constexpr int kPitch = 2 * kPadded + (S % 4 == 0 ? 4 : S);
-    // Blocks an SM: 384 threads of 168 registers where a thread has 16 states; else 512 of 128.
-    static constexpr int kBlocks = (S == 16 ? 384 : 512) / kThreads;
+    // Blocks an SM: 256 threads of 255 registers where 16 lanes have 16 states each, which 168 spill on sm_87; 384 of
+    // 168 where one has; else 512 of 128.
+    static constexpr int kBlocks = (S < 16 ? 512 : G == 1 ? 384 : 256) / kThreads;
     static constexpr int kTimeBytes = kChannels * (kTile + 1) * 8;
     static constexpr int kBytes = kTimeBytes + kTile * kPitch * 4;
     static_assert(kTile % G == 0 && kThreads % 32 == 0 && 32 % G == 0 && kTimeBytes % 16 == 0, "whole warps");
