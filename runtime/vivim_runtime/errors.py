@@ -113,7 +113,7 @@ class MissingExtraError(VivimError):
     exit_code = 2
 
     def __init__(self, what: str, extra: str) -> None:
-        first = " (install your build of PyTorch first: the CPU's is the small one)" if extra in _WITH_TORCH else ""
+        first = " (install PyTorch first; its CPU build is the small one)" if extra in _WITH_TORCH else ""
         super().__init__(f"{what} needs the extra '{extra}': pip install {install_words(extra)}{first}")
 
 
