@@ -46,13 +46,16 @@ def calibrate_command(
     split_file: SplitFile = None,
     classes: ClassesOption = None,
     clips: Annotated[
-        int, typer.Option("--validation-clips", help="Phantoms to validate on, and as many of the training to know.")
+        int,
+        typer.Option(
+            "--validation-clips", help="Phantoms to validate on; as many training phantoms define what is known."
+        ),
     ] = 60,
     report: Annotated[Path | None, typer.Option(help="JSON file of all figures.")] = None,
     seed: Seed = 0,
     threads: Threads = 0,
 ) -> None:
-    """Learn on validation data how sure a network is (temperature scaling), and which pictures it knows."""
+    """Calibrate the confidence of a network on validation data (temperature scaling); learn which pictures it knows."""
     set_threads(threads)
     if out.suffix != ".safetensors":
         raise ConfigError(f"--out is {out}; expected a name ending in .safetensors")
