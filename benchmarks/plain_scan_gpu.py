@@ -3,9 +3,9 @@
     python benchmarks/plain_scan_gpu.py [--batches 1,16] [--dtypes fp16] [--json FILE]
 
 The library is the one that VIVIM_KERNELS names. Rows of the table, and of the JSON file, which is rewritten after
-each: every tactic of vivim_s6_scan; mamba-ssm's selective_scan_fn where it is installed; the vectorised scan of PyTorch.
+each: every tactic of vivim_s6_scan; mamba-ssm's selective_scan_fn where it is installed; PyTorch's vectorised scan.
 Times are those of gpu_timing.py, floors (exponentials; bytes, each tensor once) of the properties in gpu_floors.py.
-Accuracy is relative L2 to the float64 scan on the same device. Exit code 1 when a kernel fails or is not accurate, 2
+Accuracy is relative L2 to the float64 scan of the first picture on the same device. Exit code 1 when a kernel fails or is not accurate, 2
 without GPU or library.
 """
 
@@ -105,17 +105,18 @@ def rows_of(
     network: str, batch: int, dtype: str, kernels: KernelLibrary, about: Device, timer: Timer, device: str
 ) -> Iterator[Row]:
     """Everything at one shape, as it is measured."""
-    shape, plain = NETWORKS[network], _chunked
+    shape = NETWORKS[network]
     given = inputs(shape, batch, DTYPES[dtype], device)
-    exact: Callable[..., Tensor] = plain
-    expected = exact(*(tensor.double() for tensor in given), True).cpu()
+    exact: Callable[..., Tensor] = _chunked
+    first = (tensor[:1] if index in (0, 1, 3, 4) else tensor for index, tensor in enumerate(given))
+    expected = exact(*(tensor.double() for tensor in first), True).cpu()
     floors = work(shape, batch, DTYPES[dtype].itemsize).floors_us(about)
     for what, call, ours in calls(kernels, given):
         if isinstance(call, str):
             yield Row(network, batch, dtype, what, ours, *floors, error=call)
             continue
         try:
-            error = relative_l2(call().cpu(), expected)
+            error = relative_l2(call()[:1].cpu(), expected)
             cold, warm, _ = timer.microseconds(call)
             yield Row(network, batch, dtype, what, ours, *floors, cold, warm, error)
         except (KernelError, RuntimeError) as problem:

@@ -1,7 +1,7 @@
 """The plain scan on an NVIDIA GPU at the shapes of other people's networks, against float64 on the same GPU.
 
-The library is the one that VIVIM_KERNELS names; `make gpu-check` runs this. One test is of these tests themselves, on the
-emulator.
+The library is the one that VIVIM_KERNELS names; `make gpu-check` runs this. One test is of these tests themselves, on
+the emulator.
 """
 
 from __future__ import annotations
