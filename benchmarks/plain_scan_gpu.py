@@ -5,8 +5,8 @@
 The library is the one that VIVIM_KERNELS names. Rows of the table, and of the JSON file, which is rewritten after
 each: every tactic of vivim_s6_scan; mamba-ssm's selective_scan_fn where it is installed; PyTorch's vectorised scan.
 Times are those of gpu_timing.py, floors (exponentials; bytes, each tensor once) of the properties in gpu_floors.py.
-Accuracy is relative L2 to the float64 scan of the first picture on the same device. Exit code 1 when a kernel fails or is not accurate, 2
-without GPU or library.
+Accuracy is relative L2 to the float64 scan of the first picture on the same device. Exit code 1 when a kernel fails or
+is not accurate, 2 without GPU or library.
 """
 
 from __future__ import annotations
