@@ -68,6 +68,7 @@ def ablate_command(
     for name in names:
         variant(name, recipe)  # raises for an unknown name
     source = source.for_recipe(recipe, parse_size(imgsz))
+    recipe = replace(recipe, classes=source.class_names("train"))
     if not source.is_phantom:
         refuse_bad_data([source.dataset(name) for name in ("train", "validation", "test")], recipe.frames, 1)
     training, validation = source.clips("train", clips, fresh=True), source.judged("validation", validation_clips)

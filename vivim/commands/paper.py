@@ -127,7 +127,7 @@ def _markdown(table: list[Row], growing: list[Row], options: StudyOptions) -> st
 def _frames(text: str) -> tuple[int, ...]:
     if text == "0":
         return ()
-    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
+    if not re.fullmatch(r"[1-9][0-9]{0,5}(,[1-9][0-9]{0,5})*", text):
         raise ConfigError(f"--growth is {text}; expected numbers of frames with commas between, or 0 for no figure")
     return tuple(sorted({int(part) for part in text.split(",")}))
 
@@ -148,7 +148,7 @@ def _ways(text: str) -> tuple[bool, ...]:
 
 
 def _check_device(device: str) -> None:
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,4})?", device):
         raise ConfigError(f"--device is {device}; expected cpu, cuda or cuda:<index>")
     count = torch.cuda.device_count()
     if device != "cpu" and int(device.partition(":")[2] or 0) >= count:
@@ -161,7 +161,7 @@ def _limit(text: str | None, device: str) -> int:
         if free is None:
             raise ConfigError("this system does not tell how much memory is free; give --memory-limit, such as 8G")
         return free // 2
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]?)b?", text.lower())
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([kmg]?)b?", text.lower())
     if not match:
         raise ConfigError(f"--memory-limit is {text}; expected bytes, or 500M, 8G")
     return int(float(match[1]) * _UNITS[match[2]])

@@ -25,7 +25,7 @@ else:
 __all__ = ["CLASSES", "RECIPES", "Amp", "FitConfig", "learning_rate", "read_recipe", "recipe_file"]
 
 RECIPES = ("paper", "authors", "ours")
-CLASSES = ("lesion",)  # what clips know
+CLASSES = ("lesion",)  # what clips know that say nothing else
 
 Amp = Literal["off", "bf16", "fp16"]
 Initialisation = Literal["ours", "authors"]
@@ -38,7 +38,8 @@ class FitConfig:
     """A training run; the defaults are the paper's. A field whose annotation has a text is an option of `vivim-train`.
 
     `augmentation` is what happens to clips (vivim.training.batches), the table of that name in a file of options. With
-    `boundary` or `affine` the network gets the paper's edge head.
+    `boundary` or `affine` the network gets the paper's edge head. `classes` are those of the clips, each an output of
+    the network; None is one, called as that of the weights to start from, else lesion.
     """
 
     preset: Annotated[str, "Network: tiny, b0 .. b5 (b3 is the paper's)."] = "b3"
@@ -74,6 +75,7 @@ class FitConfig:
     ema: Annotated[float, "Decay of averaged weights, such as 0.999; they are evaluated and saved. 0: none."] = 0.0
     boundary: Annotated[float, "Weight of the boundary cross-entropy (Eq. 9)."] = 0.3
     affine: Annotated[float, "Weight of the affine constraint (Eq. 8)."] = 0.3
+    flicker: Annotated[float, "Weight of how restless the masks of a clip are; ours, not the paper's."] = 0.0
     delta_1: Annotated[float, "Weight in Eq. 8 of the pull towards the outline of the frame."] = 1.0
     delta_2: Annotated[float, "Weight in Eq. 8 of the push away from the outline of the first frame."] = 0.01
     weighting: Annotated[Weighting, "Cross-entropy as intended, or as in the authors' code."] = "intended"
@@ -91,12 +93,14 @@ class FitConfig:
         "ours"
     )
     augmentation: Augmentation = field(default_factory=Augmentation)
+    classes: tuple[str, ...] | None = None
     seed: Annotated[int, "Seed of initialisation, order, augmentation, dropout, and of a random split."] = 0
 
     def __post_init__(self) -> None:
         for name, least in (
             *(("epochs", 1), ("batch", 1), ("frames", 1), ("accumulate", 1), ("seed", 0), ("patience", 0)),
-            *(("boundary", 0), ("affine", 0), ("max_norm", 0), ("weight_decay", 0), ("warmup", 0), ("encoder_rate", 0)),
+            *(("boundary", 0), ("affine", 0), ("flicker", 0)),
+            *(("max_norm", 0), ("weight_decay", 0), ("warmup", 0), ("encoder_rate", 0)),
         ):
             if not getattr(self, name) >= least:
                 raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; expected at least {least}")
@@ -117,6 +121,8 @@ class FitConfig:
             raise ConfigError(
                 "--only edge_head with neither --boundary nor --affine: nothing would be learnt; give one"
             )
+        if self.flicker and self.frames < 2:
+            raise ConfigError("--flicker compares the frames of a clip; expected --frames of at least 2")
         if self.warmup > 1:
             raise ConfigError(f"--warmup is {self.warmup}; expected a share of the steps, 0 to 1")
         if not 0 <= self.ema < 1:
@@ -138,8 +144,9 @@ class FitConfig:
         return changes | {"frames": self.frames}
 
     def network_from(self, start: VivimConfig) -> VivimConfig:
-        """The network of a run from weights of another; of several classes, it has that of the clips."""
-        changes = self.changes() | {"classes": start.classes if len(start.classes) == 1 else CLASSES}
+        """The network of a run from weights of another: it has the classes of the clips."""
+        classes = self.classes or (start.classes if len(start.classes) == 1 else CLASSES)
+        changes = self.changes() | {"classes": classes}
         if self.has_edges and self.edge_head is None and start.edge_head != "none":
             changes["edge_head"] = start.edge_head
         return dataclasses.replace(start, **changes)
@@ -155,7 +162,7 @@ class FitConfig:
 
     def network(self) -> VivimConfig:
         """The network of a run from scratch."""
-        return VivimConfig.preset(self.preset, **self.changes())
+        return VivimConfig.preset(self.preset, **self.changes(), classes=self.classes or CLASSES)
 
 
 def learning_rate(config: FitConfig, step: int, steps: int) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,8 +17,12 @@ from vivim_runtime.files import check_names, writable_file
 from vivim_runtime.regions import RegionRule
 from vivim_runtime.sizes import parse_size
 
+if TYPE_CHECKING:
+    from vivim_runtime.datasets import Classes
+
 __all__ = [
     "AllowTrained",
+    "ClassesOption",
     "ClipFrames",
     "CsvFile",
     "DataSet",
@@ -43,6 +47,7 @@ __all__ = [
     "Threshold",
     "TorchDevice",
     "check_outputs",
+    "classes_or_none",
     "parse_size",
     "region_or_none",
     "size_or_none",
@@ -122,6 +127,22 @@ DataSet = Annotated[
 ]
 Layout = Annotated[str, typer.Option(help="Layout of the folder, if it cannot be detected; docs/data.md.")]
 SplitFile = Annotated[Path | None, typer.Option(help="Which videos belong to which split; docs/data.md.")]
+ClassesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        metavar="A,B",
+        help="Names of the masks' values, 1=lesion,2=vessel; default by the table of the data.",
+    ),
+]
+
+
+def classes_or_none(text: str | None) -> Classes | None:
+    """What --classes was given; None where it was not."""
+    from vivim_runtime.datasets import Classes  # later: most commands read no data sets
+
+    return None if text is None else Classes.parse(text)
+
 
 # --- what is written ------------------------------------------------------------------------------------------------
 

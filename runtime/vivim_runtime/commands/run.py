@@ -130,7 +130,7 @@ def run_command(
         typer.Option(
             help="Live: on delays each picture until its own mask is ready; off shows the newest of both; auto decides."
         ),
-    ] = "auto",
+    ] = LiveOptions.sync,
     clip_rate: Annotated[
         float | None, typer.Option(help="Live: frames per second of a clip; default: the rate of the source.")
     ] = None,
