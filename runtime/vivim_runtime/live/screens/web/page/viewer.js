@@ -51,7 +51,7 @@ function figures(status) {
     ["latency p50 / p95", `${ms(status.latency_ms.p50)} / ${ms(status.latency_ms.p95)}`],
     ["inference p50 / p95", `${ms(status.infer_ms.p50)} / ${ms(status.infer_ms.p95)}`],
     ["mask age", ms(status.mask_age_ms)],
-    ["clip every", `${status.hop} frames`],
+    ["clip every", `${status.hop} frame${status.hop === 1 ? "" : "s"}`],
     ["model sees", status.regions.length ? `${status.regions.map((region) => region.join(",")).join("; ")} (${status.region})` : "the whole picture"],
     ["scale", status.scale],
     ["from", status.source],
