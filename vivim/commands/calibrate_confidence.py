@@ -26,7 +26,7 @@ from vivim.training.confidence import (
     rightly_empty,
 )
 from vivim.training.domain import learn_domain
-from vivim_runtime.commands.options import DataSet, Layout, Seed, SplitFile, Threads
+from vivim_runtime.commands.options import ClassesOption, DataSet, Layout, Seed, SplitFile, Threads
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.confidence import Confidence, Domain
 from vivim_runtime.errors import ConfigError
@@ -47,6 +47,7 @@ def calibrate_command(
     data: DataSet = "phantom",
     layout: Layout = "auto",
     split_file: SplitFile = None,
+    classes: ClassesOption = None,
     clips: Annotated[
         int, typer.Option("--validation-clips", help="Phantoms to validate on; five times as many training pictures.")
     ] = 60,
@@ -54,7 +55,7 @@ def calibrate_command(
     seed: Seed = 0,
     threads: Threads = 0,
 ) -> None:
-    """Learn on validation data how sure a network is (temperature scaling), and which pictures it knows."""
+    """Calibrate the confidence of a network on validation data (temperature scaling); learn which pictures it knows."""
     set_threads(threads)
     if out.suffix != ".safetensors":
         raise ConfigError(f"--out is {out}; expected a name ending in .safetensors")
@@ -62,8 +63,18 @@ def calibrate_command(
         raise ConfigError(f"--validation-clips is {clips}; expected at least 8")
     training = read_training(weights)
     contract = training.contract
+    model = load_checkpoint(weights)
     source = ClipOptions(
-        data, layout, split_file, seed, contract.frames, contract.size, contract.stride, trained=training.data
+        data,
+        layout,
+        split_file,
+        classes,
+        seed=seed,
+        frames=contract.frames,
+        size=contract.size,
+        stride=contract.stride,
+        trained=training.data,
+        marked=model.config.classes,
     )
     validation = source.judged("validation", clips)
     with open_runner(weights, threads=threads) as session:
@@ -71,7 +82,6 @@ def calibrate_command(
         judged = judged_frames(session, validation, seed=seed)
     temperature = learn_temperature(judged)
     before, after = reliability(judged, 1.0), reliability(judged, temperature)
-    model = load_checkpoint(weights)
     first = cast(Stage, model.stages[0]).patch_embed.proj
     domain = learn_domain(
         _pictures(replace(source, frames=1).clips("train", _PICTURES * clips), "training", _PICTURES * clips),

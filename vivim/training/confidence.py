@@ -38,8 +38,10 @@ class Judged:
     """What a network says of the frames of validation data.
 
     Attributes:
-        logits, truth: (N, P) of random pixels of each of N frames, of the first class.
-        dice: (N,), of that, with the truth; NaN where neither truth nor mask marks anything.
+        logits, truth: (N, K P) of random pixels of each of N frames, the same ones of every class: all share one
+            temperature.
+        dice: (N,), with the truth, of several classes the lowest, as confidence is that of the least sure; NaN where
+            neither truth nor mask marks anything.
         whole: all logits of each frame, (K, H / 2, W / 2): of which the expected Dice is computed.
     """
 
@@ -59,15 +61,22 @@ def judged_frames(session: Session, clips: ClipSource, threshold: float = 0.5, s
         clip = judged_clip(clips, index)
         said = session(clip.pixels[None])[0][clip.used]
         for frame, truth in zip(said, clip.truths, strict=True):
-            true = mask_at(truth, size)
+            true = mask_at(truth if truth.ndim == 3 else truth[None], size)  # (K, H, W)
             pixels = rng.integers(0, frame[0].size, _PIXELS)
-            logits.append(frame[0].ravel()[pixels])
-            truths.append(true.ravel()[pixels])
-            mask = frame[0] > level
-            both = int(mask.sum()) + int(true.sum())
-            dice.append(2 * int((mask & true).sum()) / both if both else float("nan"))
+            logits.append(frame.reshape(len(frame), -1)[:, pixels].ravel())
+            truths.append(true.reshape(len(true), -1)[:, pixels].ravel())
+            dice.append(_lowest_dice(frame > level, true))
             whole.append(frame[:, ::2, ::2].astype(np.float32))  # half the size will do for sums over pixels
     return Judged(np.stack(logits), np.stack(truths), np.array(dice), tuple(whole))
+
+
+def _lowest_dice(masks: npt.NDArray[np.bool_], truths: npt.NDArray[np.bool_]) -> float:
+    """Of the classes (K, H, W) that either marks; NaN where there is none."""
+    found = []
+    for mask, true in zip(masks, truths, strict=True):
+        if both := int(mask.sum()) + int(true.sum()):
+            found.append(2 * int((mask & true).sum()) / both)
+    return min(found, default=float("nan"))
 
 
 def _loss(logits: Array, truth: npt.NDArray[np.bool_], temperature: float) -> float:
