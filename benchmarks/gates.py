@@ -27,7 +27,7 @@ from vivim.checkpoint import read_training
 from vivim.training.strangers import varied
 from vivim_runtime.clips import windows
 from vivim_runtime.framing import Views, resized
-from vivim_runtime.gating import GATES, Gatekeeper
+from vivim_runtime.gating import GATES, HIDING, Gatekeeper
 from vivim_runtime.locating import located
 from vivim_runtime.phantom import PhantomSpec, phantom_frames
 from vivim_runtime.regions import RegionRule
@@ -167,13 +167,14 @@ def main() -> None:
         *((label, "", clips) for name in asked.cines for label, clips in _both_ways(
             name, size, RegionRule.parse(asked.region), training.contract)),
     ]  # fmt: skip
-    print(f"{'clips':36} {'meant for':9} " + " ".join(f"{gate:>8}" for gate in keepers))
+    hiding = [gate in HIDING for gate in keepers]
+    print(f"{'clips':36} {'meant for':9} " + " ".join(f"{gate:>8}" for gate in (*keepers, "hidden")))
     seconds: list[list[float]] = []
     for name, meant, clips in sets:
         closed = []
         for clip in clips:
             row, spent = zip(*(_judged(keeper, clip) for keeper in keepers.values()), strict=True)
-            closed.append(row)
+            closed.append((*row, any(shut and hides for shut, hides in zip(row, hiding, strict=True))))
             seconds.append(list(spent))
         shares = np.mean(closed, axis=0)
         print(f"{name[:36]:36} {meant:9} " + " ".join(f"{share:8.1%}" for share in shares), flush=True)
