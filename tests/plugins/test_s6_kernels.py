@@ -357,13 +357,15 @@ def test_default_tactic_splits_what_has_few_channels(
     assert TACTICS[emulation().vivim_s6_default_tactic(ctypes.byref(desc))] == tactic
 
 
-def test_what_the_kernels_do_not_take_is_known_before() -> None:
+def test_what_the_kernels_do_not_take_is_known_before(monkeypatch: pytest.MonkeyPatch) -> None:
     u, delta, A, B, C, *_ = arguments_of(Case(states=16))
     assert library().takes_s6(u, delta, A, B, C)
     assert not library().takes_s6(u, delta.half(), A, B, C)  # two types
     assert not library().takes_s6(*(t.double() for t in (u, delta, A, B, C)))
     assert not library().takes_s6(u, delta, torch.zeros(5, 257), B, C)
     assert not library().takes_s6(u[:0], delta, A, B, C)
+    monkeypatch.setattr(library(), "s6_tactics", ())  # a library from before the plain scan
+    assert not library().takes_s6(u, delta, A, B, C)
 
 
 def test_pytorch_calls_them_for_cuda_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
