@@ -47,6 +47,7 @@ __all__ = ["EngineOptions", "EnginePlan", "Progress", "build_engine", "choose_ba
 
 # GPUs that an engine of TensorRT for RTX is built for when none are named: GeForce RTX 30, 40 and 50.
 RTX_CAPABILITIES = ("8.6", "8.9", "12.0")
+_MOST_TIMINGS = 1 << 28  # bytes; TensorRT writes some MB
 VERBOSITIES = ("none", "layer_names_only", "detailed")
 
 # phase, steps done, steps in all
@@ -223,6 +224,7 @@ class _Builder:
         if self.backend.plugins:
             self.plugin = Plugin.find(options.plugin)
             self.plugin.load(self.trt)
+            self.plugin.expect(self.trt, self.graph.operators)
         self.logger = error_logger(self.trt)
         self._builder = start(self.trt, "Builder", self.logger)
         self.network = self._parsed()
@@ -311,6 +313,8 @@ class _Builder:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
         if options.timing_cache is not None:
             try:
+                if options.timing_cache.is_file() and options.timing_cache.stat().st_size > _MOST_TIMINGS:
+                    raise UsageError(f"{options.timing_cache} is too large for a timing cache; name another file")
                 content = options.timing_cache.read_bytes() if options.timing_cache.is_file() else b""
             except OSError as error:
                 raise UsageError(f"cannot read the timing cache {options.timing_cache}: {error.strerror}") from None

@@ -28,8 +28,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from vivim_runtime.installation import install_words
-
 __all__ = [
     "AccuracyError",
     "CheckpointError",
@@ -113,7 +111,9 @@ class MissingExtraError(VivimError):
     exit_code = 2
 
     def __init__(self, what: str, extra: str) -> None:
-        first = " (install your build of PyTorch first: the CPU's is the small one)" if extra in _WITH_TORCH else ""
+        from vivim_runtime.installation import install_words  # late: it loads half of email, and every command waits
+
+        first = " (install PyTorch first; its CPU build is the small one)" if extra in _WITH_TORCH else ""
         super().__init__(f"{what} needs the extra '{extra}': pip install {install_words(extra)}{first}")
 
 

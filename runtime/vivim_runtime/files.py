@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vivim_runtime.errors import SinkError, UsageError
+from vivim_runtime.interrupts import undisturbed
 
 __all__ = [
     "GrowingFile",
@@ -166,6 +167,7 @@ class GrowingFile:
         SinkError: it cannot be written, or another run writes it.
     """
 
+    @undisturbed
     def __init__(self, target: Path) -> None:
         self.target = writable_file(target)
         self._error: OSError | None = None
@@ -221,6 +223,7 @@ class GrowingFile:
         self._bytes += len(data)
         return len(data)
 
+    @undisturbed
     def complete(self) -> None:
         """Give the file its name, once all that was written is on the disk.
 
@@ -248,6 +251,7 @@ class GrowingFile:
             os.close(self._descriptor)
             self._descriptor = -1
 
+    @undisturbed
     def discard(self) -> None:
         """Close it and remove the part."""
         with suppress(OSError):
@@ -293,6 +297,7 @@ def _name(path: Path, name: Path) -> None:
 
 
 @contextmanager
+@undisturbed
 def atomic_path(target: str | Path, create: bool = True) -> Iterator[Path]:
     """A temporary file beside `target` that replaces it when the block ends, and is removed when it fails.
 

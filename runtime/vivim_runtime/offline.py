@@ -16,6 +16,7 @@ from vivim_runtime.continuity import Continuity
 from vivim_runtime.errors import UsageError
 from vivim_runtime.framing import Views
 from vivim_runtime.gating import HIDING, Gatekeeper
+from vivim_runtime.interrupts import undisturbed
 from vivim_runtime.locating import located
 from vivim_runtime.measuring import Curves, LesionFinder, Scales
 from vivim_runtime.overlay import Layer, drawn
@@ -197,8 +198,7 @@ def run(
                     states[item.state] = states.get(item.state, 0) + 1
                     curves.add(item.frame.time, item.lesions)
                     with watch.measure("write"):
-                        for sink in sinks:
-                            sink.write(item)
+                        _write(sinks, item)
                     written += 1
                     with_mask += bool(item.masks.any())
                     if on_frame:
@@ -301,6 +301,12 @@ def _segmented(
             classes, within = session.info.classes, views.inside(size)
             picture = drawn(frame.image, masked.masks, classes, options.layers, options.alpha, within)
         yield Segmented.drawn(masked, picture)
+
+
+@undisturbed
+def _write(sinks: Sequence[Sink], item: Segmented) -> None:
+    for sink in sinks:
+        sink.write(item)
 
 
 def _percentiles(latencies: list[float]) -> dict[str, float]:

@@ -6,6 +6,7 @@ TensorRT for RTX builds for real in test_engine.py and never comes here: it need
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -162,6 +163,9 @@ def test_timing_cache_is_read_written_and_refused_where_it_does_not_fit(bench: B
     with pytest.raises(UsageError, match="timings is not of this GPU and TensorRT"):
         bench.build(timing_cache=cache)
     assert cache.read_bytes() == b"+measured+measured"
+    os.truncate(cache, 1 << 40)  # of which nothing is on the disk
+    with pytest.raises(UsageError, match="timings is too large for a timing cache"):
+        bench.build(timing_cache=cache)
 
 
 def product(inputs: list[str], output: str) -> dict[str, Any]:

@@ -37,12 +37,12 @@ def boundary_command(
     clips: Annotated[int, typer.Option("--phantoms", "--clips", help="Phantoms to learn from.")] = 400,
     imgsz: FrameSize = "256",
     steps: Annotated[int, typer.Option(help="Steps of training.")] = 4000,
-    batch: Annotated[int, typer.Option(help="Pairs of outlines a step.")] = 128,
+    batch: Annotated[int, typer.Option(help="Pairs of outlines per step.")] = 128,
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
     seed: Seed = 0,
     threads: Threads = 0,
 ) -> None:
-    """Teach the affine regressor of Eq. 8, and report its error on held-out masks."""
+    """Train the affine regressor of Eq. 8, and report its error on held-out masks."""
     set_threads(threads)
     if out.suffix != ".safetensors":
         raise ConfigError(f"--out is {out}; expected a name ending in .safetensors")

@@ -35,7 +35,7 @@ _progress = terminal(stderr=True)
 def check_command(
     data: Annotated[str, typer.Argument(help="The folder of a data set, or phantom.")],
     layout: Layout = "auto",
-    split: Annotated[str, typer.Option(help="Videos of one split; default all.")] = "",
+    split: Annotated[str, typer.Option(help="Check only the videos of one split; default: all.")] = "",
     split_file: SplitFile = None,
     classes: ClassesOption = None,
     frames: ClipFrames = 5,
@@ -43,7 +43,7 @@ def check_command(
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet (PNG) with the outlines of masks.")] = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Count a data set, list all that is wrong with it, and show it; exit code 2 where something must be mended."""
+    """Check a data set: count it, list everything that is wrong, draw a contact sheet; exit code 2 for errors."""
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise DataError(f"--sheet is {sheet}; expected a name ending in .png")
     check_outputs((sheet, json_file), (data,))

@@ -42,7 +42,7 @@ class ClipOptions:
     data: Annotated[str, "phantom or phantom:screen=mixed (synthetic ultrasound), or the folder of a data set."] = (
         "phantom"
     )
-    layout: Annotated[str, "How the folder is laid out, where it is not found out; docs/data.md."] = "auto"
+    layout: Annotated[str, "Layout of the folder, if it cannot be detected; docs/data.md."] = "auto"
     split_file: Annotated[Path | None, "Which videos belong to which split; docs/data.md."] = None
     classes: Annotated[
         str | None, "Names of the masks' values: lesion,vessel or 1=lesion,2=vessel; default by the table of the data."
@@ -51,18 +51,18 @@ class ClipOptions:
     frames: int = 5
     size: tuple[int, int] = (256, 256)
     stride: Annotated[int, "Frames from one frame of a clip to the next."] = 1
-    strides: Annotated[int, "Phantoms: frames from one to the next, 1 to so many, clip by clip."] = 1
-    region: Annotated[str, "What is cut out of the frames: whole, dicom, auto, or X,Y,W,H; docs/contract.md."] = "whole"
-    shape: Annotated[str, "How that becomes a picture: stretched, or kept (filled with black)."] = "stretched"
-    colour: Annotated[str, "rgb, or grey: the luminance in all channels."] = "rgb"
-    outside: Annotated[str, "What lies in the region's rectangle outside its outline: kept, or black."] = "kept"
-    fps: Annotated[float | None, "Frames a second of the videos, for the weights' contract."] = None
+    strides: Annotated[int, "Phantoms: draw the stride of each clip from 1 to this number."] = 1
+    region: Annotated[str, "Part of the frames to use: whole, dicom, auto, or X,Y,W,H; docs/contract.md."] = "whole"
+    shape: Annotated[str, "How that part is fitted: stretched, or kept (in shape, padded with black)."] = "stretched"
+    colour: Annotated[str, "rgb, or grey (the luminance in all channels)."] = "rgb"
+    outside: Annotated[str, "Pixels of the region's rectangle outside its outline: kept, or black."] = "kept"
+    fps: Annotated[float | None, "Frames per second of the videos, recorded in the contract of the weights."] = None
     stills: Annotated[
-        Path | None, "Folder of still pictures with masks to train on, too: each is a clip that stands still."
+        Path | None, "Folder of still pictures with masks to train on as well, each as a clip of identical frames."
     ] = None
-    hop: Annotated[int, "Frames from the start of one clip to learn from to that of the next."] = 1
-    cache: Annotated[int, "Megabytes of frames at the network's size that are kept in memory."] = 2000
-    cache_folder: Annotated[Path | None, "Folder to keep them in, for all processes and later runs."] = None
+    hop: Annotated[int, "Frames from the start of one training clip to the start of the next."] = 1
+    cache: Annotated[int, "Megabytes of resized frames to keep in memory."] = 2000
+    cache_folder: Annotated[Path | None, "Folder to keep resized frames in, for all processes and later runs."] = None
     cache_disk: Annotated[int, "Megabytes that may be added to --cache-folder."] = 20000
     validation: str = "validation"
     trained: tuple[TrainingData, ...] = ()

@@ -27,7 +27,7 @@ from vivim.training.plan import planned
 from vivim.training.recipe import FitConfig, read_recipe, recipe_file
 from vivim.training.scores import Scores
 from vivim_runtime.commands.fields import options_of
-from vivim_runtime.commands.options import Device, FrameSize, Threads, parse_size
+from vivim_runtime.commands.options import FrameSize, Threads, TorchDevice, parse_size
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import ConfigError
 from vivim_runtime.files import writable_folder
@@ -37,7 +37,7 @@ __all__ = ["Workers", "fit_command", "report_line", "set_threads"]
 # File names are printed as they are: no markup.
 _console = terminal(stderr=True)
 
-Workers = Annotated[int, typer.Option(help="Processes that make clips ahead; -1: as many as help on this machine.")]
+Workers = Annotated[int, typer.Option(help="Processes that prepare clips; -1: as many as help on this machine.")]
 
 
 def set_threads(threads: int) -> None:
@@ -93,18 +93,18 @@ def fit_command(
     validation_split: Annotated[str, typer.Option(help="Videos to validate on.")] = "validation",
     imgsz: FrameSize = "256",
     clips: Annotated[
-        int, typer.Option("--phantoms", "--clips", help="Phantoms an epoch, new ones in every epoch.")
+        int, typer.Option("--phantoms", "--clips", help="Phantoms per epoch, new ones in every epoch.")
     ] = 200,
-    fresh: Annotated[bool, typer.Option(help="New phantoms in every epoch, or the same ones.")] = True,
+    fresh: Annotated[bool, typer.Option(help="Draw new phantoms in every epoch, or use the same ones.")] = True,
     validation_clips: Annotated[int, typer.Option(help="Phantoms to validate on.")] = 24,
-    device: Device = "auto",
+    device: TorchDevice = "auto",
     workers: Workers = -1,
     threads: Threads = 0,
-    save_every: Annotated[float, typer.Option(help="Seconds after which the state is saved in mid-epoch.")] = 300.0,
+    save_every: Annotated[float, typer.Option(help="Save the state within an epoch every so many seconds.")] = 300.0,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write curves and overlays.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
 ) -> None:
-    """Train a network, by default as in the paper; Ctrl-C stops it, --resume goes on with the same numbers."""
+    """Train a network, by default as in the paper; Ctrl-C stops it, --resume continues exactly where it stopped."""
     set_threads(threads)
     chosen = dataclasses.replace(options, augmentation=context.obj) if context.obj else options
     # Phantoms have splits of their own.

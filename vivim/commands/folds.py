@@ -20,18 +20,20 @@ __all__ = ["folds_command"]
 
 
 def folds_command(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="Folder of a data set; all its videos are dealt.")],
-    count: Annotated[int, typer.Option("--folds", help="How many.")] = 5,
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="Folder of a data set; all its videos are assigned to folds.")
+    ],
+    count: Annotated[int, typer.Option("--folds", help="Number of folds.")] = 5,
     patient: Annotated[
         str | None, typer.Option(help="Regular expression for the patient in a video's name; default: the whole name.")
     ] = None,
-    patients: Annotated[Path | None, typer.Option(help="Table (CSV) of `video,patient` instead.")] = None,
+    patients: Annotated[Path | None, typer.Option(help="CSV table of `video,patient`, instead of --patient.")] = None,
     layout: Layout = "auto",
     classes: ClassesOption = None,
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option(help="Folder for fold-1.json, ...: what --split-file takes.")] = Path("folds"),
+    out: Annotated[Path, typer.Option(help="Folder for fold-1.json, ..., which --split-file takes.")] = Path("folds"),
 ) -> None:
-    """Deal the videos to folds by patient, and print the commands that train and judge each."""
+    """Split the videos into folds by patient, and print the commands that train and evaluate each."""
     if patient is not None and patients is not None:
         raise UsageError("--patient and --patients both say who is who; give one of them")
     videos = [video for video in open_dataset(data, "", layout, classes=classes_or_none(classes)).videos if len(video)]

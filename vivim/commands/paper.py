@@ -45,24 +45,26 @@ def paper_command(
     growth_imgsz: Annotated[
         str, typer.Option(metavar="N | HxW", help="Figure: size of its frames, height x width.")
     ] = "128",
-    modules: Annotated[str, typer.Option(help="Which modules, with commas.")] = ",".join(METHODS),
+    modules: Annotated[str, typer.Option(help="Modules to measure, comma-separated.")] = ",".join(METHODS),
     attention: Annotated[
-        str, typer.Option(help="fused, written (its scores in memory, as when the paper was written), or both.")
+        str,
+        typer.Option(help="fused, written (all scores in memory, as was usual when the paper was written), or both."),
     ] = "both",
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:<index>.")] = "cpu",
     threads: Threads = 1,
     runs: Annotated[
-        int, typer.Option(help="Runs of a case, the fastest of which counts; 0 only counts what it would take.")
+        int, typer.Option(help="Runs per case; the fastest counts. 0: only count memory and operations.")
     ] = 3,
     memory_limit: Annotated[
-        str | None, typer.Option(help="Bytes a case may take, or 500M, 8G; default half of what is free.")
+        str | None,
+        typer.Option(help="Memory that a case may take, in bytes or as 500M, 8G; default: half of what is free."),
     ] = None,
-    time_limit: Annotated[float, typer.Option(help="Seconds a case may take, its start included.")] = 600.0,
+    time_limit: Annotated[float, typer.Option(help="Seconds that a case may take, including its start.")] = 600.0,
     json_file: JsonFile = None,
     markdown: MarkdownFile = None,
     plot: Annotated[Path | None, typer.Option(help="Write the figure to this .svg file.")] = None,
 ) -> None:
-    """Measure again what the paper's Table IV and Fig. 7 (b) say: what ST-Mamba and attention cost."""
+    """Repeat the paper's Table IV and Fig. 7 (b): what ST-Mamba and attention cost."""
     _check_device(device)
     options = StudyOptions(
         limits=Limits(_limit(memory_limit, device), time_limit),
@@ -125,7 +127,7 @@ def _markdown(table: list[Row], growing: list[Row], options: StudyOptions) -> st
 def _frames(text: str) -> tuple[int, ...]:
     if text == "0":
         return ()
-    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
+    if not re.fullmatch(r"[1-9][0-9]{0,5}(,[1-9][0-9]{0,5})*", text):
         raise ConfigError(f"--growth is {text}; expected numbers of frames with commas between, or 0 for no figure")
     return tuple(sorted({int(part) for part in text.split(",")}))
 
@@ -146,7 +148,7 @@ def _ways(text: str) -> tuple[bool, ...]:
 
 
 def _check_device(device: str) -> None:
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,4})?", device):
         raise ConfigError(f"--device is {device}; expected cpu, cuda or cuda:<index>")
     count = torch.cuda.device_count()
     if device != "cpu" and int(device.partition(":")[2] or 0) >= count:
@@ -159,7 +161,7 @@ def _limit(text: str | None, device: str) -> int:
         if free is None:
             raise ConfigError("this system does not tell how much memory is free; give --memory-limit, such as 8G")
         return free // 2
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]?)b?", text.lower())
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([kmg]?)b?", text.lower())
     if not match:
         raise ConfigError(f"--memory-limit is {text}; expected bytes, or 500M, 8G")
     return int(float(match[1]) * _UNITS[match[2]])

@@ -1,4 +1,4 @@
-"""Calibrated probability and the domain of a network, learnt on validation data; the record goes with its weights.
+"""Calibrated probability of a network, learnt on validation data; the record goes with its weights.
 
 Temperature scaling (Guo et al. 2017): one number that all logits are divided by, so that of the pixels that are given
 80 % some 80 % are lesion. Masks do not change. Dice against coverage says what the confidence is worth: how good the
@@ -7,14 +7,13 @@ masks are that are left when the least sure frames are held back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from vivim.training.batches import ClipSource, judged_clip
-from vivim_runtime.confidence import Domain, expected_dice, first_features
+from vivim_runtime.confidence import expected_dice
 from vivim_runtime.framing import mask_at
 from vivim_runtime.judging.reliability import Reliability, ReliabilityTally
 from vivim_runtime.sessions.base import Session
@@ -23,7 +22,6 @@ __all__ = [
     "Judged",
     "coverage",
     "judged_frames",
-    "learn_domain",
     "learn_temperature",
     "reliability",
     "rightly_empty",
@@ -128,32 +126,3 @@ def coverage(
         kept = order[: max(1, round(share * len(order)))]
         rows.append((share, float(dice[kept].mean()), float(sure[kept].min())))
     return rows
-
-
-def learn_domain(
-    learnt: Iterable[npt.NDArray[np.uint8]],
-    held_out: Sequence[npt.NDArray[np.uint8]],
-    kernel: Array,
-    stride: int,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    directions: int = 16,
-) -> Domain:
-    """Which pictures a network knows, from pictures (H, W, 3) of its training, and others that say how far they lie.
-
-    The threshold is a quarter above the 99th percentile of the held-out distances.
-    """
-    features = np.stack([first_features(p, kernel, stride, mean, std) for p in learnt]).astype(np.float64)
-    centre = features.mean(axis=0)
-    _, scale, axes = np.linalg.svd(features - centre, full_matrices=False)
-    kept = min(directions, int((scale > 1e-6 * scale[0]).sum()))
-    deviation = scale[:kept] / np.sqrt(len(features) - 1)
-    whitening = axes[:kept] / deviation[:, None]
-    found = Domain(
-        kernel.astype(np.float32), stride, mean, std, centre.astype(np.float32), whitening.astype(np.float32), 1.0, 0.0
-    )
-    far = np.array([found.distance(p) for p in held_out])
-    threshold = 1.25 * float(np.percentile(far, 99))
-    return Domain(
-        found.kernel, stride, mean, std, found.centre, found.whitening, threshold, float((far > threshold).mean())
-    )

@@ -6,7 +6,6 @@ A failure of their code becomes one sentence with the file and line of theirs, f
 from __future__ import annotations
 
 import importlib
-import json
 import linecache
 import sys
 import traceback
@@ -22,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from vivim.pickled import read_foreign
 from vivim_runtime.errors import CheckpointError, ModelError, UsageError
+from vivim_runtime.text import parse_json, parse_number
 
 __all__ = ["blamed", "build_arguments", "input_shape", "line_of", "load_network", "place_of"]
 
@@ -121,7 +121,7 @@ def _state(path: Path) -> dict[str, Tensor]:
 def build_arguments(text: str | None) -> dict[str, Any]:
     """What `--build-args` says: a JSON object; UsageError where it is none."""
     try:
-        value = json.loads(text or "{}")
+        value = parse_json(text or "{}")
     except ValueError as error:
         raise UsageError(
             f"--build-args cannot be read ({error}); expected JSON, such as '{{\"classes\": 9}}'"
@@ -134,9 +134,10 @@ def build_arguments(text: str | None) -> dict[str, Any]:
 def input_shape(text: str) -> tuple[int, ...]:
     """1x3x224x224 -> (1, 3, 224, 224); UsageError where it is none."""
     parts = text.lower().replace("×", "x").split("x")
-    if len(parts) < 2 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+    sizes = [parse_number(part.strip()) for part in parts]
+    if len(parts) < 2 or not all(sizes):
         raise UsageError(f"--input is {text}; expected sizes, batch first, such as 1x3x224x224")
-    return tuple(int(part) for part in parts)
+    return tuple(size for size in sizes if size)
 
 
 @contextmanager

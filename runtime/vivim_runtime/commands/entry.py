@@ -2,26 +2,24 @@
 
 The commands themselves live in the packages (`vivim_runtime.commands.run`, `vivim_export.commands`,
 `vivim.commands.train`) and are imported only here and only when called, so that `vivim-run` works where torch is not
-installed.
+installed. Nothing is imported before that takes longer than Python itself: an interrupt that is raised while extensions
+load can crash them, so it has to be handled before (`vivim_runtime.commands.signals`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import os
 import signal
 import sys
-from types import FrameType
-from typing import NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
-import typer
-
-from vivim_runtime.commands.application import needs
-from vivim_runtime.commands.terminal import let_go
+from vivim_runtime.commands.signals import Signals
 from vivim_runtime.commands.words import meant
 from vivim_runtime.errors import MissingExtraError, UsageError
 from vivim_runtime.text import printable
+
+if TYPE_CHECKING:
+    import typer
 
 __all__ = [
     "SUMMARIES",
@@ -64,14 +62,14 @@ SUMMARIES: dict[str, tuple[str, dict[str, str]]] = {
         "Train and evaluate Vivim, and convert checkpoints.",
         {
             "fit": "Train a network, by default as in the paper",
-            "check-data": "Count a data set, list all that is wrong with it, and show it",
-            "calibrate-confidence": "Learn on validation data how sure a network is (temperature scaling)",
-            "boundary": "Teach the affine regressor of Eq. 8, and report its error on held-out masks.",
+            "check-data": "Check a data set: count it, list everything that is wrong, draw a contact sheet",
+            "calibrate-confidence": "Calibrate the confidence of a network on validation data (temperature scaling)",
+            "boundary": "Train the affine regressor of Eq. 8, and report its error on held-out masks.",
             "ablate": "Train the rows of Table III side by side",
-            "folds": "Deal the videos to folds by patient, and print the commands that train and judge each.",
+            "folds": "Split the videos into folds by patient, and print the commands that train and evaluate each.",
             "evaluate": "The same as vivim-eval.",
-            "plot": "Draw how runs went: training loss and validation Dice of every epoch.",
-            "convert": "Turn a checkpoint into safetensors with its configuration inside.",
+            "plot": "Plot runs: training loss and validation Dice of every epoch.",
+            "convert": "Convert a checkpoint to safetensors with its configuration inside.",
         },
     ),
 }
@@ -96,74 +94,55 @@ def main(command: str, module: str) -> NoReturn:
 
     Every exception class of ours carries `exit_code`; anything else is a defect and keeps its traceback.
     """
-    told: list[int] = []
-    importing = True
-
-    def end(number: int, frame: FrameType | None) -> NoReturn:
-        """As an exception, so that files are closed and temporary ones removed; but not while packages are imported:
-        nothing is open yet, and an exception within the start of compiled ones can crash them."""
-        if importing:
-            if number == signal.SIGINT:
-                with contextlib.suppress(OSError):
-                    os.write(2, f"{command}: interrupted\n".encode())
-            os._exit(128 + number)
-        told.append(number)
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        signal.signal(number, signal.SIG_DFL)  # a second one does not wait
-        sys.exit(128 + number)
-
+    signals = Signals(command)
+    signals.take()
     try:
-        signal.signal(signal.SIGTERM, end)
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job in the background ignores it
-            signal.signal(signal.SIGINT, end)
-        if instead := meant(command, sys.argv[1:]):
-            raise UsageError(f"options are written --name value here, not name=value; this says the same: {instead}")
-        app: typer.Typer = importlib.import_module(module).app
-        importing = False
-        code = app(prog_name=command, standalone_mode=False)
-        if code == 130:  # what Typer makes of a KeyboardInterrupt
-            raise KeyboardInterrupt
-        sys.stdout.flush()  # here, where a broken pipe can still be told from a defect
+        code = _outcome(command, module, signals)
     except KeyboardInterrupt:
-        _fail(f"{command}: interrupted", 130)
+        code = _told(f"{command}: interrupted", 130)
     except BrokenPipeError:
-        let_go()
-        sys.exit(_BROKEN_PIPE)
-    except ImportError as error:
-        _check_told(command, told, error)
-        missing = _missing_extra(command, error)
-        if missing is None:
+        _let_go()
+        code = _BROKEN_PIPE
+    except SystemExit as ended:
+        if isinstance(ended.code, str):
             raise
+        code = ended.code or 0
+    except Exception as error:
+        code = _explained(command, error, signals.told)
+    signals.working = False
+    if signals.told is not None:
+        signals.leave(code)
+    sys.exit(code)
+
+
+def _outcome(command: str, module: str, signals: Signals) -> int:
+    if instead := meant(command, sys.argv[1:]):
+        raise UsageError(f"options are written --name value here, not name=value; this says the same: {instead}")
+    app: typer.Typer = importlib.import_module(module).app
+    signals.working = True
+    code = app(prog_name=command, standalone_mode=False)
+    if code == 130:  # what Typer makes of a KeyboardInterrupt
+        raise KeyboardInterrupt
+    sys.stdout.flush()  # here, where a broken pipe can still be told from a defect
+    return code if isinstance(code, int) else 0
+
+
+def _explained(command: str, error: Exception, told: int | None) -> int:
+    """The exit code of an error of ours or of the command line, told in one line; anything else goes on as it is."""
+    exit_code = getattr(error, "exit_code", None)
+    kind = type(error).__name__  # Typer has carried its own copy of these classes since 0.16, so names it is
+    # An extension that is being loaded makes an ImportError of the exception of a signal, a package that catches
+    # everything goes on, and fails of what is missing, and we blame a network's code for what it did not catch.
+    ended = told is not None and (not isinstance(exit_code, int) or _comes_of_an_end(error))
+    if kind == "Abort" or (ended and told == signal.SIGINT):
+        return _told(f"{command}: interrupted", 130)
+    if ended and told is not None:
+        return 128 + told
+    if isinstance(error, ImportError) and (missing := _missing_extra(command, error)):
         if command in SUMMARIES and (not sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:])):
             _write(_summary(command), sys.stdout)
-            sys.exit(0)
-        _fail(f"error: {missing}", missing.exit_code)
-    except Exception as error:
-        _check_told(command, told, error)
-        _explain(command, error)
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _check_told(command: str, told: list[int], error: Exception) -> None:
-    """End as interrupted where an error that is not ours came after a signal.
-
-    An extension that is being loaded makes an ImportError of the handler's exception, and a package that catches
-    everything goes on, and fails of what is missing.
-    """
-    if not told or isinstance(getattr(error, "exit_code", None), int):
-        return
-    if signal.SIGINT in told:
-        _fail(f"{command}: interrupted", 130)
-    sys.exit(128 + told[0])
-
-
-def _explain(command: str, error: Exception) -> NoReturn:
-    """One line for an error of ours or of the command line; anything else goes on as it is."""
-    kind = type(error).__name__  # Typer has carried its own copy of these classes since 0.16, so names it is
-    if kind == "Abort":
-        _fail(f"{command}: interrupted", 130)
-    exit_code = getattr(error, "exit_code", None)
+            return 0
+        return _told(f"error: {missing}", missing.exit_code)
     if not isinstance(exit_code, int):
         raise error
     message = str(error)
@@ -171,13 +150,21 @@ def _explain(command: str, error: Exception) -> NoReturn:
         message = error.format_message()
         if kind == "NoArgsIsHelpError":
             _write(message)
-            sys.exit(exit_code)
+            return exit_code
         message = f"{message.rstrip('.')}; see {command} --help"
-    _fail(f"error: {message}", exit_code)
+    return _told(f"error: {message}", exit_code)
+
+
+def _comes_of_an_end(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, (KeyboardInterrupt, SystemExit)):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _summary(command: str) -> str:
     """The help of a command whose options are not known here."""
+    from vivim_runtime.commands.application import needs  # late, like all that loads packages of others
+
     text, subcommands = SUMMARIES[command]
     width = max(map(len, subcommands))
     lines = [f"  {name:{width}}  {what}" for name, what in subcommands.items()]
@@ -185,9 +172,9 @@ def _summary(command: str) -> str:
     return "\n".join([f"Usage: {command} COMMAND [OPTIONS]", "", text, "", *lines, "", last])
 
 
-def _fail(message: str, code: int) -> NoReturn:
+def _told(message: str, code: int) -> int:
     _write(printable(" ".join(message.split()), _MOST_LETTERS))
-    sys.exit(code)
+    return code
 
 
 def _write(message: str, stream: TextIO | None = None) -> None:
@@ -196,7 +183,13 @@ def _write(message: str, stream: TextIO | None = None) -> None:
         stream.write(message + "\n")
         stream.flush()
     except OSError:  # nobody reads
-        let_go()
+        _let_go()
+
+
+def _let_go() -> None:
+    from vivim_runtime.commands.terminal import let_go
+
+    let_go()
 
 
 def run() -> NoReturn:

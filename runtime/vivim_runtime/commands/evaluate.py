@@ -72,36 +72,40 @@ _SECONDS, _CALLS = 2.0, 5  # of each model when its speed is measured, at least
 def eval_command(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL...", help=".onnx, .engine, a checkpoint, or tiny: several side by side."),
+        typer.Argument(metavar="MODEL...", help=".onnx, .engine, a checkpoint, or tiny; several are compared."),
     ],
     data: DataSet = "phantom",
     split: Annotated[
-        str | None, typer.Option(help="train, validation, test; default all videos, of phantoms those of test.")
+        str | None, typer.Option(help="train, validation or test; default: all videos (phantoms: test).")
     ] = None,
     layout: Layout = "auto",
     split_file: SplitFile = None,
     classes: ClassesOption = None,
     hop: Annotated[
-        int | None, typer.Option(help="Frames from one clip to the next; default that of the training.")
+        int | None, typer.Option(help="Frames from one clip to the next; default: that of the training.")
     ] = None,
     show: ShownFrame = Show.newest,
     threshold: Threshold = 0.5,
     region: RegionOption = None,
     smooth: Smooth = 1,
     flips: Annotated[
-        bool, typer.Option("--flips", help="Also with the mean over each clip and its mirror image: rows of their own.")
+        bool, typer.Option("--flips", help="Also evaluate the mean over each clip and its mirror image, in extra rows.")
     ] = False,
-    resamples: Annotated[int, typer.Option("--bootstrap", help="Draws for the intervals; 0 for none.")] = 2000,
+    resamples: Annotated[
+        int, typer.Option("--bootstrap", help="Bootstrap draws for the intervals; 0: no intervals.")
+    ] = 2000,
     seed: Seed = 0,
     device: Device = "auto",
     threads: Threads = 0,
     imgsz: SizeOfCheckpoint = None,
     frames: FramesOfCheckpoint = None,
     allow_trained: AllowTrained = False,
-    speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Measure frames a second and memory too.")] = True,
+    speed: Annotated[
+        bool, typer.Option("--speed/--no-speed", help="Also measure frames per second and memory.")
+    ] = True,
     worst: Annotated[int, typer.Option(help="How many of the worst frames to show.")] = 6,
     min_dice: Annotated[
-        float | None, typer.Option(help="Exit with 3 where the mean Dice of a model is lower.", show_default=False)
+        float | None, typer.Option(help="Exit with code 3 if the mean Dice of a model is lower.", show_default=False)
     ] = None,
     json_file: JsonFile = None,
     markdown_file: MarkdownFile = None,
@@ -112,7 +116,7 @@ def eval_command(
         Path | None, typer.Option(help="Write plots (SVG) and the worst frames (PNG) to this folder.")
     ] = None,
 ) -> None:
-    """Evaluate models on annotated videos: the paper's figures with intervals, per video and overall."""
+    """Evaluate models on annotated videos: the metrics of the paper with intervals, per video and overall."""
     options = EvaluationOptions(
         hop, show.value, threshold, Bootstrap(resamples, seed), worst, region_or_none(region), smooth
     )

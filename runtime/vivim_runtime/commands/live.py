@@ -16,6 +16,7 @@ from rich.status import Status as Spinner
 from rich.table import Table
 
 from vivim_runtime.commands.outputs import OutputOptions
+from vivim_runtime.commands.signals import Asked
 from vivim_runtime.commands.terminal import let_go, terminal
 from vivim_runtime.errors import UsageError
 from vivim_runtime.live.run import LiveOptions, LiveReport, Outputs, run_live
@@ -70,7 +71,7 @@ def live_command(
     if recordings:
         controls.recording.set()
     with ExitStack() as stack:
-        caught = stack.enter_context(_signals(controls))
+        asked = stack.enter_context(_signals(controls))
         screens: list[Screen] = []
         for name in names:
             if is_screen(name):
@@ -89,7 +90,7 @@ def live_command(
         sys.stderr.flush()
     except OSError:  # nobody reads
         let_go()
-    code = 128 + caught[0] if caught else 2 if report.failures else 0
+    code = 128 + asked.number if asked.number else 2 if report.failures else 0
     if report.abandoned:
         # A thread hangs in a driver or in the model: the interpreter would wait for it, or crash under it.
         sys.stderr.write(f"left behind: {', '.join(report.abandoned)}\n")
@@ -100,19 +101,17 @@ def live_command(
 
 
 @contextmanager
-def _signals(controls: Controls) -> Iterator[list[int]]:
-    """SIGINT and SIGTERM ask for an end in good order; a second one ends at once. Yields those that came."""
-    caught: list[int] = []
+def _signals(controls: Controls) -> Iterator[Asked]:
+    """SIGINT and SIGTERM ask for an end in good order; a second one ends at once."""
+    asked = Asked()
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if caught:
-            os._exit(128 + number)
-        caught.append(number)
-        controls.quit.set()
+        if asked.first(number):
+            controls.quit.set()
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield caught
+        yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

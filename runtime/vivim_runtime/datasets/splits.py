@@ -31,7 +31,7 @@ __all__ = ["RANDOM_SHARES", "held_out", "random_split", "read_split_file", "spli
 # Of videos, where nobody made splits; two thirds of what does not train tests.
 RANDOM_SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
-_PART = re.compile(r"(?P<name>.+)\[(?P<start>\d*):(?P<stop>\d*)\]")
+_PART = re.compile(r"(?P<name>.+)\[(?P<start>[0-9]{0,9}):(?P<stop>[0-9]{0,9})\]")
 
 
 @dataclass(frozen=True)

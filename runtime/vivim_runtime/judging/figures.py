@@ -42,6 +42,7 @@ __all__ = [
     "drawn_estimate",
     "estimate",
     "interval",
+    "mean_estimate",
     "student",
 ]
 
@@ -266,6 +267,18 @@ def drawn_estimate(value: float, drawn: Figures, units: int, scale: Scale = "sha
     # Draws of n units deviate by sqrt((n - 1) / n) of what the standard error is.
     error = float(known.std(ddof=1)) * math.sqrt(units / (units - 1))
     return Estimate(value, *interval(value, error, units - 1, scale))
+
+
+def mean_estimate(values: Sequence[float] | Figures, scale: Scale = "difference") -> Estimate:
+    """The mean of values of which each counts once, with its interval; those that are NaN do not count."""
+    known = np.asarray(values, np.float64)
+    known = known[~np.isnan(known)]
+    if not len(known):
+        return Estimate(None, None, None)
+    mean = float(known.mean())
+    if len(known) < 2:
+        return Estimate(mean, None, None)
+    return Estimate(mean, *interval(mean, float(known.std(ddof=1)) / math.sqrt(len(known)), len(known) - 1, scale))
 
 
 def interval(value: float, error: float, freedom: int, scale: Scale) -> tuple[float, float]:

@@ -160,10 +160,10 @@ def test_weights_are_those_of_the_network_or_are_refused(tmp_path: Path) -> None
 
 def test_options_that_cannot_be_read_are_refused() -> None:
     assert input_shape("1x3x224x224") == (1, 3, 224, 224)
-    for text in ("224", "1x3xH", "0x3", ""):
+    for text in ("224", "1x3xH", "0x3", "", "1x²", "1x٣", f"1x{'9' * 5000}"):
         with pytest.raises(UsageError, match="--input"):
             input_shape(text)
     assert build_arguments('{"classes": 9}') == {"classes": 9}
-    for text in ("{", "[1]"):
+    for text in ("{", "[1]", "[" * 100_000):
         with pytest.raises(UsageError, match="--build-args"):
             build_arguments(text)

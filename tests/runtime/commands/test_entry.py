@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -144,47 +141,6 @@ def test_ctrl_c_exits_with_130(install: Install, capsys: pytest.CaptureFixture[s
         entry.main("vivim-run", install(raising(KeyboardInterrupt())))
     assert caught.value.code == 130
     assert capsys.readouterr() == ("", "vivim-run: interrupted\n")
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_while_packages_are_imported_ends_at_once(number: signal.Signals, code: int, tmp_path: Path) -> None:
-    (tmp_path / "slow_package.py").write_text(
-        f"import os\ntry:\n    os.kill(os.getpid(), {int(number)})\nexcept BaseException:\n    pass\n"
-    )
-    program = "from vivim_runtime.commands import entry; entry.main('vivim-run', 'slow_package')"
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    # SIGINT would be ignored, as the shell's jobs in the background have it, where the suite is one.
-    program = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {program}"
-    ended = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    assert (ended.returncode, ended.stdout) == (code, "")
-    assert ended.stderr == ("vivim-run: interrupted\n" if number == signal.SIGINT else "")
-
-
-@pytest.mark.parametrize("kind", [ImportError, AttributeError])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_while_an_extension_is_loaded_is_no_defect(
-    number: signal.Signals, kind: type[Exception], install: Install, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The exception of its handler ends the extension's initialisation, which tells of an ImportError alone; or a
-    package catches it, goes on, and misses what was to be loaded, as torch.onnx does."""
-
-    def app(**options: object) -> NoReturn:
-        try:
-            os.kill(os.getpid(), number)
-            pytest.fail("the signal was not handled")
-        except (SystemExit, KeyboardInterrupt):
-            raise kind("initialization failed") from None
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        with pytest.raises(SystemExit) as caught:
-            entry.main("vivim-run", install(app))
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
-    assert caught.value.code == 128 + number
-    assert capsys.readouterr().err == ("vivim-run: interrupted\n" if number == signal.SIGINT else "")
 
 
 @pytest.fixture

@@ -52,13 +52,16 @@ def test_a_split_file_overrides_the_splits_of_the_layout(tmp_path: Path) -> None
 
 
 def test_names_and_frames_that_do_not_exist_are_all_listed(tmp_path: Path) -> None:
-    path = split_file(tmp_path, {"train": ["0001", "x"], "test": ["y[:3]", "0002[5:10]", "0002[4:4]", "0003"]})
+    path = split_file(
+        tmp_path, {"train": ["0001", "x"], "test": ["y[:3]", "0002[5:10]", "0002[4:4]", f"0002[{'9' * 5000}:]", "0003"]}
+    )
     with pytest.raises(DataError) as caught:
         open_dataset(data(tmp_path / "data"), "train", split_file=path)
     message = str(caught.value)
     assert "x (train) is no video; y[:3] (test) is no video; " in message
     assert "0002[5:10] (test) means frames 5 to 10 of a video of 9" in message
     assert "0002[4:4] (test) means frames 4 to 4 of" in message
+    assert "9999:] (test) is no video" in message
     assert "0001 (" not in message and "0003 (" not in message
     assert message.endswith("the data set's videos are 0001, 0002, 0003")
 

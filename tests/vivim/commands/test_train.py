@@ -176,6 +176,7 @@ OPTIONS = {
     "ema": ("0.99", 0.99),
     "boundary": ("0.1", 0.1),
     "affine": ("0.2", 0.2),
+    "flicker": ("0.4", 0.4),
     "delta_1": ("0.9", 0.9),
     "delta_2": ("0.02", 0.02),
     "weighting": ("authors", "authors"),
