@@ -3,7 +3,7 @@
 Python raises the exception of a signal's handler between any two lines. A handler that asks `may_interrupt` and looks
 again a moment later (`vivim_runtime.commands.signals`) spares
 
-- imports: extensions crash of an exception while they load, or make another error of it;
+- imports: onnx's extension crashes of an exception while it is loaded, and others make another error of it;
 - functions that are `undisturbed`: a file that has no name yet is not left behind, and a frame that was given to one
   output is given to all.
 """

@@ -35,7 +35,7 @@ from vivim_runtime.commands.run import _hop
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import ModelError, NotFiniteError, SinkError, UsageError
 from vivim_runtime.files import GrowingFile, atomic_path, check_names
-from vivim_runtime.live.status import State
+from vivim_runtime.live.status import Shown, State
 from vivim_runtime.sessions import open_session
 from vivim_runtime.sessions.onnx import _providers
 from vivim_runtime.sessions.tensorrt import _gpu_index
@@ -376,6 +376,28 @@ def test_a_recording_that_cannot_begin_ends_alone() -> None:
         assert not running.controls.recording.is_set() and not running.controls.quit.is_set()
         running.end()
     assert any("permission denied" in failure for failure in running.report.failures)
+
+
+def test_names_of_files_and_errors_are_text_of_some_length_in_the_status() -> None:
+    """From there they go into the page, the metrics, the window and the terminal."""
+    hostile = "a\x1b[2J\u202e\n<b>" + "x" * 5000
+
+    def film() -> VideoWriter:
+        raise SinkError(f"cannot write {hostile}: no space")
+
+    def told(shown: Shown) -> bool:
+        messages.append(shown.status.message)
+        return "recording could not begin" in messages[-1]
+
+    source, messages = Frames([steady(60.0)]), []
+    source.name = hostile
+    with Run(source, film=film) as running:
+        running.controls.recording.set()
+        running.probe.wait(told)
+        running.end()
+    source_name = running.probe.last.status.source
+    assert source_name.isprintable() and source_name.startswith("a\ufffd") and len(source_name) == 200
+    assert messages[-1].isprintable() and len(messages[-1]) == 400
 
 
 def test_a_live_run_goes_on_when_nobody_reads_what_it_says(work: Path) -> None:

@@ -2,8 +2,8 @@
 
 The commands themselves live in the packages (`vivim_runtime.commands.run`, `vivim_export.commands`,
 `vivim.commands.train`) and are imported only here and only when called, so that `vivim-run` works where torch is not
-installed. Nothing is imported before that takes longer than Python itself: numpy, PyAV and torch crash of an interrupt
-that is raised while they load, so it has to be handled before (`vivim_runtime.commands.signals`).
+installed. Nothing is imported before that takes longer than Python itself: an interrupt that is raised while extensions
+load can crash them, so it has to be handled before (`vivim_runtime.commands.signals`).
 """
 
 from __future__ import annotations

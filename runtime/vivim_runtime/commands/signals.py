@@ -1,7 +1,7 @@
 """What SIGINT and SIGTERM do to a command: they end it in good order, and crash nothing.
 
-The exception of a handler is raised between two lines of Python, whoever called them: extensions that are being loaded
-(numpy, PyAV, torch) crash of it or make another error of it, and destructors swallow it. Therefore
+The exception of a handler is raised between two lines of Python, whoever called them: onnx's extension crashes of it
+while it is loaded (SIGSEGV, SIGABRT), others make another error of it, and destructors swallow it. Therefore
 
 - a command ends at once while it imports its packages, and when its work is done: nothing is open;
 - in between, an exception closes and removes what is open, where it harms nothing (`vivim_runtime.interrupts`);

@@ -51,7 +51,7 @@ def test_two_classes_are_learnt_judged_exported_and_written(train: Train, data: 
         "imgsz": 64,
         "frames": 2,
         "batch": 6,
-        "epochs": 10,
+        "epochs": 8,
         "lr": 4e-3,
         "optimizer": "adamw",
         "affine": 0,

@@ -626,7 +626,7 @@ def test_a_new_edge_head_replaces_that_of_the_weights_and_starts_at_the_share_of
     torch.nn.init.constant_(start.edge_head[-1].bias, 3.0)  # type: ignore[index]
     vivim.save_checkpoint(tmp_path / "start.safetensors", start)
     kept, new = (
-        vivim.training.fit._network(replace(config, init=str(tmp_path / "start.safetensors"), new_edge_head=anew))
+        vivim.training.fit._network(replace(config, init=str(tmp_path / "start.safetensors"), new_edge_head=anew))[0]
         for anew in (False, True)
     )
     assert kept.edge_head[-1].bias.item() == 3.0  # type: ignore[index]
