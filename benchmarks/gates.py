@@ -1,16 +1,22 @@
 """How often each gate is wrong, and what it misses: on phantoms, on pictures of other kinds, and on cines of your own.
 
-    python benchmarks/gates.py WEIGHTS [CINE ...] [--clips 60] [--size 256] [--region auto]
+    python benchmarks/gates.py WEIGHTS [CINE ...] [--clips 60] [--size 256] [--region auto] [--other FOLDER ...]
 
 WEIGHTS have been through `vivim-train calibrate-confidence`. A clip is five frames, as the model sees them. Cines are
-real ultrasound: every gate that hides and closes for them is a false alarm.
+real ultrasound: every gate that hides and closes for them is a false alarm. What is drawn here as noise, pages, bars
+and scenes is of the kinds, not of the numbers, that the gate `domain` learnt from; slices of CT and MR it has never
+seen. A FOLDER has pictures that are no ultrasound. Cines come again in other settings of a scanner, darker, coarser and
+nearer than real ones are (vivim/training/strangers.py), which stand still.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
+from time import process_time
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,9 +24,10 @@ import numpy.typing as npt
 from pydicom.data import get_testdata_file
 
 from vivim.checkpoint import read_training
+from vivim.training.strangers import varied
 from vivim_runtime.clips import windows
 from vivim_runtime.framing import Views, resized
-from vivim_runtime.gating import GATES, Gatekeeper
+from vivim_runtime.gating import GATES, HIDING, Gatekeeper
 from vivim_runtime.locating import located
 from vivim_runtime.phantom import PhantomSpec, phantom_frames
 from vivim_runtime.regions import RegionRule
@@ -30,6 +37,7 @@ from vivim_runtime.sources import open_source
 Image = npt.NDArray[np.uint8]
 Clip = list[Image]
 _T = 5
+_SLICES = ("CT_small", "693_J2KI", "J2K_pixelrep_mismatch", "MR_small", "examples_overlay")
 
 
 def phantoms(size: tuple[int, int], clips: int, **options: str | bool) -> Iterator[Clip]:
@@ -82,10 +90,14 @@ def strangers(size: tuple[int, int], clips: int, kind: Callable[..., Image]) -> 
         yield [kind(np.random.default_rng(seed), size)] * _T
 
 
-def other_modalities(size: tuple[int, int]) -> Iterator[Clip]:
-    for name in ("CT_small.dcm", "MR_small.dcm", "693_J2KI.dcm", "MR_small_RLE.dcm"):
-        with open_source(str(get_testdata_file(name, download=False))) as source:
+def stills(names: Sequence[str], size: tuple[int, int]) -> Iterator[Clip]:
+    for name in names:
+        with open_source(name) as source:
             yield [resized(next(iter(source)).image, size)] * _T
+
+
+def _of_pydicom(*names: str) -> list[str]:
+    return [str(get_testdata_file(name, download=False)) for name in names]
 
 
 def cine(name: str, size: tuple[int, int], rule: RegionRule, contract: object) -> Iterator[Clip]:
@@ -96,6 +108,26 @@ def cine(name: str, size: tuple[int, int], rule: RegionRule, contract: object) -
             yield [views.pictures(frame.image)[0] for frame in window.frames]
 
 
+def _both_ways(name: str, *options: Any) -> Iterator[tuple[str, Iterator[Clip]]]:
+    """A cine as it is, and in other settings, with what each is called."""
+    label = name.rstrip("/").rpartition("/")[2]
+    yield label, cine(name, *options)
+    yield f"{label}, other settings", in_other_settings(cine(name, *options))
+
+
+def in_other_settings(clips: Iterable[Clip], times: int = 4) -> Iterator[Clip]:
+    """The newest picture of every clip, `times` times."""
+    for number, clip in enumerate(clips):
+        for time in range(times):
+            yield [varied(clip[-1], np.random.default_rng([number, time]))] * _T
+
+
+def _judged(keeper: Gatekeeper, clip: Clip) -> tuple[bool, float]:
+    """Whether a gate closes, and the seconds of the process that it took."""
+    begun = process_time()
+    return bool(keeper.judge(clip)), process_time() - begun
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights")
@@ -103,6 +135,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=60)
     parser.add_argument("--size", default="256")
     parser.add_argument("--region", default="auto")
+    parser.add_argument("--other", nargs="*", default=[])
     asked = parser.parse_args()
     cv2.setNumThreads(1)
     size = parse_size(asked.size, "--size")
@@ -112,6 +145,7 @@ def main() -> None:
     sets: list[tuple[str, str, Iterator[Clip]]] = [
         ("phantoms, plain", "", phantoms(size, asked.clips)),
         ("phantoms, mixed screens", "", phantoms(size, asked.clips, screen="mixed")),
+        ("phantoms, held-out screens", "", phantoms(size, asked.clips, screen="held-out")),
         ("phantoms, held-out regions", "", phantoms(size, asked.clips, screen="held-out", view="region")),
         ("black, with noise up to 6 levels", "black", black(size, asked.clips)),
         ("phantoms that stand still", "frozen", frozen(size, asked.clips)),
@@ -125,15 +159,26 @@ def main() -> None:
         ("pages of text", "domain", strangers(size, asked.clips, _page)),
         ("colour bars", "domain", strangers(size, asked.clips, _bars)),
         ("coloured scenes", "domain", strangers(size, asked.clips, _scene)),
-        ("CT and MR", "domain", other_modalities(size)),
-        *((name.rpartition("/")[2], "", cine(name, size, RegionRule.parse(asked.region), training.contract))
-          for name in asked.cines),
+        *((name, "domain", stills(_of_pydicom(f"{name}.dcm"), size)) for name in _SLICES),
+        *((name.rstrip("/").rpartition("/")[2], "domain", stills(sorted(map(str, Path(name).iterdir())), size))
+          for name in asked.other),
+        ("still, a sector in the dark", "", stills(_of_pydicom("examples_palette.dcm"), size)),
+        ("still, colour flow", "", stills(_of_pydicom("examples_rgb_color.dcm"), size)),
+        *((label, "", clips) for name in asked.cines for label, clips in _both_ways(
+            name, size, RegionRule.parse(asked.region), training.contract)),
     ]  # fmt: skip
-    print(f"{'clips':36} {'meant for':9} " + " ".join(f"{gate:>8}" for gate in keepers))
+    hiding = [gate in HIDING for gate in keepers]
+    print(f"{'clips':36} {'meant for':9} " + " ".join(f"{gate:>8}" for gate in (*keepers, "hidden")))
+    seconds: list[list[float]] = []
     for name, meant, clips in sets:
-        closed = [[bool(keeper.judge(clip)) for keeper in keepers.values()] for clip in clips]
+        closed = []
+        for clip in clips:
+            row, spent = zip(*(_judged(keeper, clip) for keeper in keepers.values()), strict=True)
+            closed.append((*row, any(shut and hides for shut, hides in zip(row, hiding, strict=True))))
+            seconds.append(list(spent))
         shares = np.mean(closed, axis=0)
         print(f"{name[:36]:36} {meant:9} " + " ".join(f"{share:8.1%}" for share in shares), flush=True)
+    print(f"{'ms a clip, median':46} " + " ".join(f"{1000 * spent:8.1f}" for spent in np.median(seconds, axis=0)))
 
 
 if __name__ == "__main__":

@@ -7,20 +7,27 @@ Kinds of films, phantoms of the split `test`, the same seeds in each: plain, sha
 clip network with clips of five one after the other (`clip`), with one clip for every frame, which it ends with
 (`clip newest`, five times the work; with --every-frame), on single frames (`single`), and streaming networks; with
 --forgetting these once more, each frame as the first of a film (`anew`). A name with a number behind a dash, as
-`carried-1`, is a seed of one: figures of a film are averaged over its seeds.
+`carried-1`, is a seed of one: figures are means over its seeds, and the first seed of one side is compared with the
+first of the other.
 
     Dice        mean over a film's frames; of `hidden` frames alone: those in which the trouble shows
     flicker     vivim_runtime.judging.metrics.flicker against the truth: pixels whose error changes, over the area
-    difference  to the side --against, in pairs, with a 95 % interval of the mean over films (bootstrap, 5,000 draws)
+    difference  to the side --against, in pairs, with the 95 % interval of vivim_runtime.judging.figures over films:
+                what other films would show of these very networks. Of several seeds there is the one over seeds
+                behind it: what other trainings would show on these very films. Films of one number show the same
+                lesion in every kind, so that over all kinds they count as one
 
     python benchmarks/memory.py --streams tiny-stream=tiny-stream --dropped 0.1,0.25,0.5 [--data VTUS]
     python benchmarks/memory.py --streams tiny-stream=tiny-stream --drift 10000 --size 64
+    python benchmarks/memory.py --streams tiny-stream=tiny-stream --warm-up
 
 --dropped plays films of which a share of the frames is missing, at random, to the streaming networks: Dice of the
 frames that are left, against that of the same frames where none is missing, and Dice between the two masks. --data: the
 halves of every training video of an annotated data set instead of phantoms, at its own size. --drift plays one long
-film with trouble of any kind: at each mark the largest state, and the relative L2 of the logits to those of a run in
-float64 that began 60 frames before the mark.
+film with trouble of any kind: at each mark the largest state, and the relative L2 of the logits to those of two runs in
+float64: one from the same beginning (--exact), which tells rounding, and one that began 60 frames before the mark,
+which tells what older frames still do as well. --warm-up gives one frame as the first, second, ... of a film to the
+streaming networks: its Dice, and how far that is from where 20 frames were seen before it; three frames of every film.
 """
 
 from __future__ import annotations
@@ -41,10 +48,12 @@ from vivim.streaming import flat_states
 from vivim_runtime.clips import Masks
 from vivim_runtime.datasets import PHANTOM_SPLITS, open_dataset
 from vivim_runtime.judging import metrics
+from vivim_runtime.judging.figures import Estimate, mean_estimate
 from vivim_runtime.phantom import HIDING, PhantomSpec, phantom_frames
 from vivim_runtime.sources.base import Image
 
 KINDS = ("plain", "shadow", "lift", "contrast", "drift")
+WARM = 20  # frames behind which a film is taken to be warm
 PIECE = 10  # frames that a streaming network takes at once; what it gives is the same for any
 Side = Callable[[Image], Masks]
 
@@ -112,28 +121,43 @@ def figures(film: Film, masks: Masks) -> tuple[float, float, float]:
     return float(dice.mean()), hidden, metrics.flicker(masks, film.truth)
 
 
-def interval(differences: np.ndarray) -> tuple[float, float, float]:
-    """Mean of (films,) and the bounds of its 95 % interval."""
-    differences = differences[~np.isnan(differences)]
-    draws = np.random.default_rng(0).integers(0, len(differences), (5000, len(differences)))
-    low, high = np.percentile(differences[draws].mean(axis=1), (2.5, 97.5))
-    return float(differences.mean()), float(low), float(high)
+FIGURES = ("Dice", "hidden", "flicker")
+
+
+def bounds(estimate: Estimate) -> str:
+    return "" if estimate.low is None or estimate.high is None else f" [{estimate.low:+.4f}, {estimate.high:+.4f}]"
+
+
+def differences(table: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(films, pairs of seeds, figures): seed by seed where both have as many, else between the means over seeds."""
+    if table.shape[1] != other.shape[1]:
+        table, other = (values.mean(axis=1, keepdims=True) for values in (table, other))
+    return table - other
+
+
+def over_kinds(tables: Sequence[np.ndarray]) -> np.ndarray:
+    """Means of what is known; NaN where nothing is: of a film of which no trouble hides the lesion."""
+    counts = sum(~np.isnan(table) for table in tables)
+    return np.divide(np.nansum(tables, axis=0), counts, out=np.full(counts.shape, np.nan), where=counts > 0)
 
 
 def report(kind: str, tables: dict[str, np.ndarray], against: str) -> None:
-    """Lines of a kind of films; tables: side -> (films, 3)."""
+    """Lines of a kind of films; tables: side -> (films, seeds, figures)."""
     for side, table in tables.items():
-        values = "  ".join(
-            f"{name} {np.nanmean(column):.4f}" if not np.isnan(column).all() else f"{name} -     "
-            for name, column in zip(("Dice", "hidden", "flicker"), table.T, strict=True)
+        means = dict(zip(FIGURES, table.mean(axis=1).T, strict=True))
+        known = {name: column for name, column in means.items() if not np.isnan(column).all()}
+        line = f"{kind:9s} {side:12s} " + "  ".join(
+            f"{name} {np.nanmean(known[name]):.4f}" if name in known else f"{name} -     " for name in FIGURES
         )
-        line = f"{kind:9s} {side:12s} {values}"
         if side != against:
-            for name, column in zip(("Dice", "hidden", "flicker"), (table - tables[against]).T, strict=True):
-                if np.isnan(column).all():
+            pairs = differences(table, tables[against])
+            for index, name in enumerate(FIGURES):
+                over_films = mean_estimate(pairs[..., index].mean(axis=1))
+                if over_films.value is None:
                     continue
-                mean, low, high = interval(column)
-                line += f" | {name} {mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+                line += f" | {name} {over_films.value:+.4f}{bounds(over_films)}"
+                if pairs.shape[1] > 1:
+                    line += f" seeds{bounds(mean_estimate(np.nanmean(pairs[..., index], axis=0)))}"
         print(line, flush=True)
 
 
@@ -149,12 +173,12 @@ def compare(
             film = film_of(PHANTOM_SPLITS["test"] + number, kind, frames, size)
             for name, side in sides:
                 rows[name].append(np.array(figures(film, side(film.frames))))
-        tables = {name: np.stack(values).reshape(films, counts[name], 3).mean(axis=1) for name, values in rows.items()}
+        tables = {name: np.stack(values).reshape(films, counts[name], 3) for name, values in rows.items()}
         report(kind, tables, against)
         for name, table in tables.items():
             everything.setdefault(name, []).append(table)
     if len(kinds) > 1:
-        report("all", {name: np.concatenate(values) for name, values in everything.items()}, against)
+        report("all", {name: over_kinds(values) for name, values in everything.items()}, against)
 
 
 @torch.no_grad()
@@ -171,10 +195,34 @@ def drop(sides: Sequence[tuple[str, Side]], films: Sequence[Film], shares: Seque
                 before, after = metrics.dice(masks[kept], truth).mean(), metrics.dice(found, truth).mean()
                 rows.append((float(before), float(after), float(metrics.dice(found, masks[kept]).mean())))
             before, after, between = np.array(rows).T
-            mean, low, high = interval(after - before)
+            difference = mean_estimate(after - before)
             print(
                 f"{name:12s} {100 * share:3.0f} % missing: Dice {before.mean():.4f} -> {after.mean():.4f}, "
-                f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]; between the masks {between.mean():.4f}; {len(films)} films",
+                f"{difference.value:+.4f}{bounds(difference)}; between the masks {between.mean():.4f}; "
+                f"{len(films)} films",
+                flush=True,
+            )
+
+
+@torch.no_grad()
+def warm_up(sides: Sequence[tuple[str, Side]], films: Sequence[Film]) -> None:
+    """What the first frames of a film lack, in pairs: the same frames, with more or fewer before them."""
+    for name, side in sides:
+        rows = []
+        for film in films:
+            moments = np.linspace(WARM, len(film.frames) - 1, 3).round().astype(int)
+            begun = [[at - before for before in (*range(5), WARM)] for at in moments]
+            of_film = [
+                [metrics.dice(side(film.frames[since : at + 1])[-1:], film.truth[at : at + 1])[0] for since in sinces]
+                for at, sinces in zip(moments, begun, strict=True)
+            ]
+            rows.append(np.mean(of_film, axis=0))
+        table = np.array(rows)  # (films, 6)
+        for number, dice in enumerate(table.T[:-1], 1):
+            difference = mean_estimate(dice - table[:, -1])
+            print(
+                f"{name:12s} frame {number} of a film: Dice {dice.mean():.4f}, {difference.value:+.4f}"
+                f"{bounds(difference)} to that of frame {WARM + 1}, {table[:, -1].mean():.4f}; {len(films)} films",
                 flush=True,
             )
 
@@ -192,15 +240,21 @@ def halves_of(data: str) -> list[Film]:
 
 
 @torch.no_grad()
-def drift(name: str, model: Vivim, frames: int, size: int) -> None:
-    """A long film: do states grow, and do the logits leave those of a run that began a moment ago?"""
+def drift(name: str, model: Vivim, frames: int, size: int, along: bool) -> None:
+    """A long film: do states grow, do roundings add up, and do the logits leave those of a run that began a moment ago?
+
+    Args:
+        along: whether a run in float64 goes on beside it, from the beginning.
+    """
     marks = [mark for mark in (100, 300, 1000, 3000, 10_000, 30_000) if mark <= frames]
     exact = copy.deepcopy(model).double()
-    states, fresh = None, None
+    states, fresh, beside = None, None, None
     spec = PhantomSpec(PHANTOM_SPLITS["test"], frames, (size, size), lesion=True, trouble="any")
     for count, (image, _) in enumerate(phantom_frames(spec), 1):
         pixels = normalised(image[None])
         (logits, _), states = model.step(pixels, states)
+        if along:
+            (true, _), beside = exact.step(pixels.double(), beside)
         following = next((mark for mark in marks if mark - 60 < count <= mark), None)
         if following is None:
             continue
@@ -208,8 +262,9 @@ def drift(name: str, model: Vivim, frames: int, size: int) -> None:
         if count == following:
             largest = max(float(tensor.abs().max()) for tensor in flat_states(states))
             norm = sum(float(tensor.double().square().sum()) for tensor in flat_states(states)) ** 0.5
-            error = relative_l2(logits, right)
-            print(f"{name} frame {count}: largest state {largest:.2f}, norm {norm:.1f}, logits {error:.1e}", flush=True)
+            errors = f"{relative_l2(logits, true):.1e} to float64 all along, " if along else ""
+            errors += f"{relative_l2(logits, right):.1e} to a run of 60 frames"
+            print(f"{name} frame {count}: largest state {largest:.2f}, norm {norm:.1f}, logits {errors}", flush=True)
 
 
 def main() -> None:
@@ -228,7 +283,11 @@ def main() -> None:
     parser.add_argument("--dropped", help="shares of missing frames, such as 0.1,0.25,0.5")
     parser.add_argument("--data", help="with --dropped: a data set instead of phantoms")
     parser.add_argument("--drift", type=int, default=0, metavar="FRAMES", help="one long film")
+    parser.add_argument("--exact", action="store_true", help="with --drift: a run in float64 beside it, all along")
+    parser.add_argument("--warm-up", action="store_true", help="what the first frames of a film lack")
     arguments = parser.parse_args()
+    if arguments.warm_up and arguments.frames <= WARM:
+        parser.error(f"--warm-up with --frames {arguments.frames}: expected more than {WARM}")
     torch.set_num_threads(1)
     print(", ".join(f"{key} {value}" for key, value in machine().items()))
     streams = [
@@ -238,10 +297,13 @@ def main() -> None:
     streaming = [(name, of_stream(model)) for name, model in streams]
     if arguments.drift:
         for name, model in streams:
-            drift(name, model, arguments.drift, arguments.size)
+            drift(name, model, arguments.drift, arguments.size, arguments.exact)
+        return
+    numbers = [PHANTOM_SPLITS["test"] + number for number in range(arguments.films)]
+    if arguments.warm_up:
+        warm_up(streaming, [film_of(seed, "plain", arguments.frames, arguments.size) for seed in numbers])
         return
     if arguments.dropped:
-        numbers = [PHANTOM_SPLITS["test"] + number for number in range(arguments.films)]
         films = [film_of(seed, "plain", arguments.frames, arguments.size) for seed in numbers]
         shares = [float(share) for share in arguments.dropped.split(",")]
         drop(streaming, halves_of(arguments.data) if arguments.data else films, shares)

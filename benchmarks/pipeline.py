@@ -136,7 +136,9 @@ class Nobody:
 
 def _run(source: LiveSource, session: Session, screen: Nobody) -> Any:
     controls = Controls(LAYERS, 0.5, 0.45)
-    return run_live(source, session, controls, LiveOptions(RunOptions()), Outputs([screen]))
+    # A null session is so fast that pictures would wait for it: it stands for none, beside which pictures go on.
+    options = LiveOptions(RunOptions(), sync="off" if isinstance(session, Ellipses) else "auto")
+    return run_live(source, session, controls, options, Outputs([screen]))
 
 
 def measure(size: tuple[int, int], fps: float, seconds: float, model: str | None, threads: int) -> dict[str, Any]:

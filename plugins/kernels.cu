@@ -6,13 +6,12 @@
 
 #include "kernels/causal_conv1d.cuh"
 #include "kernels/combine.cuh"
+#include "kernels/s6_calls.cuh"
 #include "kernels/scan_state_split.cuh"
 #include "kernels/scan_time_split.cuh"
+#include "kernels/status.cuh"
 
 #include <algorithm>
-#include <cstdarg>
-#include <cstdio>
-#include <exception>
 
 #if !defined(VIVIM_KERNELS_REVISION)
 #define VIVIM_KERNELS_REVISION "" // compiled alone, by a test or a tool; CMakeLists.txt gives a digest of the sources
@@ -99,23 +98,7 @@ int defaultTactic(vivim_scan_desc const& d)
     return d.length >= 64 * 64 * 4 ? kLong : d.length >= 16 * 16 * 4 ? kMiddle : kShort;
 }
 
-// ---- errors ----
-
-thread_local char errorText[256] = "";
-
-__attribute__((format(printf, 2, 3))) int32_t fail(int32_t status, char const* format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    std::vsnprintf(errorText, sizeof errorText, format, arguments);
-    va_end(arguments);
-    return status;
-}
-
-int32_t checkLaunch(char const* kernel, std::string const& error)
-{
-    return error.empty() ? VIVIM_OK : fail(VIVIM_CUDA_ERROR, "%s: %s", kernel, error.c_str());
-}
+// ---- checks ----
 
 // What both descriptions have. Bounds above are those of grids and of 32-bit step numbers.
 template <class Desc> int32_t checkCommon(Desc const* d)
@@ -141,9 +124,7 @@ template <class Desc> int32_t checkCommon(Desc const* d)
     for (int k = 0; k < d->direction_count; ++k)
         if (d->directions[k] < 0 || d->directions[k] > 3)
             return fail(VIVIM_BAD_ARGUMENT, "directions[%d] is %d; it must be 0 to 3", k, d->directions[k]);
-    if (d->dtype < VIVIM_FLOAT32 || d->dtype > VIVIM_BFLOAT16)
-        return fail(VIVIM_BAD_ARGUMENT, "dtype is %d; it must be 0 (float32), 1 (float16) or 2 (bfloat16)", d->dtype);
-    return VIVIM_OK;
+    return checkType(d->dtype);
 }
 
 int32_t checkConv(vivim_conv_desc const* d)
@@ -173,30 +154,6 @@ int32_t checkScan(vivim_scan_desc const* d)
     return VIVIM_OK;
 }
 
-int32_t checkTactic(int32_t tactic, int32_t lowest)
-{
-    if (tactic < lowest || tactic >= kTacticCount)
-        return fail(VIVIM_BAD_ARGUMENT, "tactic is %d; it must be %d to %d", tactic, lowest, kTacticCount - 1);
-    return VIVIM_OK;
-}
-
-struct Named
-{
-    char const* name;
-    void const* pointer;
-};
-int32_t checkPointers(std::initializer_list<Named> list)
-{
-    for (Named const& p : list)
-    {
-        if (!p.pointer)
-            return fail(VIVIM_BAD_ARGUMENT, "%s is null", p.name);
-        if (reinterpret_cast<uintptr_t>(p.pointer) % 16)
-            return fail(VIVIM_BAD_ARGUMENT, "%s is not aligned to 16 bytes", p.name);
-    }
-    return VIVIM_OK;
-}
-
 // ---- shapes ----
 
 template <class Desc> Directions packDirections(Desc const& d)
@@ -207,9 +164,6 @@ template <class Desc> Directions packDirections(Desc const& d)
     return packed;
 }
 
-int divideUp(int64_t a, int64_t b) { return int((a + b - 1) / b); }
-size_t elementBytes(int32_t dtype) { return dtype == VIVIM_FLOAT32 ? 4 : 2; }
-
 // Steps of a chunk: whole tiles.
 int chunkLength(vivim_scan_desc const& d, Tactic const& t) { return roundUp(divideUp(d.length, t.chunks), kTile); }
 // One direction without a gate is its own result.
@@ -219,16 +173,15 @@ bool writesDirectly(vivim_scan_desc const& d) { return d.direction_count == 1 &&
 struct Workspace { size_t yDirections = 0, chunkState = 0, chunkTime = 0, bytes = 0; };
 Workspace workspaceOf(vivim_scan_desc const& d, Tactic const& t)
 {
-    auto const part = [](size_t bytes) { return (bytes + 255) & ~size_t(255); };
     size_t const sequences = size_t(d.direction_count) * d.batch;
     // The most chunks that any length up to this one has, not those of this one: a workspace made for the longest clip
     // must hold every shorter one.
     size_t const chunks = t.chunks > 1 ? std::min(t.chunks, divideUp(d.length, kTile)) : 1;
     Workspace w;
     w.chunkState =
-        w.yDirections + (writesDirectly(d) ? 0 : part(sequences * d.length * d.width * elementBytes(d.dtype)));
-    w.chunkTime = w.chunkState + part((chunks - 1) * sequences * d.width * kStates * sizeof(float));
-    w.bytes = w.chunkTime + part((chunks - 1) * sequences * d.width * sizeof(float));
+        w.yDirections + (writesDirectly(d) ? 0 : wholePart(sequences * d.length * d.width * elementBytes(d.dtype)));
+    w.chunkTime = w.chunkState + wholePart((chunks - 1) * sequences * d.width * kStates * sizeof(float));
+    w.bytes = w.chunkTime + wholePart((chunks - 1) * sequences * d.width * sizeof(float));
     w.bytes = std::max(w.bytes, size_t(256)); // 0 says that the description is wrong
     return w;
 }
@@ -374,7 +327,7 @@ int32_t scan(vivim_scan_desc const* desc, int32_t tactic, void const* xc, void c
 {
     if (int32_t const status = checkScan(desc))
         return status;
-    if (int32_t const status = checkTactic(tactic, 0))
+    if (int32_t const status = checkTactic(tactic, 0, kTacticCount))
         return status;
     if (int32_t const status = checkPointers({{"xc", xc}, {"dbc", dbc}, {"A_log2e", A_log2e}, {"dt_weight", dt_weight},
             {"dt_bias", dt_bias}, {"d_skip", d_skip}, {"y", y}}))
@@ -396,13 +349,8 @@ int32_t scan(vivim_scan_desc const* desc, int32_t tactic, void const* xc, void c
             return fail(VIVIM_BAD_ARGUMENT, "final shares memory with initial, which other blocks still read");
     }
     Tactic const& t = kTactics[tactic];
-    size_t const needed = workspaceOf(*desc, t).bytes;
-    if (!workspace)
-        return fail(VIVIM_BAD_WORKSPACE, "workspace is null; %zu bytes are needed", needed);
-    if (reinterpret_cast<uintptr_t>(workspace) % 16)
-        return fail(VIVIM_BAD_WORKSPACE, "workspace is not aligned to 16 bytes");
-    if (workspace_bytes < needed)
-        return fail(VIVIM_BAD_WORKSPACE, "workspace_bytes is %zu; %zu bytes are needed", workspace_bytes, needed);
+    if (int32_t const status = checkWorkspace(workspace, workspace_bytes, workspaceOf(*desc, t).bytes))
+        return status;
     char* const w = static_cast<char*>(workspace);
     auto const run = [&](auto element) {
         return launchScan<decltype(element)>(
@@ -416,22 +364,6 @@ int32_t scan(vivim_scan_desc const* desc, int32_t tactic, void const* xc, void c
     }
 }
 
-// No exception leaves the library: strings of messages may fail to allocate, threads of the emulator to start.
-template <class Body> int32_t guarded(Body const& body) noexcept
-{
-    try
-    {
-        return body();
-    }
-    catch (std::exception const& e)
-    {
-        return fail(VIVIM_CUDA_ERROR, "%s", e.what());
-    }
-    catch (...)
-    {
-        return fail(VIVIM_CUDA_ERROR, "an unknown exception");
-    }
-}
 } // namespace
 } // namespace vivim
 
@@ -448,7 +380,7 @@ int32_t vivim_scan_default_tactic(vivim_scan_desc const* desc) { return checkSca
 
 size_t vivim_scan_workspace(vivim_scan_desc const* desc, int32_t tactic)
 {
-    if (checkScan(desc) || checkTactic(tactic, -1))
+    if (checkScan(desc) || checkTactic(tactic, -1, kTacticCount))
         return 0;
     if (tactic >= 0)
         return workspaceOf(*desc, kTactics[tactic]).bytes;
@@ -490,6 +422,35 @@ int32_t vivim_streaming_scan(vivim_scan_desc const* desc, int32_t tactic, void c
         return scan(desc, tactic, xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip, initial, y, final, workspace,
             workspace_bytes, stream);
     });
+}
+
+int32_t vivim_s6_tactic_count(void) { return kS6TacticCount; }
+
+char const* vivim_s6_tactic_name(int32_t tactic)
+{
+    return tactic >= 0 && tactic < kS6TacticCount ? kS6Tactics[tactic].name : nullptr;
+}
+
+int32_t vivim_s6_default_tactic(vivim_s6_desc const* desc) { return checkS6(desc) ? -1 : s6DefaultTactic(*desc); }
+
+size_t vivim_s6_workspace(vivim_s6_desc const* desc, int32_t tactic)
+{
+    if (checkS6(desc) || checkTactic(tactic, -1, kS6TacticCount))
+        return 0;
+    if (tactic >= 0)
+        return s6WorkspaceOf(*desc, kS6Tactics[tactic]).bytes;
+    size_t most = 0;
+    for (S6Tactic const& t : kS6Tactics)
+        most = std::max(most, s6WorkspaceOf(*desc, t).bytes);
+    return most;
+}
+
+int32_t vivim_s6_scan(vivim_s6_desc const* desc, int32_t tactic, void const* u, void const* delta, void const* B,
+    void const* C, float const* A, float const* skip, float const* bias, void* y, void* workspace,
+    size_t workspace_bytes, void* stream)
+{
+    return guarded(
+        [&] { return s6(desc, tactic, u, delta, B, C, A, skip, bias, y, workspace, workspace_bytes, stream); });
 }
 
 char const* vivim_kernels_error(void) { return errorText; }

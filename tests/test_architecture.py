@@ -46,7 +46,8 @@ LATE = {
 # of the drawing stand in the order in which they need each other.
 FLOORS = {
     "vivim_runtime": (
-        "installation errors interrupts text regions measuring confidence gating contract framing provenance sizes "
+        "installation errors interrupts text regions measuring texture confidence gating contract framing provenance "
+        "sizes "
         "files signing manifest svg phantom finding sessions sources locating continuity overlay clips sinks "
         "smoothing offline archive cluster datasets bench judging live doctor commands entry __main__"
     ),

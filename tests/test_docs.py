@@ -189,6 +189,25 @@ def test_images_are_named_by_a_version_and_leave_no_lists_behind() -> None:
                 assert all((ROOT / word).exists() for word in line.split()[1:-1]), line
 
 
+def test_what_an_image_takes_from_another_runs_and_starts_exists() -> None:
+    """Stages that are copied from come earlier, scripts are in the repository, and the Python is a supported one."""
+    found = stages()
+    project = (ROOT / "pyproject.toml").read_text()
+    for number, (name, lines) in enumerate(found.items()):
+        text = " ".join(lines)
+        for stage in re.findall(r"--from=([\w.-]+)", text):
+            assert stage in list(found)[:number], f"{name}: {stage}"
+        scripts = re.findall(r"python3? ((?:\w+/)+\w+\.py)", text)
+        assert all((ROOT / script).is_file() for script in scripts), scripts
+        for command in re.findall(r'ENTRYPOINT \["([\w-]+)"', text):
+            assert re.search(rf"^{command} = ", project, re.MULTILINE)
+        for version in re.findall(r"^FROM python:(\d\.\d+)", lines[0]):
+            assert f'"Programming Language :: Python :: {version}"' in project
+    built = [line for line in found["cpu"] if line.startswith("COPY --from=native")]
+    assert [line.split()[2] for line in built] == ["/src/plugins/build/native/libvivim_ort.so"]
+    assert "VIVIM_ORT=/usr/local/lib/libvivim_ort.so" in " ".join(found["cpu"])
+
+
 def test_the_page_of_the_composed_container_is_for_this_machine_alone() -> None:
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
     (service,) = yaml.safe_load((ROOT / "docker" / "compose.yml").read_text())["services"].values()

@@ -112,18 +112,20 @@ def whole_clips(
     framing: Framing | tuple[int, int],
     most: int | None = None,
     trained: Sequence[TrainingData] = (),
+    marked: Sequence[str] | None = None,
 ) -> ClipSet:
     """The clips of sources, in order; of at most `most`, evenly over the sources.
 
     Args:
         framing: how frames become pictures; or (H, W), to which whole ones are stretched.
         trained: what the weights were trained on: of a data set that they know, the test videos of the training.
+        marked: the classes that the model marks; see vivim_runtime.datasets.as_source.videos_of.
 
     Raises:
         DataError: no source has a whole clip.
         SourceError: a source cannot be read.
     """
-    videos = videos_of(names, "test", trained)
+    videos = videos_of(names, "test", trained, marked)
     counts, notes = _counted(videos, frames)
     numbers = {name: list(range(count)) for name, count in counts.items()}
     return ClipSet(_evenly(numbers, most or sum(counts.values())), videos, frames, _framing(framing), notes)
@@ -136,6 +138,7 @@ def drawn_clips(
     options: DrawOptions,
     held_out: int = 0,
     trained: Sequence[TrainingData] = (),
+    marked: Sequence[str] | None = None,
 ) -> tuple[ClipSet, ClipSet]:
     """Clips to calibrate with, and up to `held_out` others to judge on.
 
@@ -144,13 +147,14 @@ def drawn_clips(
         frames: T of a clip.
         framing: as of `whole_clips`.
         trained: what the weights were trained on: of a data set that they know, the videos that trained.
+        marked: as of `whole_clips`.
 
     Raises:
         DataError: too few clips.
         SourceError: a source cannot be read.
         UsageError: a camera or a stream.
     """
-    videos = videos_of(names, "train", trained)
+    videos = videos_of(names, "train", trained, marked)
     counts, notes = _counted(videos, frames)
     generator = np.random.default_rng(options.seed)
     rest, apart = _set_apart(counts, generator) if held_out else (counts, {})

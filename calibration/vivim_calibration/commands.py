@@ -50,7 +50,7 @@ class _Command(typer.core.TyperCommand):
 def calibrate_command(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="fp32 file of vivim-export onnx.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The int8 file; without it, only the reports are made.")
+        Path | None, typer.Option("--output", "-o", help="The int8 file to write; without it, only reports are made.")
     ] = None,
     calib_data: Annotated[
         list[str] | None,
@@ -58,48 +58,48 @@ def calibrate_command(
     ] = None,
     eval_data: Annotated[
         list[str] | None,
-        typer.Option(metavar="SRC...", help="Clips to judge on; default a quarter of --calib-data, set apart."),
+        typer.Option(metavar="SRC...", help="Clips to judge on; default: a quarter of --calib-data, set apart."),
     ] = None,
-    fraction: Annotated[float, typer.Option(help="Share of every source's clips that calibrate.")] = 1.0,
-    max_clips: Annotated[int, typer.Option(help="Clips that calibrate, evenly over the sources.")] = 32,
+    fraction: Annotated[float, typer.Option(help="Share of the clips of each source to calibrate on.")] = 1.0,
+    max_clips: Annotated[int, typer.Option(help="Clips to calibrate on, spread evenly over the sources.")] = 32,
     eval_clips: Annotated[int, typer.Option(help="Clips to judge on, at most.")] = 16,
     seed: Seed = 0,
     method: Annotated[
         str | None, typer.Option(help="minmax, percentile, entropy or mse (default).", show_default=False)
     ] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="Ranges (JSON): read where the file is there, else written.")
+        Path | None, typer.Option(help="JSON file of ranges: read if it exists, otherwise written.")
     ] = None,
-    analyse: Annotated[bool, typer.Option("--analyse", help="Rank the layers by what they cost.")] = False,
+    analyse: Annotated[bool, typer.Option("--analyse", help="Rank the layers by how much accuracy they cost.")] = False,
     analyse_clips: Annotated[int, typer.Option(help="Calibration clips to rank on.")] = 4,
     budget: Annotated[
         float | None,
-        typer.Option(help="Dice points that may be lost on unseen clips: leaves the fewest layers in float."),
+        typer.Option(help="Dice points that may be lost on unseen clips; keeps as few layers as possible in float."),
     ] = None,
     choose_clips: Annotated[
-        int, typer.Option(help="Clips of --calib-data held out to choose layers on, for --budget, at most.")
+        int, typer.Option(help="With --budget: clips of --calib-data held out to choose layers on, at most.")
     ] = 12,
-    exclude: Annotated[list[str] | None, typer.Option(help="A layer to leave in float, as --analyse names it.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="A layer to keep in float, as --analyse names it.")] = None,
     depthwise: Annotated[
-        bool, typer.Option("--depthwise", help="Quantise depthwise convolutions, too; TensorRT may refuse such a file.")
+        bool, typer.Option("--depthwise", help="Also quantise depthwise convolutions; TensorRT may refuse such a file.")
     ] = False,
     fp16: Annotated[
         Path | None, typer.Option("--fp16-model", help="The fp16 file of the model: int8 must be faster.")
     ] = None,
     old_fp16: Annotated[Path | None, typer.Option("--fp16", hidden=True, help="The same as --fp16-model.")] = None,
     target: Annotated[
-        str, typer.Option("--for-device", help="The file is for this other device: latency is not judged here.")
+        str, typer.Option("--for-device", help="The file is for another device: do not judge latency here.")
     ] = "",
     old_target: Annotated[str, typer.Option("--target", hidden=True, help="The same as --for-device.")] = "",
     device: Device = "auto",
     threads: Threads = 0,
-    runs: Annotated[int, typer.Option(help="Calls that latency is the median of.")] = 10,
+    runs: Annotated[int, typer.Option(help="Calls to measure latency; their median counts.")] = 10,
     allow_trained: AllowTrained = False,
     region: RegionOption = None,
     json_file: JsonFile = None,
     plot: Annotated[Path | None, typer.Option(help="Write the ranking to this SVG file.")] = None,
 ) -> None:
-    """Quantise to int8 on clips of your own, and judge the result: over budget or no faster is exit code 3."""
+    """Quantise to int8 on your own clips and judge the result; exit code 3 if it is over budget or no faster."""
     from vivim_calibration.clips import DrawOptions
     from vivim_calibration.procedure import Options, calibrate
 

@@ -254,6 +254,7 @@ def _clips(
     """
     info, frames = model.info, model.frames
     trained, framing = info.training_data, info.framing(options.region)
+    marked = [entry.name for entry in info.classes]
     if not evaluation_data and not options.allow_trained and _trained(calibration_data, "train", trained):
         evaluation_data = calibration_data
     seen: list[str] = []
@@ -268,14 +269,14 @@ def _clips(
             raise UsageError("nothing to judge the result on; give --eval-data, or the clips again with --calib-data")
         if options.analyse or options.budget is not None:
             raise UsageError("--analyse and --budget look at calibration clips; give them with --calib-data")
-        judged_on = whole_clips(evaluation_data, frames, framing, options.eval_clips, trained)
+        judged_on = whole_clips(evaluation_data, frames, framing, options.eval_clips, trained, marked)
         return None, None, judged_on, seen
     choosing = options.choose_clips if options.budget is not None else 0
     held_out = choosing + (0 if evaluation_data else options.eval_clips)
-    learnt_from, apart = drawn_clips(calibration_data, frames, framing, options.draw, held_out, trained)
+    learnt_from, apart = drawn_clips(calibration_data, frames, framing, options.draw, held_out, trained, marked)
     chosen_on = judged_on = apart
     if evaluation_data:
-        judged_on = whole_clips(evaluation_data, frames, framing, options.eval_clips, trained)
+        judged_on = whole_clips(evaluation_data, frames, framing, options.eval_clips, trained, marked)
     elif choosing:
         chosen_on, judged_on = apart.halves()
     return learnt_from, chosen_on if choosing else None, judged_on, seen

@@ -13,14 +13,17 @@ from pathlib import Path
 CELLS: list[tuple[str, str]] = [
     (
         "markdown",
-        "# From a checkpoint to masks to a report\n\nThe shipped weights `tiny` learnt synthetic ultrasound: what they "
-        "mark means nothing clinical. With weights of your own, put their path in place of `tiny`.",
+        "# From a checkpoint to masks to a report\n\nThe shipped weights `tiny` were trained on synthetic "
+        "ultrasound: their masks have no clinical meaning. For your own weights, write their path instead of `tiny`.",
     ),
     (
         "code",
         "from pathlib import Path\n\nwork = Path('notebook')\nwork.mkdir(exist_ok=True)\nmodel = work / 'model.onnx'",
     ),
-    ("markdown", "## Export\n\nThe file is compared with PyTorch on a clip, and is written only within its budget."),
+    (
+        "markdown",
+        "## Export\n\nThe file is compared with PyTorch on a clip, and is written only if it is within its budget.",
+    ),
     (
         "code",
         "from vivim_export.onnx_export import OnnxOptions, export_onnx\n\ncomparison = export_onnx('tiny', model, "
@@ -28,7 +31,7 @@ CELLS: list[tuple[str, str]] = [
     ),
     (
         "markdown",
-        "## Run\n\nEvery frame of a source, with its masks at its own resolution. A film, a folder or a DICOM loop are read alike.",
+        "## Run\n\nEvery frame of a source gets masks at its own resolution. Videos, folders and DICOM loops are read in the same way.",
     ),
     (
         "code",
@@ -37,7 +40,7 @@ CELLS: list[tuple[str, str]] = [
         "    report = run(source, session, sinks=[], options=RunOptions(), on_frame=items.append)\n"
         "f'{report.frames} frames, {report.with_mask} with a mask'",
     ),
-    ("markdown", "## Look\n\nPhantoms know the truth, so the masks have a Dice score."),
+    ("markdown", "## Look\n\nPhantoms come with their true masks, so we can compute a Dice score."),
     (
         "code",
         "import numpy as np\nfrom vivim_runtime.judging import metrics\n\n"
@@ -52,7 +55,7 @@ CELLS: list[tuple[str, str]] = [
     ),
     (
         "markdown",
-        "## Report\n\nTwo models side by side on the same clips, as `vivim-check` does it: here the file and itself.",
+        "## Report\n\nCompare two models on the same clips, as `vivim-check` does; here the file with itself.",
     ),
     (
         "code",

@@ -70,7 +70,7 @@ def _described(name: str, command: Any) -> Iterator[str]:
         default = each.default
         shown = (
             ""
-            if default is None or default is False or not each.show_default
+            if default is None or default is False or default == "" or not each.show_default
             else f"`{getattr(default, 'value', default)}`"
         )
         yield f"| {names} | {shown} | {_text(each.help)} |"

@@ -40,7 +40,11 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = Application(no_args_is_help=True, extra="export", help="Export Vivim, and prove what was exported.")
+app = Application(
+    no_args_is_help=True,
+    extra="export",
+    help="Export Vivim to ONNX, TensorRT and Triton, and check the result against its source.",
+)
 # File names are printed as they are: no markup.
 _console = terminal()
 _progress = terminal(stderr=True)
@@ -48,27 +52,25 @@ _progress = terminal(stderr=True)
 
 ComparedOn = Annotated[
     list[str] | None,
-    typer.Option("--clips", metavar="SRC", help="Clips that the result is compared on; default two phantoms."),
+    typer.Option("--clips", metavar="SRC", help="Clips to compare the result on; default: two phantoms."),
 ]
 
 
 ModelOption = Annotated[
-    str | None, typer.Option(metavar="PKG.MODULE:BUILDER", help="A Mamba network of others, from its own code.")
+    str | None, typer.Option(metavar="PKG.MODULE:BUILDER", help="Another Mamba network, built by its own code.")
 ]
 PathOption = Annotated[
-    list[str] | None, typer.Option("--path", metavar="FOLDER", help="Of its code; may be given several times.")
+    list[str] | None, typer.Option("--path", metavar="FOLDER", help="Folder of its code; may be repeated.")
 ]
 BuildArguments = Annotated[
     str | None, typer.Option("--build-args", metavar="JSON", help="Arguments of the builder, by name.")
 ]
-OnCpu = Annotated[
-    bool, typer.Option("--on-cpu", help="What its code sends to a GPU while it is imported stays on the CPU.")
-]
+OnCpu = Annotated[bool, typer.Option("--on-cpu", help="Keep on the CPU what its code sends to a GPU on import.")]
 Absent = Annotated[
     str | None,
-    typer.Option(metavar="A,B", help="Packages that its file imports and the network does not compute with."),
+    typer.Option(metavar="A,B", help="Packages that its code imports but the network does not use."),
 ]
-InputOption = Annotated[str | None, typer.Option("--input", metavar="1x3xHxW", help="Sizes of its input, batch first.")]
+InputOption = Annotated[str | None, typer.Option("--input", metavar="1x3xHxW", help="Shape of its input, batch first.")]
 
 
 @app.command("onnx", cls=ClipsCommand)
@@ -86,55 +88,61 @@ def onnx_command(
     on_cpu: OnCpu = False,
     absent: Absent = None,
     input_size: InputOption = None,
-    input_name: Annotated[str | None, typer.Option(help="With --model: the input's name; default input.")] = None,
+    input_name: Annotated[str | None, typer.Option(help="With --model: name of the input; default: input.")] = None,
     output_names: Annotated[
-        str | None, typer.Option(metavar="A,B", help="With --model: names of the outputs; default output, output_1.")
+        str | None,
+        typer.Option(metavar="A,B", help="With --model: names of the outputs; default: output, output_1, ..."),
     ] = None,
     classes: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help="With --model: names of the classes of a segmentation; for vivim-run."),
+        typer.Option(metavar="A,B", help="With --model: names of the classes of a segmentation, for vivim-run."),
     ] = None,
     outputs: Annotated[
-        str | None, typer.Option(help="With --classes, what the network gives: logits, softmax or probabilities.")
+        str | None, typer.Option(help="With --classes: what the network outputs: logits, softmax or probabilities.")
     ] = None,
     mean: Annotated[
-        str | None, typer.Option(metavar="R,G,B", help="With --classes: of the normalisation, in 0..1; ImageNet's.")
+        str | None,
+        typer.Option(metavar="R,G,B", help="With --classes: mean of the normalisation, in 0..1; default: ImageNet's."),
     ] = None,
-    std: Annotated[str | None, typer.Option(metavar="R,G,B", help="The same of the standard deviation.")] = None,
+    std: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="With --classes: its standard deviation; default: ImageNet's.")
+    ] = None,
     no_fuse: Annotated[
         bool, typer.Option("--no-fuse", help="With --model: leave every module on the plain scan.")
     ] = False,
     imgsz: Annotated[
-        str | None, typer.Option(metavar="N | H W", help="Size of the frames, pixels; default that of the training.")
+        str | None, typer.Option(metavar="N | H W", help="Size of the frames, pixels; default: that of the training.")
     ] = None,
-    frames: Annotated[int | None, typer.Option(help="Frames of a clip, T; default that of the training.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Clips at once; default 1.")] = None,
-    dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="Any number of clips at once.")] = False,
+    frames: Annotated[int | None, typer.Option(help="Frames of a clip, T; default: that of the training.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Clips per call; default: 1.")] = None,
+    dynamic_batch: Annotated[
+        bool, typer.Option("--dynamic-batch", help="Accept any number of clips per call.")
+    ] = False,
     raw_input: Annotated[
-        bool, typer.Option("--raw-input", help="Take float32 (B, T, 3, H, W), normalised outside.")
+        bool, typer.Option("--raw-input", help="Take float32 (B, T, 3, H, W) that the caller has normalised.")
     ] = False,
     fp16: Annotated[bool, typer.Option("--fp16", "--half", help="Products and activations in float16.")] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="The same in bfloat16 (for TensorRT).")] = False,
     opset: Annotated[
-        int | None, typer.Option(help="Opset of the standard operators, 20 to 23; default 20, for bf16 22.")
+        int | None, typer.Option(help="Opset of the standard operators, 20 to 23; default: 20, with bf16 22.")
     ] = None,
-    no_fold: Annotated[bool, typer.Option("--no-fold", help="Leave the decoder as it was trained.")] = False,
+    no_fold: Annotated[bool, typer.Option("--no-fold", help="Do not fold the decoder.")] = False,
     cpu: Annotated[
-        bool, typer.Option("--cpu", help="Fuse what ONNX Runtime on a CPU has compiled (make native); fp32.")
+        bool, typer.Option("--cpu", help="Fuse nodes for the compiled CPU operators (make native); fp32 only.")
     ] = False,
     form: Annotated[
-        str, typer.Option(help="bodies: our operators, with what they compute inside; lowered: standard ones alone.")
+        str, typer.Option(help="bodies: our operators with function bodies; lowered: standard operators only.")
     ] = "bodies",
     segment_codes: Annotated[
-        Path | None, typer.Option(help="JSON: what the classes are in DICOM's words; docs/dicom-seg.md.")
+        Path | None, typer.Option(help="JSON file with DICOM codes of the classes; docs/dicom-seg.md.")
     ] = None,
     clips: ComparedOn = None,
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
 ) -> None:
-    """Export to one ONNX file, and compare it with PyTorch: over budget nothing is written (exit code 3).
+    """Export to one ONNX file and compare it with PyTorch; over budget, nothing is written (exit code 3).
 
-    With --model it is the network of somebody else, from its own code: docs/any-mamba.md.
+    With --model, export another Mamba network from its own code: docs/any-mamba.md.
     """
     if weights is not None or weights_option is not None:
         weights = _one_of(weights, weights_option)
@@ -349,15 +357,15 @@ def _add_sites(table: Table, sites: Sequence[FusedSite]) -> None:
 
 @app.command("inspect")
 def inspect_command(
-    model: Annotated[str, typer.Option(metavar="PKG.MODULE:BUILDER", help="A Mamba network, from its own code.")],
-    input_size: Annotated[str, typer.Option("--input", metavar="1x3xHxW", help="Sizes of its input, batch first.")],
+    model: Annotated[str, typer.Option(metavar="PKG.MODULE:BUILDER", help="A Mamba network, built by its own code.")],
+    input_size: Annotated[str, typer.Option("--input", metavar="1x3xHxW", help="Shape of its input, batch first.")],
     path: PathOption = None,
-    weights: Annotated[str | None, typer.Option(help="Its weights; default none, as it is built.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Its weights; default: none, as the builder makes it.")] = None,
     build_args: BuildArguments = None,
     on_cpu: OnCpu = False,
     absent: Absent = None,
 ) -> None:
-    """Say which scans a network has, what is fused, and what blocks its export, with the line of its code."""
+    """Show which scans a network has, what is fused, and which line of its code blocks its export."""
     from vivim_export.foreign.exporting import inspect_network
     from vivim_export.foreign.loading import build_arguments, line_of, load_network
     from vivim_export.foreign.stand_ins import stand_ins
@@ -405,38 +413,45 @@ def trt_command(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: MODEL.engine.")] = None,
     fp32: Annotated[bool, typer.Option("--fp32", help="Products and activations in float32.")] = False,
     fp16: Annotated[
-        bool, typer.Option("--fp16", "--half", help="In float16 (default, but for quantised files).")
+        bool, typer.Option("--fp16", "--half", help="In float16 (default, except for quantised files).")
     ] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="In bfloat16; takes a file exported with --bf16.")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="As quantised by vivim-calibrate, and float16.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="As quantised by vivim-calibrate, the rest in float16.")] = False,
     backend: Annotated[str, typer.Option(help="tensorrt, rtx (for any RTX PC, needs no GPU) or auto.")] = "auto",
-    min_batch: Annotated[int | None, typer.Option(help="Fewest clips a call, for an open batch.")] = None,
-    opt_batch: Annotated[int | None, typer.Option(help="The number to be fastest at.")] = None,
-    max_batch: Annotated[int | None, typer.Option(help="Most clips a call.")] = None,
+    min_batch: Annotated[
+        int | None, typer.Option(help="Fewest clips per call, for a file with --dynamic-batch.")
+    ] = None,
+    opt_batch: Annotated[int | None, typer.Option(help="Clips per call to optimise for.")] = None,
+    max_batch: Annotated[int | None, typer.Option(help="Most clips per call.")] = None,
     workspace: Annotated[float | None, typer.Option(help="GiB of scratch memory that layers may use.")] = None,
-    timing_cache_file: Annotated[Path | None, typer.Option(help="Measured tactics, read and written.")] = None,
+    timing_cache_file: Annotated[Path | None, typer.Option(help="File of measured tactics, read and written.")] = None,
     builder_optimization_level: Annotated[int | None, typer.Option(help="0 (fast to build) to 5.")] = None,
     hardware_compatibility: Annotated[str, typer.Option(help="none, ampere_plus or same_compute_capability.")] = "none",
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="Runs in later TensorRT of the same major version.")
+        bool,
+        typer.Option(
+            "--version-compatible", help="Let the engine run in later TensorRT releases of the same major version."
+        ),
     ] = False,
     compute_capability: Annotated[
         str | None, typer.Option(help="For --backend rtx: 8.6,8.9,12.0 (default: these, RTX 30, 40 and 50).")
     ] = None,
     plugin: Annotated[
         Path | None,
-        typer.Option(help="libvivim_trt.so; default $VIVIM_PLUGIN, or what vivim-plugins or make plugins built."),
+        typer.Option(
+            help="libvivim_trt.so; default: $VIVIM_PLUGIN, or the one that vivim-plugins or make plugins built."
+        ),
     ] = None,
     profiling_verbosity: Annotated[str, typer.Option(help="none, layer_names_only or detailed.")] = "detailed",
     emit_onnx: Annotated[
-        Path | None, typer.Option(help="Write the graph that TensorRT parses; without -o, only that.")
+        Path | None, typer.Option(help="Write the graph that TensorRT parses; without -o, nothing else.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built, and build nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be built, and build nothing.")] = False,
     clips: ComparedOn = None,
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
 ) -> None:
-    """Build an engine, and its sidecar MODEL.engine.json that says what it is for."""
+    """Build an engine and its sidecar MODEL.engine.json, which records what it was built from and for."""
     from vivim_export.engine import EngineOptions, build_engine, emit_graph, plan_engine
     from vivim_export.engine_graph import default_precision
 
@@ -553,20 +568,20 @@ def _counted(counts: Mapping[str, str | int]) -> str:
 def triton_command(
     given: Annotated[str, typer.Argument(metavar="MODEL", help="A .onnx or .engine file; or a checkpoint, or tiny.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="REPOSITORY", help="Folder of Triton's models, to write into.")
+        Path, typer.Option("--output", "-o", metavar="REPOSITORY", help="Triton's model folder to write into.")
     ] = Path("repository"),
-    name: Annotated[str, typer.Option(help="What Triton calls the model; default: the name of the file.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the model in Triton; default: the name of the file.")] = "",
     placement: Annotated[str, typer.Option(help="Where Triton runs it: auto, cpu or gpu.")] = "auto",
     instances: Annotated[int, typer.Option(help="Copies of it on each device.")] = 1,
     max_batch: Annotated[
-        int | None, typer.Option(help="Most clips a call, of a file with --dynamic-batch (8).", show_default=False)
+        int | None, typer.Option(help="Most clips per call, for a file with --dynamic-batch (8).", show_default=False)
     ] = None,
     operators: Annotated[
-        bool, typer.Option("--operators", help="Place the compiled operators of this machine, too (make native).")
+        bool, typer.Option("--operators", help="Also add the compiled operators of this machine (make native).")
     ] = False,
-    mount: Annotated[str, typer.Option(help="Where the server sees REPOSITORY.")] = "/models",
+    mount: Annotated[str, typer.Option(help="Path under which the server sees REPOSITORY.")] = "/models",
 ) -> None:
-    """Write a model repository for NVIDIA's Triton inference server: the model and its config.pbtxt."""
+    """Write a model repository for NVIDIA Triton Inference Server: the model and its config.pbtxt."""
     from vivim_export.triton import TritonOptions, write_repository
 
     options = TritonOptions(name or Path(given).stem, placement, instances, max_batch, operators, mount)

@@ -224,6 +224,7 @@ class _Builder:
         if self.backend.plugins:
             self.plugin = Plugin.find(options.plugin)
             self.plugin.load(self.trt)
+            self.plugin.expect(self.trt, self.graph.operators)
         self.logger = error_logger(self.trt)
         self._builder = start(self.trt, "Builder", self.logger)
         self.network = self._parsed()

@@ -44,6 +44,11 @@ class EngineGraph:
     input_shape: tuple[int | None, ...]
 
     @property
+    def operators(self) -> frozenset[str]:
+        """Those of ours that the library finds as plugins."""
+        return frozenset(node.op_type for node in self.parsed.graph.node if node.domain == DOMAIN)
+
+    @property
     def is_foreign(self) -> bool:
         """Whether it takes what somebody else's network takes: no session runs it, to prove the engine."""
         return _is_foreign(self.description)
@@ -101,10 +106,10 @@ def _is_foreign(description: dict[str, str]) -> bool:
 
 
 def _has_plugin(node: onnx.NodeProto) -> bool:
-    """The plugin has no plain scan, and a gate always; what it lacks is lowered to standard layers."""
+    """The plugin's fused scan has a gate always; one without is lowered to standard layers."""
     if node.op_type in ("SelectiveScan", "StreamingScan"):
         return bool(node.input[2])
-    return node.op_type in ("CausalConv1d", "StreamingConv1d")
+    return node.op_type in ("CausalConv1d", "StreamingConv1d", "S6Scan")
 
 
 def _check_input(model: onnx.ModelProto, info: ModelInfo) -> None:

@@ -20,6 +20,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "vivim_s6.h"
+
 #if defined(__GNUC__)
 #define VIVIM_API __attribute__((visibility("default")))
 #else
@@ -109,6 +111,17 @@ VIVIM_API int32_t vivim_streaming_conv1d(vivim_conv_desc const* desc, void const
 VIVIM_API int32_t vivim_streaming_scan(vivim_scan_desc const* desc, int32_t tactic, void const* xc, void const* dbc,
     void const* xz, float const* A_log2e, float const* dt_weight, float const* dt_bias, float const* d_skip,
     float const* initial, void* y, float* final, void* workspace, size_t workspace_bytes, void* stream);
+
+/* The plain scan of vivim_s6.h, up to VIVIM_S6_MAX_STATES states; its ways to compute, a good one for a shape, and their
+ * workspace are as those of the scan above. u, delta, B, C and y are aligned to their elements, A, skip and bias to 4
+ * bytes; skip and bias may be null. Nothing is in powers of 2 here: A is as vivim_s6.h has it. */
+VIVIM_API int32_t vivim_s6_tactic_count(void);
+VIVIM_API char const* vivim_s6_tactic_name(int32_t tactic);
+VIVIM_API int32_t vivim_s6_default_tactic(vivim_s6_desc const* desc);
+VIVIM_API size_t vivim_s6_workspace(vivim_s6_desc const* desc, int32_t tactic);
+VIVIM_API int32_t vivim_s6_scan(vivim_s6_desc const* desc, int32_t tactic, void const* u, void const* delta,
+    void const* B, void const* C, float const* A, float const* skip, float const* bias, void* y, void* workspace,
+    size_t workspace_bytes, void* stream);
 
 /* What the last failing call of this thread said; empty if none failed. Valid until the thread's next call. */
 VIVIM_API char const* vivim_kernels_error(void);

@@ -112,6 +112,23 @@ __device__ __forceinline__ float softplus(float v)
 // v / (1 + exp(-v)). For v -> -inf the exponential is inf and its reciprocal 0.
 __device__ __forceinline__ float silu(float v) { return v * reciprocalFast(1.f + exp2Fast(-kLog2e * v)); }
 
+// Transposing butterfly: G partial sums of G steps go in, lane g keeps in y[0] the total of step g; kHalf is G / 2 at
+// first. Unrolled by template: with a loop over kHalf, nvcc indexes 16 sums in local memory.
+template <int kHalf, int G> __device__ __forceinline__ void transposeSums(float (&y)[G], int lane)
+{
+    if constexpr (kHalf >= 1)
+    {
+        bool const upper = (lane & kHalf) != 0;
+#pragma unroll
+        for (int i = 0; i < kHalf; ++i)
+        {
+            float const sent = upper ? y[i] : y[i + kHalf], kept = upper ? y[i + kHalf] : y[i];
+            y[i] = kept + __shfl_xor_sync(kWholeWarp, sent, kHalf);
+        }
+        transposeSums<kHalf / 2>(y, lane);
+    }
+}
+
 // ---- the order of the tokens ----
 
 // Directions: 0 rows forward, 1 rows backward, 2 columns forward, 3 columns backward.

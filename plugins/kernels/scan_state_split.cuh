@@ -70,23 +70,6 @@ template <class T, int G, int kThreads> struct StateSplit
         return at;
     }
 
-    // Transposing butterfly: G partial sums of G steps go in, lane g keeps in y[0] the total of step g. Unrolled by
-    // template: with a loop over kHalf, nvcc indexes 16 sums in local memory.
-    template <int kHalf> static __device__ __forceinline__ void transposeSums(float (&y)[G], int lane)
-    {
-        if constexpr (kHalf >= 1)
-        {
-            bool const upper = (lane & kHalf) != 0;
-#pragma unroll
-            for (int i = 0; i < kHalf; ++i)
-            {
-                float const sent = upper ? y[i] : y[i + kHalf], kept = upper ? y[i + kHalf] : y[i];
-                y[i] = kept + __shfl_xor_sync(kWholeWarp, sent, kHalf);
-            }
-            transposeSums<kHalf / 2>(y, lane);
-        }
-    }
-
     // kOutput: pass 2, which starts from the chunks before and writes y; else pass 1, which starts from zero and stores
     // end state and sum of dt.
     template <bool kOutput> static __device__ __forceinline__ void run(ScanArguments<T> const& a, char* shared)

@@ -9,6 +9,7 @@ Steps run one after the other; each has a time limit, and none is stopped by the
     build         libvivim_kernels.so and the TensorRT plugin for this GPU alone; without either it fails
     tests         pytest -m gpu: every B3 shape, type and tactic, and the plugin's enqueue on device memory
     benchmark     benchmarks/scan_gpu.py
+    plain-scan    benchmarks/plain_scan_gpu.py
     engines       plugins/tools/engine_check.py: build, precision read back, parity, latency; skipped without TensorRT
     memcheck      compute-sanitizer on small shapes; skipped where it is missing or refuses the device
     racecheck     likewise
@@ -375,6 +376,7 @@ def steps(out: Path) -> list[Step]:
     for name, value in facts.items():
         environment = environment.replace(f"{{{name}!r}}", repr(value))
     report, figures, engines = out / "tests.xml", out / "scan_gpu.json", out / "engines.json"
+    plain = out / "plain_scan_gpu.json"
 
     def test_command() -> list[str]:
         report.unlink(missing_ok=True)
@@ -386,6 +388,9 @@ def steps(out: Path) -> list[Step]:
     def benchmark_command() -> list[str]:
         return [sys.executable, "benchmarks/scan_gpu.py", "--json", str(figures)]
 
+    def plain_command() -> list[str]:
+        return [sys.executable, "benchmarks/plain_scan_gpu.py", "--json", str(plain)]
+
     def engine_command() -> list[str]:
         return [sys.executable, "plugins/tools/engine_check.py", "--json", str(engines)]
 
@@ -394,6 +399,7 @@ def steps(out: Path) -> list[Step]:
         Step("build", 170, build_command, judge=judge_build),
         Step("tests", 140, needs_torch(test_command), kernels, judge_tests(report)),
         Step("benchmark", 110, needs_torch(benchmark_command), kernels, results=figures),
+        Step("plain-scan", 40, needs_torch(plain_command), kernels, results=plain),
         Step("engines", 120, needs_torch(engine_command), kernels, judge_engines, results=engines),
         Step("memcheck", 60, needs_torch(lambda: sanitizer_command("memcheck")), alone, judge_sanitizer),
         Step("racecheck", 60, needs_torch(lambda: sanitizer_command("racecheck")), alone, judge_sanitizer),

@@ -24,6 +24,7 @@ __all__ = ["ARCHITECTURES", "Kernel", "compile_cubin", "count_instructions"]
 
 PLUGINS = Path(__file__).resolve().parents[1]
 ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 110, 120)
+ANY_TYPE = "any"
 _TYPES = {"6__half": "fp16", "13__nv_bfloat16": "bf16", "f": "fp32"}
 
 
@@ -33,7 +34,7 @@ class Kernel:
 
     symbol: str
     name: str  # stateSplit
-    dtype: str  # fp16, bf16, fp32
+    dtype: str  # fp16, bf16, fp32, any
     parameters: tuple[int, ...]  # integer template arguments
     registers: int
     spilled: int  # bytes of spill stores and loads
@@ -45,6 +46,9 @@ class Kernel:
     @property
     def title(self) -> str:
         return f"{self.name}<{', '.join([self.dtype, *map(str, self.parameters)])}>"
+
+
+_SCANS = ("stateSplit", "stateSplitEnds", "s6Scan", "s6Ends")
 
 
 def compile_cubin(architecture: int, output: Path, nvcc: str = "nvcc") -> list[Kernel]:
@@ -76,7 +80,8 @@ def _demangle(symbol: str) -> tuple[str, str, tuple[int, ...]]:
         raise RuntimeError(f"{symbol} is not a kernel of namespace vivim")
     end = match.end() + int(match[1])
     template = symbol[end:].split("EEEv")[0] + "E"
-    dtype = next(name for code, name in _TYPES.items() if template.startswith("I" + code))
+    # The plain scan's ask for the type while they run.
+    dtype = next((name for code, name in _TYPES.items() if template.startswith("I" + code)), ANY_TYPE)
     return symbol[match.end() : end], dtype, tuple(int(i) for i in re.findall(r"Li(\d+)E", template))
 
 
@@ -86,7 +91,7 @@ def count_instructions(cubin: Path, kernels: list[Kernel], nvdisasm: str = "nvdi
     sections = dict(re.findall(r"^\.text\.(\S+):\n(.*?)(?=^\t?//-----|^\.text\.|\Z)", text, re.MULTILINE | re.DOTALL))
     for kernel in kernels:
         # Which of the exponentials of a turn are not a triple of their own: time-split has one more, of the whole run.
-        extra = {"stateSplit": 0, "stateSplitEnds": 0, "timeSplit": 1}.get(kernel.name)
+        extra = {"timeSplit": 1}.get(kernel.name, 0 if kernel.name in _SCANS else None)
         body = _innermost_loop(sections.get(kernel.symbol, ""))
         if extra is None or not body:
             continue
@@ -116,7 +121,7 @@ def _innermost_loop(section: str) -> list[str]:
 
 
 def _shared_bytes(kernel: Kernel, rank: int = 8, states: int = 16) -> int | None:
-    """Dynamic shared memory of a scan kernel: the arithmetic of StateSplit::layout and TimeSplit::layout."""
+    """Dynamic shared memory of a scan kernel: the arithmetic of StateSplit::layout, TimeSplit::layout and S6Split."""
     element = 4 if kernel.dtype == "fp32" else 2
     padded, raw = (rank + 3) // 4 * 4, ((rank + 2 * states) * element + 15) // 16 * 16
     if kernel.name.startswith("stateSplit"):
@@ -128,6 +133,11 @@ def _shared_bytes(kernel: Kernel, rank: int = 8, states: int = 16) -> int | None
         channels, tile = threads // lanes, lanes * run
         row = lanes * (run + 4) + 4
         floats = (2 * channels + 32) * row + tile * padded + padded * channels + 3 * channels * 16 + 2 * tile
+    elif kernel.name.startswith("s6"):  # S6Split::kBytes, which knows neither rank nor type
+        lanes, per_lane, threads = kernel.parameters
+        held, tile = lanes * per_lane, 32 if lanes * per_lane <= 64 else 16
+        pitch = 2 * held + (4 if per_lane % 4 == 0 else per_lane)
+        return threads // lanes * (tile + 1) * 8 + tile * pitch * 4
     else:
         return None
     return 4 * floats + tile * channels * element + tile * raw
@@ -148,7 +158,7 @@ def main() -> None:
             if arguments.nvdisasm:
                 count_instructions(cubin, kernels, arguments.nvdisasm)
             for kernel in kernels:
-                if kernel.dtype in arguments.dtypes:
+                if kernel.dtype in (*arguments.dtypes, ANY_TYPE):
                     table.setdefault(kernel.title, {})[architecture] = kernel
     architectures = [f"sm_{a}" for a in arguments.architectures]
     _print_table(

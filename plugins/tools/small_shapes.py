@@ -19,6 +19,7 @@ import torch
 
 from vivim.scan.kernels import KernelLibrary
 from vivim.scan.reference import causal_conv1d_reference, selective_scan_reference, streaming_scan_reference
+from vivim.scan.s6 import s6_scan_reference
 from vivim_runtime.errors import KernelError
 
 # rows, columns, width, rank, states, directions, gate, shared input
@@ -26,6 +27,9 @@ SHAPES = [
     (5, 37, 40, 8, 16, (0, 1, 2), True, False),  # Vivim's directions; L = 185: tiles of 16 and 128, the last ragged
     (3, 13, 24, 3, 5, (0, 2, 1, 3), False, True),  # VMamba's, N padded with zeros, rows of dbc unaligned to vectors
 ]
+# Of the plain scan: batch, groups, channels of a group, length (three tiles of 32 steps, the last ragged); and the
+# states of each of its kernels.
+PLAIN_SHAPE, PLAIN_STATES = (2, 2, 3, 70), (1, 5, 16, 20, 70)
 # 16 bits: as in tests/plugins/test_kernels.py; float32: ex2.approx may be 2^-22 off, at decays that last 20 steps.
 TOLERANCES = {torch.float32: 2.5e-6, torch.float16: 5e-4, torch.bfloat16: 4e-3}
 
@@ -80,6 +84,36 @@ def check(kernels: KernelLibrary, device: str) -> list[str]:
             far = distance(value, causal_conv1d_reference(xz, weight, bias, rows, order, tail))
             if not far <= tolerance:
                 wrong.append(f"streaming_conv1d, {dtype}, {rows} x {columns}: relative L2 {far:.1e}")
+    return wrong + check_plain(kernels, device)
+
+
+def check_plain(kernels: KernelLibrary, device: str) -> list[str]:
+    """What was wrong with the plain scan, as lines: every tactic, with skip, bias and softplus and without."""
+    wrong = []
+    scan: Callable[..., torch.Tensor] = kernels.s6_scan
+    generator = torch.Generator().manual_seed(7)
+    batch, groups, inner, length = PLAIN_SHAPE
+    width = groups * inner
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    for states in PLAIN_STATES:
+        for dtype, tolerance in TOLERANCES.items():
+            u, B, C = normal(batch, width, length), *(normal(batch, groups, states, length) for _ in range(2))
+            delta, A = normal(batch, width, length) * 0.5, -16 * torch.rand(width, states, generator=generator)
+            data = [tensor.to(dtype) for tensor in (u, delta, B, C)]
+            for whole in (True, False):
+                if not whole:
+                    data[1] = data[1].abs()  # below zero the state would grow
+                vectors = (normal(width), normal(width) - 3) if whole else (None, None)
+                arguments = (data[0], data[1], A, *data[2:], *vectors)
+                expected = s6_scan_reference(*arguments, whole)
+                given = [None if tensor is None else tensor.to(device) for tensor in arguments]
+                for tactic, name in enumerate(kernels.s6_tactics):
+                    far = distance(scan(*given, whole, tactic), expected)
+                    if not far <= tolerance:
+                        wrong.append(f"plain scan, {name}, {dtype}, N = {states}, {whole}: relative L2 {far:.1e}")
     return wrong
 
 
@@ -97,7 +131,7 @@ def main() -> int:
     except KernelError as error:
         print(error, file=sys.stderr)
         return 2
-    print("\n".join(wrong) if wrong else f"{len(kernels.tactics)} tactics and causal_conv1d are right")
+    print("\n".join(wrong) if wrong else f"{len(kernels.tactics)} tactics, causal_conv1d and the plain scan are right")
     return 1 if wrong else 0
 
 

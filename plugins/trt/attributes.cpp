@@ -15,7 +15,7 @@ using nvinfer1::PluginField;
 using nvinfer1::PluginFieldCollection;
 using nvinfer1::PluginFieldType;
 
-constexpr std::array<char const*, kScanFields> kNames{"rows", "directions", "mean"};
+constexpr std::array<char const*, std::tuple_size<Fields>::value> kNames{"rows", "directions", "mean", "softplus"};
 
 // The integers of a field, whatever their width: ONNX has 64 bits, our creators list 32, and callers choose either.
 std::vector<int64_t> integers(PluginField const& field)
@@ -63,6 +63,10 @@ void setField(Attributes& attributes, PluginField const& field)
     {
         attributes.mean = single(field.name, values, 0, 1);
     }
+    else if (!std::strcmp(field.name, "softplus"))
+    {
+        attributes.softplus = single(field.name, values, 0, 1);
+    }
     else
     {
         if (values.size() > attributes.directions.size())
@@ -74,9 +78,9 @@ void setField(Attributes& attributes, PluginField const& field)
     }
 }
 
-int32_t indexOf(char const* name, int32_t fieldCount)
+int32_t indexOf(char const* name, FieldRange range)
 {
-    for (int32_t i = 0; i < fieldCount; ++i)
+    for (int32_t i = range.first; i < range.first + range.count; ++i)
         if (name && !std::strcmp(name, kNames[i]))
             return i;
     throw Refusal(std::string("attribute ") + (name ? name : "without a name")
@@ -85,12 +89,14 @@ int32_t indexOf(char const* name, int32_t fieldCount)
 
 } // namespace
 
-std::string Attributes::text() const
+std::string textOf(Attributes const& attributes, FieldRange range)
 {
-    std::string line = "rows=" + std::to_string(rows) + " directions=";
-    for (int32_t k = 0; k < directionCount; ++k)
-        line += (k ? "," : "") + std::to_string(directions[k]);
-    return line + " mean=" + std::to_string(mean);
+    if (range.first == kS6Fields.first)
+        return "softplus=" + std::to_string(attributes.softplus);
+    std::string line = "rows=" + std::to_string(attributes.rows) + " directions=";
+    for (int32_t k = 0; k < attributes.directionCount; ++k)
+        line += (k ? "," : "") + std::to_string(attributes.directions[k]);
+    return line + " mean=" + std::to_string(attributes.mean);
 }
 
 Fields listFields()
@@ -101,20 +107,20 @@ Fields listFields()
     return fields;
 }
 
-Attributes readFields(PluginFieldCollection const* fields, int32_t fieldCount)
+Attributes readFields(PluginFieldCollection const* fields, FieldRange range)
 {
     Attributes attributes;
-    std::array<bool, kScanFields> seen{};
+    std::array<bool, std::tuple_size<Fields>::value> seen{};
     for (int32_t i = 0; fields && i < fields->nbFields; ++i)
     {
         PluginField const& field = fields->fields[i];
-        int32_t const index = indexOf(field.name, fieldCount);
+        int32_t const index = indexOf(field.name, range);
         if (seen[index])
             throw Refusal(std::string("attribute ") + field.name + " is given twice");
         seen[index] = true;
         setField(attributes, field);
     }
-    for (int32_t i = 0; i < fieldCount; ++i)
+    for (int32_t i = range.first; i < range.first + range.count; ++i)
         if (!seen[i])
             throw Refusal(std::string("attribute ") + kNames[i] + " is missing");
     return attributes;
@@ -124,7 +130,8 @@ Fields writeFields(Attributes const& attributes)
 {
     return {PluginField{kNames[0], &attributes.rows, PluginFieldType::kINT32, 1},
         PluginField{kNames[1], attributes.directions.data(), PluginFieldType::kINT32, attributes.directionCount},
-        PluginField{kNames[2], &attributes.mean, PluginFieldType::kINT32, 1}};
+        PluginField{kNames[2], &attributes.mean, PluginFieldType::kINT32, 1},
+        PluginField{kNames[3], &attributes.softplus, PluginFieldType::kINT32, 1}};
 }
 
 } // namespace vivim::trt

@@ -17,22 +17,23 @@ struct Attributes
     int32_t directionCount = 0;                             // K
     std::array<int32_t, VIVIM_MAX_DIRECTIONS> directions{}; // codes of vivim_kernels.h; the first K count
     int32_t mean = 0;                                       // SelectiveScan: 1 averages the directions, 0 adds them
-
-    // One line that differs where two nodes compute differently.
-    std::string text() const;
+    int32_t softplus = 0;                                   // S6Scan: whether time steps go through it
 };
 
-// The names of an operator's fields; SelectiveScan's are CausalConv1d's and `mean`.
-constexpr int32_t kConvFields = 2;
-constexpr int32_t kScanFields = 3;
-using Fields = std::array<nvinfer1::PluginField, kScanFields>;
+// Which of all fields an operator has. SelectiveScan's are CausalConv1d's and `mean`; S6Scan knows of no directions.
+struct FieldRange { int32_t first, count; };
+constexpr FieldRange kConvFields{0, 2}, kScanFields{0, 3}, kS6Fields{3, 1};
+using Fields = std::array<nvinfer1::PluginField, 4>; // all of them: an operator's begin at its `first`
+
+// One line that differs where two nodes compute differently.
+std::string textOf(Attributes const& attributes, FieldRange range);
 
 // The fields as a creator lists them: names without values.
 Fields listFields();
 
 // The fields of a node, integers of 32 or 64 bits. Throws Refusal for one that is missing, unknown, or has a value that
 // it cannot have: an unknown one may come from a later version, where it changes what is computed.
-Attributes readFields(nvinfer1::PluginFieldCollection const* fields, int32_t fieldCount);
+Attributes readFields(nvinfer1::PluginFieldCollection const* fields, FieldRange range);
 
 // The fields that give `attributes` when read; they point into it.
 Fields writeFields(Attributes const& attributes);

@@ -4,6 +4,7 @@
 #include "causal_conv1d.h"
 #include "host_version.h"
 #include "messages.h"
+#include "s6_scan.h"
 #include "selective_scan.h"
 
 #include <cstdio>
@@ -23,7 +24,7 @@ public:
     IPluginV3* createPlugin(AsciiChar const*, PluginFieldCollection const* fields, TensorRTPhase) noexcept override
     {
         return valueOf<IPluginV3*>(
-            kName, nullptr, [&] { return new Operator(readFields(fields, Operator::kSignature.fieldCount)); });
+            kName, nullptr, [&] { return new Operator(readFields(fields, Operator::kSignature.fields)); });
     }
 
     // TensorRT's ONNX parser takes from a node the attributes that are listed here.
@@ -36,7 +37,8 @@ private:
     static constexpr char const* kName = Operator::kSignature.name;
 
     Fields mFields = listFields();
-    PluginFieldCollection mCollection{Operator::kSignature.fieldCount, mFields.data()};
+    PluginFieldCollection mCollection{
+        Operator::kSignature.fields.count, mFields.data() + Operator::kSignature.fields.first};
 };
 
 } // namespace
@@ -48,8 +50,10 @@ extern "C" VIVIM_API nvinfer1::IPluginCreatorInterface* const* getCreators(int32
     static vivim::trt::Creator<vivim::trt::SelectiveScan> scan;
     static vivim::trt::Creator<vivim::trt::StreamingConv1d> streamingConv;
     static vivim::trt::Creator<vivim::trt::StreamingScan> streamingScan;
-    static nvinfer1::IPluginCreatorInterface* const creators[] = {&conv, &scan, &streamingConv, &streamingScan};
-    count = 4;
+    static vivim::trt::Creator<vivim::trt::S6Scan> s6Scan;
+    static nvinfer1::IPluginCreatorInterface* const creators[] = {
+        &conv, &scan, &streamingConv, &streamingScan, &s6Scan};
+    count = 5;
     return creators;
 }
 

@@ -95,7 +95,8 @@ int32_t kernelSize(char const* name, int64_t size)
 Plugin::Plugin(Signature const& signature, Attributes const& attributes)
     : mSignature(signature),
       mAttributes(attributes),
-      mTimingKey(std::string(signature.name) + " " + attributes.text() + " kernels=" + vivim_kernels_revision())
+      mTimingKey(std::string(signature.name) + " " + textOf(attributes, signature.fields)
+          + " kernels=" + vivim_kernels_revision())
 {
 }
 
@@ -240,7 +241,7 @@ PluginFieldCollection const* Plugin::getFieldsToSerialize() noexcept
 {
     // Written anew each time: in a clone they would still point into the original. TensorRT keeps the tactic itself.
     mFields = writeFields(mAttributes);
-    mCollection = {mSignature.fieldCount, mFields.data()};
+    mCollection = {mSignature.fields.count, mFields.data() + mSignature.fields.first};
     return &mCollection;
 }
 

@@ -33,7 +33,7 @@ struct Input
 struct Signature
 {
     char const* name;
-    int32_t fieldCount;
+    FieldRange fields;
     int32_t inputCount;
     std::array<Input, kMaxInputs> inputs;
     int32_t outputRank;

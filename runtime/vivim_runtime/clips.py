@@ -48,7 +48,7 @@ class Clip:
 
     Attributes:
         pixels: uint8 RGB (T, H, W, 3).
-        truth: true masks, bool (T, H, W); None where no frame has one.
+        truth: true masks, bool (T, H, W), of several classes (T, K, H, W); None where no frame has one.
         annotated: which frames have a true mask, bool (T,); the others are blank in `truth`. None: all or none of them.
         source, start: where the clip is from, and the number of its first frame there.
     """
@@ -69,7 +69,7 @@ class Clip:
         return f"frames {self.start} to {self.start + len(self) - 1} of {self.source or 'a clip'}"
 
     def true_mask(self, index: int) -> Masks | None:
-        """What is true of one frame, bool (H, W); None where that is not known."""
+        """What is true of one frame, bool (H, W) or (K, H, W); None where that is not known."""
         if self.truth is None or (self.annotated is not None and not self.annotated[index]):
             return None
         return self.truth[index]
@@ -112,10 +112,10 @@ def _clip(frames: list[Frame], framing: Framing, source: str, start: int) -> Cli
     known = np.array([frame.truth is not None for frame in frames])
     if not known.any():
         return Clip(pixels, source=source, start=start)
-    truth = np.zeros(pixels.shape[:3], np.bool_)
-    for index, frame in enumerate(frames):
-        if frame.truth is not None:
-            truth[index] = framing.truth(frame.truth)
+    found = {index: framing.truth(frame.truth) for index, frame in enumerate(frames) if frame.truth is not None}
+    truth = np.zeros((len(frames), *next(iter(found.values())).shape), np.bool_)
+    for index, mask in found.items():
+        truth[index] = mask
     return Clip(pixels, truth, None if known.all() else known, source, start)
 
 

@@ -3,7 +3,8 @@
 In safetensors it is the metadata `confidence`, in model files `vivim.confidence`. A network's probabilities are too
 sure of themselves, mostly; logits divided by a temperature that was learnt on validation data are not. And a network
 marks something in every picture, also in one that is no ultrasound: therefore the record has the statistics of the
-encoder's first features over the pictures of the training, which the features of another kind of picture leave.
+encoder's first features over the pictures of the training, which the features of another kind of picture leave, and a
+judge of the grain that tells echoes from other grey pictures (vivim_runtime/texture.py).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from vivim_runtime.errors import ModelError
 from vivim_runtime.text import parse_json
+from vivim_runtime.texture import TEXTURE_FEATURES, Texture, squared
 
 __all__ = ["CONFIDENCE_KEY", "Confidence", "Domain", "expected_dice", "first_features"]
 
@@ -26,6 +28,8 @@ CONFIDENCE_KEY = "confidence"
 Array = npt.NDArray[np.float32]
 Picture = npt.NDArray[np.uint8]
 
+# Arrays of a record's `texture`, with their number of sides.
+_TEXTURE_ARRAYS = {"centre": 1, "scale": 1, "weights": 1, "whitening": 2, "middle": 1}
 # Bounds of what a file may say.
 _MOST_CHANNELS, _MOST_PATCH = 1024, 32
 
@@ -41,7 +45,8 @@ class Domain:
         centre: (2 C), mean over the training of a picture's mean and standard deviation of each channel.
         whitening: (D, 2 C), to independent directions of variance 1.
         threshold: distance from the centre beyond which a picture is of another kind.
-        false_alarms: share of pictures of the validation beyond it.
+        false_alarms: share of pictures of the validation that are taken for another kind.
+        texture: judges grain; None in files of before there was one.
     """
 
     kernel: Array
@@ -52,6 +57,7 @@ class Domain:
     whitening: Array
     threshold: float
     false_alarms: float
+    texture: Texture | None = None
 
     def distance(self, picture: Picture) -> float:
         """Of a picture uint8 (H, W, 3) from those of the training, a root mean square over the directions."""
@@ -61,7 +67,9 @@ class Domain:
 
     def knows(self, picture: Picture) -> bool:
         """Whether the picture is of the kind of the training."""
-        return self.distance(picture) <= self.threshold
+        if self.distance(picture) > self.threshold:
+            return False
+        return self.texture is None or self.texture.knows(picture)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +122,12 @@ class Confidence:
                 "threshold": d.threshold,
                 "false_alarms": d.false_alarms,
             }
+            if d.texture is not None:
+                values["domain"]["texture"] = {
+                    **{name: _packed(getattr(d.texture, name)) for name in _TEXTURE_ARRAYS},
+                    "odds": d.texture.odds,
+                    "far": d.texture.far,
+                }
         return json.dumps(values, sort_keys=True)
 
     @classmethod
@@ -166,7 +180,26 @@ def _domain(entry: Any) -> Domain:
     mean, std = (tuple(float(value) for value in entry[key]) for key in ("mean", "std"))
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise ValueError("a normalisation that is none")
-    return Domain(kernel, stride, mean, std, centre, whitening, threshold, float(entry["false_alarms"]))
+    texture = None if entry.get("texture") is None else _texture(entry["texture"])
+    return Domain(kernel, stride, mean, std, centre, whitening, threshold, float(entry["false_alarms"]), texture)
+
+
+def _texture(entry: Any) -> Texture:
+    count = TEXTURE_FEATURES
+    expected = {
+        "centre": (count,),
+        "scale": (count,),
+        "weights": (squared(np.zeros((1, count))).shape[1],),
+        "whitening": (count, count),
+        "middle": (count,),
+    }
+    arrays = {name: _unpacked(entry[name], sides) for name, sides in _TEXTURE_ARRAYS.items()}
+    odds, far = float(entry["odds"]), float(entry["far"])
+    if any(arrays[name].shape != shape for name, shape in expected.items()):
+        raise ValueError("statistics of grain that this version does not know")
+    if arrays["scale"].min() <= 0 or not np.isfinite(odds) or not 0 < far < np.inf:
+        raise ValueError("statistics of grain that are none")
+    return Texture(odds=odds, far=far, **arrays)
 
 
 def first_features(

@@ -113,7 +113,7 @@ class MissingExtraError(VivimError):
     def __init__(self, what: str, extra: str) -> None:
         from vivim_runtime.installation import install_words  # late: it loads half of email, and every command waits
 
-        first = " (install your build of PyTorch first: the CPU's is the small one)" if extra in _WITH_TORCH else ""
+        first = " (install PyTorch first; its CPU build is the small one)" if extra in _WITH_TORCH else ""
         super().__init__(f"{what} needs the extra '{extra}': pip install {install_words(extra)}{first}")
 
 

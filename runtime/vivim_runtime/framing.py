@@ -68,7 +68,12 @@ class Framing:
         return picture
 
     def truth(self, mask: Masks) -> Masks:
-        """A true mask of a frame, bool (h, w) -> (H, W), set where at least half of a pixel's area was."""
+        """A true mask of a frame, bool (h, w) -> (H, W), set where at least half of a pixel's area was.
+
+        Of several classes, (K, h, w) -> (K, H, W), each for itself.
+        """
+        if mask.ndim == 3:
+            return np.stack([self.truth(plane) for plane in mask])
         if self.region is not None:
             mask = self.region.cut(mask)
         if self.contract.shape == "stretched":
@@ -194,8 +199,11 @@ def resized(image: Image, size: tuple[int, int]) -> Image:
 def mask_at(mask: Masks, size: tuple[int, int]) -> Masks:
     """A true mask, bool (h, w) -> (H, W), set where at least half of a pixel's area was.
 
-    It goes through the filter of the frames: nearest neighbours would shift outlines against them by half a pixel.
+    It goes through the filter of the frames: nearest neighbours would shift outlines against them by half a pixel. Of
+    several classes, (K, h, w) -> (K, H, W).
     """
+    if mask.ndim == 3:
+        return np.stack([mask_at(plane, size) for plane in mask])
     if mask.shape == size:
         return mask
     return resized(mask.astype(np.uint8) * np.uint8(255), size) >= WHITE_FROM

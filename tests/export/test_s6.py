@@ -124,7 +124,7 @@ def test_the_body_has_what_old_releases_of_onnx_runtime_ask_for() -> None:
 
 
 def test_what_the_plugin_lacks_becomes_standard_layers_for_tensorrt_too() -> None:
-    """A plain scan, and a fused one without a gate; what has a plugin stays a node with its body."""
+    """A fused scan without a gate; what has a plugin stays a node, and its body goes."""
     model = s6_model(s6_arguments((1, 2, 8, 4, 50)))
     kept = lower_operators(model, others=[LowerS6Scan()], keep=lambda node: True)
     assert [node.op_type for node in kept.graph.node] == ["S6Scan"]
@@ -134,7 +134,7 @@ def test_what_the_plugin_lacks_becomes_standard_layers_for_tensorrt_too() -> Non
     conv = helper.make_node("CausalConv1d", ["xz", "w", "b"], ["y"], domain=DOMAIN)
     assert _has_plugin(scan) and _has_plugin(conv)
     scan.input[2] = ""
-    assert not _has_plugin(scan) and not _has_plugin(model.graph.node[0])
+    assert not _has_plugin(scan) and _has_plugin(model.graph.node[0])
 
 
 def test_a_file_of_others_is_built_as_it_was_proven(tmp_path: Path) -> None:
@@ -145,9 +145,16 @@ def test_a_file_of_others_is_built_as_it_was_proven(tmp_path: Path) -> None:
     for index, (name, kind) in enumerate((("B", 3), ("C", 4)), 2):
         tensor = s6_arguments((1, 2, 8, 4, 50))[kind].numpy().astype(np.float32)
         model.graph.initializer.append(numpy_helper.from_array(tensor, name))
+        model.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, tensor.shape))
         assert model.graph.node[0].input[index] == name
     helper.set_model_props(model, {"vivim.network": "scan", "vivim.precision": "fp32"})
     onnx.save(model, path)
     assert default_precision(path) == "fp32"
+    for_plugin, lowered = (engine_graph(path, "fp32", BACKENDS[name]) for name in ("tensorrt", "rtx"))
+    assert for_plugin.operators == {"S6Scan"} and not for_plugin.parsed.functions
+    (node,) = [node for node in for_plugin.parsed.graph.node if node.domain == DOMAIN]
+    said = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    assert said == {"softplus": 1, "plugin_namespace": b"vivim", "plugin_version": b"1"}
+    assert lowered.operators == frozenset()
     with pytest.raises(UsageError, match="is fp32 and --fp16 was asked for; export it so"):
         engine_graph(path, "fp16", BACKENDS["rtx"])

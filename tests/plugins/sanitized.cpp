@@ -1,6 +1,7 @@
 // Runs every tactic, type and some odd shapes in buffers of the exact size, for AddressSanitizer and
-// UndefinedBehaviorSanitizer to watch, without a state and with one. With the argument "overrun", y is one row too short,
-// with "overrun state" the state that goes out, with "overread state" the one that comes in: the sanitizer must say so.
+// UndefinedBehaviorSanitizer to watch, without a state and with one, and the plain scan. With the argument "overrun", y is
+// one row too short, with "overrun state" the state that goes out, with "overread state" the one that comes in, with
+// "overread plain" the plain scan's C: the sanitizer must say so.
 #include "vivim_kernels.h"
 
 #include <cstdio>
@@ -67,6 +68,25 @@ void runScan(vivim_scan_desc const& d, int tactic, Missing missing)
         floats(skip), floats(initial), y.get(), reinterpret_cast<float*>(last.get()), workspace.get(), bytes, nullptr));
 }
 
+// All buffers begin at the first element that they may: only the plain scan reads rows that are aligned to nothing.
+void runPlain(vivim_s6_desc const& d, int tactic, bool withVectors, bool shortC)
+{
+    size_t const e = d.dtype == VIVIM_FLOAT32 ? 4 : 2, tokens = size_t(d.batch) * d.length;
+    size_t const columns = tokens * d.groups * d.states * e, bytes = vivim_s6_workspace(&d, tactic);
+    bool const isFloat = e == 4;
+    Buffer const u = filled(tokens * d.width * e, isFloat), delta = filled(tokens * d.width * e, isFloat);
+    Buffer const B = filled(columns, isFloat), C = filled(columns - (shortC ? d.length * e : 0), isFloat);
+    Buffer const A = filled(size_t(d.width) * d.states * 4, true), skip = filled(d.width * 4, true);
+    Buffer const bias = filled(d.width * 4, true), y = filled(tokens * d.width * e, isFloat);
+    Buffer const workspace = filled(bytes, false);
+    for (size_t i = 0; i < size_t(d.width) * d.states; ++i)
+        reinterpret_cast<float*>(A.get())[i] -= 1.5f;
+    auto const floats = [](Buffer const& b) { return reinterpret_cast<float const*>(b.get()); };
+    check(vivim_s6_scan(&d, tactic, u.get(), delta.get(), B.get(), C.get(), floats(A),
+        withVectors ? floats(skip) : nullptr, withVectors ? floats(bias) : nullptr, y.get(), workspace.get(), bytes,
+        nullptr));
+}
+
 void runConv(vivim_conv_desc const& d)
 {
     size_t const e = d.dtype == VIVIM_FLOAT32 ? 4 : 2, k = d.direction_count, tokens = size_t(d.batch) * d.length;
@@ -97,6 +117,19 @@ int main(int count, char** arguments)
     for (vivim_scan_desc const& d : scans)
         for (int tactic = 0; tactic < vivim_scan_tactic_count(); ++tactic, ++runs)
             runScan(d, tactic, missing);
+    // batch, length, width, groups, states, softplus, dtype: the states of every kernel, odd lengths
+    vivim_s6_desc const plains[] = {
+        {2, 97, 10, 2, 1, 1, VIVIM_FLOAT16},
+        {1, 70, 7, 1, 5, 1, VIVIM_BFLOAT16},
+        {2, 33, 6, 3, 16, 1, VIVIM_FLOAT32},
+        {1, 131, 35, 1, 20, 0, VIVIM_FLOAT16},
+        {1, 1, 9, 1, 70, 1, VIVIM_FLOAT32},
+        {1, 40, 9, 1, 256, 1, VIVIM_BFLOAT16},
+    };
+    bool const shortC = !std::strcmp(asked, "overread plain");
+    for (vivim_s6_desc const& d : plains)
+        for (int tactic = 0; tactic < vivim_s6_tactic_count(); ++tactic, ++runs)
+            runPlain(d, tactic, tactic % 2 == 0, shortC);
     vivim_conv_desc const convolutions[] = {
         {2, 165, 24, 5, 48, 4, {0, 1, 2, 3}, VIVIM_FLOAT16},
         {1, 33, 8, 3, 9, 2, {2, 1}, VIVIM_BFLOAT16},

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from tests.plugins import test_gpu
 from tests.plugins.kernel_library import PLUGINS, build, load_script, load_tool
 from vivim.scan.kernels import KernelLibrary
 from vivim.scan.orders import to_order
+from vivim.scan.s6 import s6_scan_reference
 
 ROOT = PLUGINS.parent
 PYTHON = sys.executable
@@ -28,6 +30,7 @@ PYTHON = sys.executable
 CHECK = load_tool("gpu_check")
 BASELINES = load_script(ROOT / "benchmarks" / "scan_baselines.py")
 BENCHMARK = load_script(ROOT / "benchmarks" / "scan_gpu.py")
+PLAIN = load_script(ROOT / "benchmarks" / "plain_scan_gpu.py")
 
 
 # --- the steps ----------------------------------------------------------------------------------------------------
@@ -271,7 +274,7 @@ def test_plugin_is_built_for_the_tensorrt_that_is_there(monkeypatch: pytest.Monk
 
 def test_what_must_run_fits_into_the_time(tmp_path: Path) -> None:
     planned = CHECK.steps(tmp_path)
-    names = ["environment", "build", "tests", "benchmark", "engines", "memcheck", "racecheck"]
+    names = ["environment", "build", "tests", "benchmark", "plain-scan", "engines", "memcheck", "racecheck"]
     assert [s.name for s in planned] == names
     assert sum(s.limit for s in planned[:4]) <= 8 * 60 - 5
     assert "tests/plugins/test_gpu.py" in CHECK.gpu_test_files()
@@ -381,6 +384,14 @@ def selective_scan_fn(
     return torch.stack(out, dim=-1) * functional.silu(z)
 
 
+def selective_scan_of_groups(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: None, bias: Tensor, softplus: bool
+) -> Tensor:
+    """mamba-ssm's function with groups and without a gate."""
+    assert z is None
+    return s6_scan_reference(u, delta, A, B, C, D, bias, softplus)
+
+
 @pytest.fixture(scope="module")
 def emulated() -> KernelLibrary:
     return KernelLibrary(build())
@@ -404,6 +415,23 @@ def test_benchmark_writes_every_row_with_its_figures(emulated: KernelLibrary, tm
     assert first["cold_exponentials_per_s"] == pytest.approx(first["exponentials"] / 100e-6)
     assert first["warm_bytes_per_s"] == pytest.approx(first["bytes"] / 50e-6)
     assert first["cold_to_exponentials_floor"] == pytest.approx(100 / (first["exponentials"] / (16 * 1.3e9 * 16) * 1e6))
+
+
+def test_benchmark_of_the_plain_scan_writes_every_row(
+    emulated: KernelLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PLAIN, "NETWORKS", {"small": (2, 3, 4, 40)})
+    monkeypatch.setattr(PLAIN, "mamba_ssm", lambda: selective_scan_of_groups)
+    file = tmp_path / "plain.json"
+    rows = PLAIN.measure(["small"], [2], ["fp32"], emulated, device(clock_rate=1_300_000), FixedTimer(), "cpu", file)
+    assert [row.what for row in rows] == [*emulated.s6_tactics, PLAIN.MAMBA, PLAIN.PYTORCH]
+    assert all(row.error is None and row.rel_l2 <= 2e-6 and not row.failed for row in rows)
+    written_rows = json.loads(file.read_text())["rows"]
+    assert len(written_rows) == len(rows) and written_rows[0]["cold_us"] == 100.0
+    # 2 pictures, 6 channels, 40 steps: 4 states and one softplus
+    assert rows[0].exponentials_floor_us == pytest.approx(1e6 * 2 * 6 * 40 * 5 / (16 * 1.3e9 * 16))
+    wrong = replace(rows[0], rel_l2=float("nan"))
+    assert wrong.failed and not replace(wrong, ours=False).failed
 
 
 def test_baselines_compute_the_same_scan(

@@ -38,7 +38,7 @@ class Logger(trt.ILogger):
 logger = Logger()
 registry = trt.get_plugin_registry()
 print("loaded", registry.load_library(sys.argv[1]) is not None, flush=True)
-for name in ("CausalConv1d", "SelectiveScan"):
+for name in ("CausalConv1d", "SelectiveScan", "S6Scan"):
     creator = registry.get_creator(name, "1", "vivim")
     print("creator", creator.name, [field.name for field in creator.field_names], flush=True)
 network = trt.Builder(logger).create_network()
@@ -46,10 +46,11 @@ parser = trt.OnnxParser(network, logger)
 print("parsed", parser.parse_from_file(sys.argv[2]), flush=True)
 """
 
-B, L, D, K, R, N = 1, 20, 16, 3, 8, 16
+B, L, D, K, R, N, G = 1, 20, 16, 3, 8, 16, 2
 ATTRIBUTES: dict[str, dict[str, Any]] = {
     "CausalConv1d": {"rows": 5, "directions": [0, 1, 2]},
     "SelectiveScan": {"rows": 5, "directions": [0, 1, 2], "mean": 1},
+    "S6Scan": {"softplus": 1},
 }
 # inputs; those with a shape are constants of the file
 INPUTS: dict[str, dict[str, tuple[int, ...] | None]] = {
@@ -63,12 +64,19 @@ INPUTS: dict[str, dict[str, tuple[int, ...] | None]] = {
         "dt_bias": (K, D),
         "d_skip": (K, D),
     },
+    "S6Scan": {"u": None, "delta": None, "B": None, "C": None, "A": (D, N), "s6_skip": (D,), "s6_bias": (D,)},
 }
-GRAPH_INPUTS = {"xz": (B, L, 2 * D), "xc": (K, B, L, D), "dbc": (K, B, L, R + 2 * N)}
+GRAPH_INPUTS = {
+    "xz": (B, L, 2 * D),
+    "xc": (K, B, L, D),
+    "dbc": (K, B, L, R + 2 * N),
+    **dict.fromkeys(("u", "delta"), (B, D, L)),
+    **dict.fromkeys(("B", "C"), (B, G, N, L)),
+}
 
 
-def two_nodes(path: Path, first: str, **changed: Any) -> Path:
-    """A file of both operators side by side, `first` parsed first, with some of its attributes changed."""
+def all_nodes(path: Path, first: str, **changed: Any) -> Path:
+    """A file of the operators side by side, `first` parsed first, with some of its attributes changed."""
     order = [first, *(name for name in ATTRIBUTES if name != first)]
     nodes, constants = [], {}
     for name in order:
@@ -89,7 +97,7 @@ def two_nodes(path: Path, first: str, **changed: Any) -> Path:
         constants.update({key: shape for key, shape in INPUTS[name].items() if shape})
     graph = helper.make_graph(
         nodes,
-        "two_nodes",
+        "all_nodes",
         [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in GRAPH_INPUTS.items()],
         [helper.make_tensor_value_info(f"{name}_out", TensorProto.FLOAT, None) for name in order],
         [numpy_helper.from_array(np.zeros(shape, np.float32), name) for name, shape in constants.items()],
@@ -108,10 +116,11 @@ def parse(model: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("first", ATTRIBUTES)
 def test_parser_finds_the_creator_and_makes_the_plugin(tmp_path: Path, first: str) -> None:
-    log = parse(two_nodes(tmp_path / "model.onnx", first))
+    log = parse(all_nodes(tmp_path / "model.onnx", first))
     assert "loaded True" in log
     assert "creator CausalConv1d ['rows', 'directions']" in log
     assert "creator SelectiveScan ['rows', 'directions', 'mean']" in log
+    assert "creator S6Scan ['softplus']" in log
     assert f"Found registered plugin: {first}" in log
     # All attributes are required, so they have come through.
     assert f"Successfully created plugin: {first}" in log
@@ -125,12 +134,13 @@ def test_parser_finds_the_creator_and_makes_the_plugin(tmp_path: Path, first: st
         ("CausalConv1d", {"directions": None}, "attribute directions is missing"),
         ("SelectiveScan", {"mean": 2}, "attribute mean holds 2"),
         ("SelectiveScan", {"directions": [0, 1, 2, 3, 0]}, "attribute directions has 5 values"),
+        ("S6Scan", {"softplus": 2}, "attribute softplus holds 2"),
     ],
 )
 def test_attributes_arrive_as_the_file_has_them(
     tmp_path: Path, first: str, changed: dict[str, Any], message: str
 ) -> None:
-    log = parse(two_nodes(tmp_path / "model.onnx", first, **changed))
+    log = parse(all_nodes(tmp_path / "model.onnx", first, **changed))
     assert f"vivim::{first}: {message}" in log
     assert f"Successfully created plugin: {first}" not in log
 

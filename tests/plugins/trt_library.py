@@ -10,6 +10,7 @@ import functools
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -78,15 +79,25 @@ def _run(command: list[str]) -> str:
 class Node:
     """A plugin that has been through an engine, on tensors of the host or the GPU (trt/drive.cpp)."""
 
-    def __init__(self, folder: Path, name: str, rows: int, directions: list[int], mean: int = -1) -> None:
+    def __init__(
+        self, folder: Path, name: str, rows: int = 0, directions: Sequence[int] = (), mean: int = -1, softplus: int = -1
+    ) -> None:
+        """`rows` of 0 stands for a node that has none of the first two attributes, -1 for one without the others."""
+        given = {"rows": [rows], "directions": list(directions)} if rows else {}
+        given |= {k: [v] for k, v in {"mean": mean, "softplus": softplus}.items() if v >= 0}
+        values = [value for each in given.values() for value in each]
         self.drive = ctypes.CDLL(str(folder / "libvivim_trt_drive.so"))
         self.drive.drive_make.restype = ctypes.c_void_p
         self.drive.drive_error.restype = ctypes.c_char_p
-        codes = (ctypes.c_int64 * len(directions))(*directions)
         library = str(folder / "libvivim_trt.so").encode()
         self.handle = ctypes.c_void_p(
             self.drive.drive_make(
-                library, name.encode(), ctypes.c_int64(rows), len(directions), codes, ctypes.c_int64(mean)
+                library,
+                name.encode(),
+                len(given),
+                (ctypes.c_char_p * len(given))(*(key.encode() for key in given)),
+                (ctypes.c_int32 * len(given))(*map(len, given.values())),
+                (ctypes.c_int64 * len(values))(*values),
             )
         )
         if not self.handle:

@@ -348,6 +348,10 @@ class _Diagnostics(enum.IntFlag):
     OLD_CUDA_DRIVER = 4
 
 
+# Of a plugin from before the plain scan.
+_CREATORS = {"CausalConv1d", "SelectiveScan", "StreamingConv1d", "StreamingScan"}
+
+
 class FakeTensorRT(ModuleType):
     """`tensorrt`, or `tensorrt_rtx` with `compiles`.
 
@@ -379,7 +383,7 @@ class FakeTensorRT(ModuleType):
         self.refuse: str | None = None
         self.reported = ["Error Code 1: first", "Error Code 2:\n  a consequence"]
         self.validity: tuple[int, int] = (0, 0)
-        self.creators: set[str] = {"CausalConv1d", "SelectiveScan"}
+        self.creators = set(_CREATORS)
         self.libraries: list[str] = []
         self.kernels = b""
         self.inspector = "{}"
@@ -396,7 +400,7 @@ class FakeTensorRT(ModuleType):
     def get_plugin_registry(self) -> Any:
         def load(path: str) -> object:
             self.libraries.append(path)
-            self.creators |= {"CausalConv1d", "SelectiveScan"}
+            self.creators |= _CREATORS
             return object()
 
         def find(name: str, version: str, namespace: str) -> Any:

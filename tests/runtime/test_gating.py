@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 
+import cv2
 import numpy as np
 import pytest
 
@@ -14,6 +16,8 @@ from vivim_runtime.gating import GATES, HIDING, MEANING, Gatekeeper, parse_gates
 from vivim_runtime.phantom import PhantomSpec, phantom_frames
 from vivim_runtime.sinks.base import MaskedFrame, gated_frame
 from vivim_runtime.sources import Frame
+from vivim_runtime.texture import TEXTURE_FEATURES as D
+from vivim_runtime.texture import Texture, texture_features
 
 SIZE = (96, 96)
 
@@ -81,6 +85,7 @@ def test_gates_are_parsed_and_unknown_ones_refused() -> None:
         Gatekeeper(("domain",))
 
 
+@cache
 def domain(threshold: float = 3.0) -> Domain:
     rng = np.random.default_rng(0)
     kernel = rng.standard_normal((4, 3, 7, 7)).astype(np.float32) / 12
@@ -116,6 +121,84 @@ def test_expected_dice_is_that_of_independent_pixels() -> None:
     assert expected_dice(logits, 0.5, 4.0) < expected_dice(logits, 0.5, 1.0) < expected_dice(logits, 0.5, 0.5)
     nothing = np.full((1, 8, 8), -4.0, np.float32)
     assert expected_dice(nothing, 0.5, 1.0, 0.5) == pytest.approx(0.5 / (1 + np.exp(-4)), rel=1e-5)
+
+
+def texture(odds: float = 0.0, far: float = 9.0) -> Texture:
+    rng = np.random.default_rng(3)
+    arrays = [rng.standard_normal(n).astype(np.float32) for n in (D, D, 1 + D + D * (D + 1) // 2)]
+    whitening = rng.standard_normal((D, D)).astype(np.float32)
+    return Texture(arrays[0], np.abs(arrays[1]) + 1, arrays[2], odds, whitening, arrays[0][::-1].copy(), far)
+
+
+def test_grain_says_down_from_across_and_strong_from_faint() -> None:
+    """White noise is alike in all directions and correlated in none; drawn out across, only in that one."""
+    noise = np.random.default_rng(0).integers(40, 216, SIZE, np.uint8)
+    white = texture_features(np.repeat(noise[..., None], 3, axis=2))
+    wide = texture_features(np.repeat(cv2.blur(noise, (9, 1))[..., None], 3, axis=2))
+    across, down, anisotropy = 9, 12, 16  # lag 1 of either, in the picture itself
+    # Correlations of n = H W independent pixels have a standard error of 1 / sqrt(n), some 0.01; less the local mean of
+    # 15 pixels, another 0.01.
+    assert np.abs(white[[across, down]]).max() < 0.05 and abs(white[anisotropy]) < 0.05
+    assert wide[across] > 0.7 and abs(wide[down]) < 0.1 and wide[anisotropy] > 1
+    assert texture_features(np.full((*SIZE, 3), 128, np.uint8))[across + 8] == 1.0  # all of it is flat
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 40), (8, 8), (64, 48)])
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_grain_of_any_picture_is_finite(size: tuple[int, int], level: int) -> None:
+    found = texture_features(np.full((*size, 3), level, np.uint8))
+    assert found.shape == (D,) and np.isfinite(found).all()
+
+
+def test_a_picture_is_strange_by_its_features_by_the_odds_of_its_grain_or_by_its_distance() -> None:
+    picture = clip(100, 1)[0]
+    odds, far = (float(values[0]) for values in texture().judged(texture_features(picture)[None]))
+    known = domain()
+    assert known.knows(picture)
+    assert replace(known, texture=texture(odds + 0.1, far + 0.1)).knows(picture)
+    assert not replace(known, texture=texture(odds - 0.1, far + 0.1)).knows(picture)
+    assert not replace(known, texture=texture(odds + 0.1, far - 0.1)).knows(picture)
+    assert not replace(known, threshold=1e-6, texture=texture(odds + 0.1, far + 0.1)).knows(picture)
+
+
+def test_a_record_without_grain_is_one_of_before_there_was_one() -> None:
+    """The same features decide, and the record that is written is that of before, to the letter."""
+    old = Confidence(1.5, domain=domain())
+    values = json.loads(old.to_json())
+    assert set(values["domain"]) == {
+        "kernel", "stride", "mean", "std", "centre", "whitening", "threshold", "false_alarms",
+    }  # fmt: skip
+    back = Confidence.from_json(json.dumps(values), "x")
+    assert back.domain is not None and back.domain.texture is None and back.to_json() == old.to_json()
+    new = Confidence(1.5, domain=replace(domain(), texture=texture()))
+    values = json.loads(new.to_json())
+    del values["domain"]["texture"]  # a version of before reads the rest, and judges by it
+    assert values == json.loads(old.to_json())
+
+
+def test_grain_comes_back_as_it_was_written() -> None:
+    record = Confidence(1.5, domain=replace(domain(), texture=texture(0.5, 4.0)))
+    back = Confidence.from_json(record.to_json(), "x")
+    assert back.to_json() == record.to_json() and back.domain is not None and back.domain.texture is not None
+    features = texture_features(clip(5, 1)[0])[None]
+    assert back.domain.texture.judged(features) == texture().judged(features)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        pytest.param({"odds": float("inf")}, "none|JSON", id="odds without end"),
+        pytest.param({"far": 0}, "none", id="no distance"),
+        pytest.param({"centre": {"shape": [2], "float32": "AAAAAAAAAAA="}}, "does not know", id="other features"),
+        pytest.param({"weights": None}, "subscriptable", id="no weights"),
+    ],
+)
+def test_grain_that_cannot_be_used_is_refused_in_one_line(change: dict[str, object], said: str) -> None:
+    values = json.loads(Confidence(1.5, domain=replace(domain(), texture=texture())).to_json())
+    values["domain"]["texture"].update(change)
+    with pytest.raises(ModelError, match=said) as caught:
+        Confidence.from_json(json.dumps(values), "x.onnx")
+    assert str(caught.value).startswith("x.onnx: ") and "calibrate-confidence" in str(caught.value)
 
 
 def test_a_record_comes_back_as_it_was_written() -> None:

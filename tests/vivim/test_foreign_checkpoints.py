@@ -210,7 +210,7 @@ def test_a_training_or_an_evaluation_says_which_weights_it_took(
     trained = upstream_state((1, 1, 1, 1))
     torch.save({"state_dict": trained, "ema": shifted(trained)}, tmp_path / "w.pth.tar")
     if command == "train":
-        entries = _network(FitConfig(init=str(tmp_path / "w.pth.tar"))).state_dict()
+        entries = _network(FitConfig(init=str(tmp_path / "w.pth.tar")))[0].state_dict()
     else:
         with open_runner(str(tmp_path / "w.pth.tar"), (64, 64)) as session:
             entries = session._model.state_dict()  # type: ignore[attr-defined]

@@ -21,7 +21,7 @@ from vivim.training.distributed import default_workers, process_group
 from vivim.training.fit import EpochReport, RunOptions
 from vivim.training.recipe import FitConfig
 from vivim_runtime.commands.fields import options_of
-from vivim_runtime.commands.options import Device, FrameSize, Threads, parse_size
+from vivim_runtime.commands.options import FrameSize, Threads, TorchDevice, parse_size
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import ConfigError
 from vivim_runtime.files import write_text
@@ -41,24 +41,24 @@ _OF_THE_ROWS = ("init", "directions", "mamba_layers", "st_module", "boundary", "
 def ablate_command(
     source: ClipOptions,
     recipe: FitConfig,
-    out: Annotated[Path, typer.Option(help="Folder for a run a variant, table.md and table.json.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for one run per variant, table.md and table.json.")] = Path(
         "runs/ablation"
     ),
     variants: Annotated[
-        str, typer.Option(help=f"Rows, joined by commas; beside the paper's: {', '.join(_BESIDE)}.")
+        str, typer.Option(help=f"Rows, comma-separated; besides the paper's: {', '.join(_BESIDE)}.")
     ] = ",".join(VARIANTS),
     seeds: Annotated[int, typer.Option(help="Runs of every row, with the seeds from --seed on.")] = 1,
     imgsz: FrameSize = "256",
     clips: Annotated[
-        int, typer.Option("--phantoms", "--clips", help="Phantoms an epoch, new ones in every epoch.")
+        int, typer.Option("--phantoms", "--clips", help="Phantoms per epoch, new ones in every epoch.")
     ] = 200,
     validation_clips: Annotated[int, typer.Option(help="Phantoms to validate on.")] = 24,
-    test_clips: Annotated[int, typer.Option(help="Phantoms that the table is about.")] = 120,
-    device: Device = "auto",
+    test_clips: Annotated[int, typer.Option(help="Phantoms to evaluate for the table.")] = 120,
+    device: TorchDevice = "auto",
     workers: Workers = -1,
     threads: Threads = 0,
 ) -> None:
-    """Train the rows of Table III side by side; the same call goes on where a stopped one was."""
+    """Train the rows of Table III side by side; repeat the call to continue after an interruption."""
     set_threads(threads)
     names = [name.strip() for name in variants.split(",") if name.strip()]
     if not names:
@@ -68,6 +68,7 @@ def ablate_command(
     for name in names:
         variant(name, recipe)  # raises for an unknown name
     source = source.for_recipe(recipe, parse_size(imgsz))
+    recipe = replace(recipe, classes=source.class_names("train"))
     if not source.is_phantom:
         refuse_bad_data([source.dataset(name) for name in ("train", "validation", "test")], recipe.frames, 1)
     training, validation = source.clips("train", clips, fresh=True), source.judged("validation", validation_clips)

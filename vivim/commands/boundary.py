@@ -37,18 +37,18 @@ def boundary_command(
     clips: Annotated[int, typer.Option("--phantoms", "--clips", help="Phantoms to learn from.")] = 400,
     imgsz: FrameSize = "256",
     steps: Annotated[int, typer.Option(help="Steps of training.")] = 4000,
-    batch: Annotated[int, typer.Option(help="Pairs of outlines a step.")] = 128,
+    batch: Annotated[int, typer.Option(help="Pairs of outlines per step.")] = 128,
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
     seed: Seed = 0,
     threads: Threads = 0,
 ) -> None:
-    """Teach the affine regressor of Eq. 8, and report its error on held-out masks."""
+    """Train the affine regressor of Eq. 8, and report its error on held-out masks."""
     set_threads(threads)
     if out.suffix != ".safetensors":
         raise ConfigError(f"--out is {out}; expected a name ending in .safetensors")
     if min(steps, batch) < 1:
         raise ConfigError(f"--steps is {steps} and --batch is {batch}; expected at least 1")
-    source = ClipOptions(data, layout, split_file, seed, frames=_FRAMES, size=parse_size(imgsz), hop=_FRAMES)
+    source = ClipOptions(data, layout, split_file, seed=seed, frames=_FRAMES, size=parse_size(imgsz), hop=_FRAMES)
     masks = _masks(source.clips("train", clips), "masks to learn from")
     held_out = _masks(source.clips("validation", max(1, clips // 8)), "held-out masks")
     _console.print(f"{len(masks)} masks to learn from, {len(held_out)} held out")
@@ -70,6 +70,7 @@ def line(scores: RegressionScores) -> str:
 
 
 def _masks(clips: ClipSource, what: str) -> npt.NDArray[np.bool_]:
-    """Two masks of every clip: (N, H, W)."""
+    """Two masks of every clip, and class: (N, H, W)."""
     numbers = track(range(len(clips)), f"reading {what}", console=_console, transient=True)
-    return np.concatenate([clips.clip(index, 0).masks[:: _FRAMES - 1] for index in numbers])
+    found = [clips.clip(index, 0).masks[:: _FRAMES - 1] for index in numbers]
+    return np.concatenate([np.moveaxis(m, 1, 0).reshape(-1, *m.shape[2:]) if m.ndim == 4 else m for m in found])

@@ -21,21 +21,24 @@ from vivim.training.batches import ClipSource, judged_clip
 from vivim.training.confidence import (
     coverage,
     judged_frames,
-    learn_domain,
     learn_temperature,
     reliability,
     rightly_empty,
 )
-from vivim_runtime.commands.options import DataSet, Layout, Seed, SplitFile, Threads
+from vivim.training.domain import learn_domain
+from vivim_runtime.commands.options import ClassesOption, DataSet, Layout, Seed, SplitFile, Threads
 from vivim_runtime.commands.terminal import terminal
-from vivim_runtime.confidence import Confidence
+from vivim_runtime.confidence import Confidence, Domain
 from vivim_runtime.errors import ConfigError
 from vivim_runtime.files import write_text
+from vivim_runtime.framing import Framing
 from vivim_runtime.judging.reliability import Reliability
 
 __all__ = ["calibrate_command"]
 
 _console = terminal(stderr=True)
+# Training pictures to know for every clip that validates: screens differ more than what is on them.
+_PICTURES = 5
 
 
 def calibrate_command(
@@ -44,14 +47,15 @@ def calibrate_command(
     data: DataSet = "phantom",
     layout: Layout = "auto",
     split_file: SplitFile = None,
+    classes: ClassesOption = None,
     clips: Annotated[
-        int, typer.Option("--validation-clips", help="Phantoms to validate on, and as many of the training to know.")
+        int, typer.Option("--validation-clips", help="Phantoms to validate on; five times as many training pictures.")
     ] = 60,
     report: Annotated[Path | None, typer.Option(help="JSON file of all figures.")] = None,
     seed: Seed = 0,
     threads: Threads = 0,
 ) -> None:
-    """Learn on validation data how sure a network is (temperature scaling), and which pictures it knows."""
+    """Calibrate the confidence of a network on validation data (temperature scaling); learn which pictures it knows."""
     set_threads(threads)
     if out.suffix != ".safetensors":
         raise ConfigError(f"--out is {out}; expected a name ending in .safetensors")
@@ -59,8 +63,18 @@ def calibrate_command(
         raise ConfigError(f"--validation-clips is {clips}; expected at least 8")
     training = read_training(weights)
     contract = training.contract
+    model = load_checkpoint(weights)
     source = ClipOptions(
-        data, layout, split_file, seed, contract.frames, contract.size, contract.stride, trained=training.data
+        data,
+        layout,
+        split_file,
+        classes,
+        seed=seed,
+        frames=contract.frames,
+        size=contract.size,
+        stride=contract.stride,
+        trained=training.data,
+        marked=model.config.classes,
     )
     validation = source.judged("validation", clips)
     with open_runner(weights, threads=threads) as session:
@@ -68,15 +82,15 @@ def calibrate_command(
         judged = judged_frames(session, validation, seed=seed)
     temperature = learn_temperature(judged)
     before, after = reliability(judged, 1.0), reliability(judged, temperature)
-    model = load_checkpoint(weights)
     first = cast(Stage, model.stages[0]).patch_embed.proj
     domain = learn_domain(
-        _pictures(source.clips("train", clips), "training"),
-        _pictures(validation, "validation"),
+        _pictures(replace(source, frames=1).clips("train", _PICTURES * clips), "training", _PICTURES * clips),
+        _pictures(validation, "validation", _PICTURES * clips),
         first.weight.detach().numpy(),
         int(first.stride[0]),
         contract.mean,
         contract.std,
+        Framing(contract).picture,
     )
     nothing = rightly_empty(judged)
     described = source.described(validation, "validation")
@@ -84,7 +98,7 @@ def calibrate_command(
     kept = {k: v for k, v in read_metadata(resolve_weights(weights)).items() if k not in ("format", "config")}
     save_checkpoint(out, model, {**kept, **replace(training, confidence=record).metadata()})
     rows = coverage(judged, temperature, nothing)
-    for line in _lines(out, temperature, before, after, rows, domain.threshold, domain.false_alarms):
+    for line in _lines(out, temperature, before, after, rows, domain):
         terminal().print(line, soft_wrap=True, highlight=False)
     if report is not None:
         figures = {
@@ -93,15 +107,21 @@ def calibrate_command(
             "before": asdict(before),
             "after": asdict(after),
             "coverage": [dict(zip(("coverage", "dice", "confidence"), row, strict=True)) for row in rows],
-            "domain": {"threshold": domain.threshold, "false_alarms": domain.false_alarms},
+            "domain": {
+                "threshold": domain.threshold,
+                "odds": None if domain.texture is None else domain.texture.odds,
+                "far": None if domain.texture is None else domain.texture.far,
+                "false_alarms": domain.false_alarms,
+            },
             "data": record.data,
         }
         write_text(report, json.dumps(figures, indent=1) + "\n")
 
 
-def _pictures(clips: ClipSource, what: str) -> list[npt.NDArray[np.uint8]]:
-    """The middle picture of every clip."""
-    numbers = track(range(len(clips)), f"reading {what}", console=_console, transient=True)
+def _pictures(clips: ClipSource, what: str, most: int) -> list[npt.NDArray[np.uint8]]:
+    """The middle picture of every clip; of more than `most`, of so many of them, evenly spread."""
+    chosen = np.unique(np.linspace(0, len(clips) - 1, min(most, len(clips))).round().astype(int))
+    numbers = track(chosen.tolist(), f"reading {what}", console=_console, transient=True)
     found = [judged_clip(clips, index).pixels for index in numbers]
     return [pixels[len(pixels) // 2] for pixels in found]
 
@@ -112,8 +132,7 @@ def _lines(
     before: Reliability,
     after: Reliability,
     rows: list[tuple[float, float, float]],
-    threshold: float,
-    false_alarms: float,
+    domain: Domain,
 ) -> list[str]:
     lines = [
         f"{out}: temperature {temperature:.3f}, expected calibration error {before.error:.4f} before, "
@@ -125,5 +144,8 @@ def _lines(
         f"  of the surest {share:4.0%} of the frames: Dice {dice:.4f}, confidence at least {least:.3f}"
         for share, dice, least in rows
     ]
-    lines.append(f"  pictures of another kind: beyond {threshold:.2f}, as {false_alarms:.1%} of the validation is")
+    limits = f"beyond {domain.threshold:.2f}"
+    if domain.texture is not None:
+        limits += f", odds of their grain beyond {domain.texture.odds:.2f}, or its distance {domain.texture.far:.2f}"
+    lines.append(f"  pictures of another kind: {limits}; so is {domain.false_alarms:.1%} of the validation")
     return lines

@@ -8,11 +8,19 @@ from typing import Annotated
 
 import typer
 
-from vivim_runtime.commands.options import ClipFrames, JsonFile, Layout, SplitFile, check_outputs
+from vivim_runtime.commands.options import (
+    ClassesOption,
+    ClipFrames,
+    JsonFile,
+    Layout,
+    SplitFile,
+    check_outputs,
+    classes_or_none,
+)
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.datasets import Dataset, open_dataset
 from vivim_runtime.datasets.check import CheckReport, check
-from vivim_runtime.datasets.report import problem_lines, summary, videos_table
+from vivim_runtime.datasets.report import class_lines, problem_lines, summary, videos_table
 from vivim_runtime.datasets.sheet import contact_sheet
 from vivim_runtime.errors import DataError
 from vivim_runtime.files import atomic_path, write_text
@@ -27,20 +35,23 @@ _progress = terminal(stderr=True)
 def check_command(
     data: Annotated[str, typer.Argument(help="The folder of a data set, or phantom.")],
     layout: Layout = "auto",
-    split: Annotated[str, typer.Option(help="Videos of one split; default all.")] = "",
+    split: Annotated[str, typer.Option(help="Check only the videos of one split; default: all.")] = "",
     split_file: SplitFile = None,
+    classes: ClassesOption = None,
     frames: ClipFrames = 5,
     stride: Annotated[int, typer.Option(help="Frames from one frame of a clip to the next.")] = 1,
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet (PNG) with the outlines of masks.")] = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Count a data set, list all that is wrong with it, and show it; exit code 2 where something must be mended."""
+    """Check a data set: count it, list everything that is wrong, draw a contact sheet; exit code 2 for errors."""
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise DataError(f"--sheet is {sheet}; expected a name ending in .png")
     check_outputs((sheet, json_file), (data,))
-    dataset = open_dataset(data, split, layout, split_file)
+    dataset = open_dataset(data, split, layout, split_file, classes=classes_or_none(classes))
     report = _read(dataset, frames, stride)
     _console.print(videos_table(report))
+    for line in class_lines(report):
+        _console.print(line, soft_wrap=True, highlight=False)
     for note in report.notes:
         _console.print(f"note: {note}", soft_wrap=True)
     for line in problem_lines(report.problems):

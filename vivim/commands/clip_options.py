@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from vivim.training.batches import ClipSource, DatasetClips, JudgedVideos, Mixed
 from vivim.training.cache import CacheOptions
 from vivim.training.recipe import FitConfig
 from vivim_runtime.contract import InputContract
-from vivim_runtime.datasets import Dataset, held_out, open_dataset, training_data
+from vivim_runtime.datasets import Classes, Dataset, held_out, open_dataset, training_data
 from vivim_runtime.errors import DataError
 from vivim_runtime.framing import Framing
 from vivim_runtime.phantom import PhantomName
@@ -35,32 +36,37 @@ class ClipOptions:
         size: (H, W) in pixels.
         validation: the split that validates; nothing is held out of train where that is another one.
         trained: what the weights to start from, or to evaluate, were trained on: their splits are kept.
+        marked: the classes that weights mark which are judged on these clips.
     """
 
     data: Annotated[str, "phantom or phantom:screen=mixed (synthetic ultrasound), or the folder of a data set."] = (
         "phantom"
     )
-    layout: Annotated[str, "How the folder is laid out, where it is not found out; docs/data.md."] = "auto"
+    layout: Annotated[str, "Layout of the folder, if it cannot be detected; docs/data.md."] = "auto"
     split_file: Annotated[Path | None, "Which videos belong to which split; docs/data.md."] = None
+    classes: Annotated[
+        str | None, "Names of the masks' values: lesion,vessel or 1=lesion,2=vessel; default by the table of the data."
+    ] = None
     seed: int = 0
     frames: int = 5
     size: tuple[int, int] = (256, 256)
     stride: Annotated[int, "Frames from one frame of a clip to the next."] = 1
-    strides: Annotated[int, "Phantoms: frames from one to the next, 1 to so many, clip by clip."] = 1
-    region: Annotated[str, "What is cut out of the frames: whole, dicom, auto, or X,Y,W,H; docs/contract.md."] = "whole"
-    shape: Annotated[str, "How that becomes a picture: stretched, or kept (filled with black)."] = "stretched"
-    colour: Annotated[str, "rgb, or grey: the luminance in all channels."] = "rgb"
-    outside: Annotated[str, "What lies in the region's rectangle outside its outline: kept, or black."] = "kept"
-    fps: Annotated[float | None, "Frames a second of the videos, for the weights' contract."] = None
+    strides: Annotated[int, "Phantoms: draw the stride of each clip from 1 to this number."] = 1
+    region: Annotated[str, "Part of the frames to use: whole, dicom, auto, or X,Y,W,H; docs/contract.md."] = "whole"
+    shape: Annotated[str, "How that part is fitted: stretched, or kept (in shape, padded with black)."] = "stretched"
+    colour: Annotated[str, "rgb, or grey (the luminance in all channels)."] = "rgb"
+    outside: Annotated[str, "Pixels of the region's rectangle outside its outline: kept, or black."] = "kept"
+    fps: Annotated[float | None, "Frames per second of the videos, recorded in the contract of the weights."] = None
     stills: Annotated[
-        Path | None, "Folder of still pictures with masks to train on, too: each is a clip that stands still."
+        Path | None, "Folder of still pictures with masks to train on as well, each as a clip of identical frames."
     ] = None
-    hop: Annotated[int, "Frames from the start of one clip to learn from to that of the next."] = 1
-    cache: Annotated[int, "Megabytes of frames at the network's size that are kept in memory."] = 2000
-    cache_folder: Annotated[Path | None, "Folder to keep them in, for all processes and later runs."] = None
+    hop: Annotated[int, "Frames from the start of one training clip to the start of the next."] = 1
+    cache: Annotated[int, "Megabytes of resized frames to keep in memory."] = 2000
+    cache_folder: Annotated[Path | None, "Folder to keep resized frames in, for all processes and later runs."] = None
     cache_disk: Annotated[int, "Megabytes that may be added to --cache-folder."] = 20000
     validation: str = "validation"
     trained: tuple[TrainingData, ...] = ()
+    marked: tuple[str, ...] | None = None
 
     def for_recipe(
         self,
@@ -109,7 +115,20 @@ class ClipOptions:
         return self._opened(split)
 
     def _opened(self, split: str) -> Dataset:
-        return open_dataset(self.data, split, self.layout, self.split_file, self.seed, self.trained)
+        return open_dataset(
+            self.data, split, self.layout, self.split_file, self.seed, self.trained, self._named, self.marked
+        )
+
+    @property
+    def _named(self) -> Classes | None:
+        return None if self.classes is None else Classes.parse(self.classes)
+
+    def class_names(self, split: str) -> tuple[str, ...] | None:
+        """Of the masks of a split, in the order of a network's outputs; None where nothing names them."""
+        classes = (
+            open_dataset("phantom", classes=self._named).classes if self.is_phantom else self.dataset(split).classes
+        )
+        return None if classes is None else classes.names
 
     def _has_validation(self) -> bool:
         try:
@@ -164,8 +183,12 @@ class ClipOptions:
             return None
         if self.stills.resolve() == Path(self.data).resolve():
             raise DataError(f"--stills and --data are both {self.data}; expected another folder")
-        found = open_dataset(str(self.stills))
-        return open_dataset(str(self.stills), "train") if found.split_names else found
+        beside = self.class_names("train")
+        opened = partial(open_dataset, str(self.stills), classes=self._named, marked=beside)
+        found = opened()
+        if beside is None and found.classes is not None:
+            raise DataError(f"the masks of {self.stills} have classes, and those of {self.data} none; name both")
+        return opened("train") if found.split_names else found
 
     def _of_phantoms(self) -> Framing | None:
         """Phantoms are drawn at the network's size; what is left to do is their colour."""

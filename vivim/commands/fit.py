@@ -25,8 +25,9 @@ from vivim.training.fit import SPLIT_FILE, EpochReport, RunOptions, check_run, c
 from vivim.training.monitor import Monitor
 from vivim.training.plan import planned
 from vivim.training.recipe import FitConfig, read_recipe, recipe_file
+from vivim.training.scores import Scores
 from vivim_runtime.commands.fields import options_of
-from vivim_runtime.commands.options import Device, FrameSize, Threads, parse_size
+from vivim_runtime.commands.options import FrameSize, Threads, TorchDevice, parse_size
 from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.errors import ConfigError
 from vivim_runtime.files import writable_folder
@@ -36,7 +37,7 @@ __all__ = ["Workers", "fit_command", "report_line", "set_threads"]
 # File names are printed as they are: no markup.
 _console = terminal(stderr=True)
 
-Workers = Annotated[int, typer.Option(help="Processes that make clips ahead; -1: as many as help on this machine.")]
+Workers = Annotated[int, typer.Option(help="Processes that prepare clips; -1: as many as help on this machine.")]
 
 
 def set_threads(threads: int) -> None:
@@ -92,18 +93,18 @@ def fit_command(
     validation_split: Annotated[str, typer.Option(help="Videos to validate on.")] = "validation",
     imgsz: FrameSize = "256",
     clips: Annotated[
-        int, typer.Option("--phantoms", "--clips", help="Phantoms an epoch, new ones in every epoch.")
+        int, typer.Option("--phantoms", "--clips", help="Phantoms per epoch, new ones in every epoch.")
     ] = 200,
-    fresh: Annotated[bool, typer.Option(help="New phantoms in every epoch, or the same ones.")] = True,
+    fresh: Annotated[bool, typer.Option(help="Draw new phantoms in every epoch, or use the same ones.")] = True,
     validation_clips: Annotated[int, typer.Option(help="Phantoms to validate on.")] = 24,
-    device: Device = "auto",
+    device: TorchDevice = "auto",
     workers: Workers = -1,
     threads: Threads = 0,
-    save_every: Annotated[float, typer.Option(help="Seconds after which the state is saved in mid-epoch.")] = 300.0,
+    save_every: Annotated[float, typer.Option(help="Save the state within an epoch every so many seconds.")] = 300.0,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write curves and overlays.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
 ) -> None:
-    """Train a network, by default as in the paper; Ctrl-C stops it, --resume goes on with the same numbers."""
+    """Train a network, by default as in the paper; Ctrl-C stops it, --resume continues exactly where it stopped."""
     set_threads(threads)
     chosen = dataclasses.replace(options, augmentation=context.obj) if context.obj else options
     # Phantoms have splits of their own.
@@ -115,6 +116,7 @@ def fit_command(
         makers = default_workers(group) if workers < 0 else workers
         run = RunOptions(resume, makers, save_every, group, stride=source.stride, contract=source.contract)
         training = source.with_stills(source.clips(split, clips, fresh, makers), makers)
+        chosen = dataclasses.replace(chosen, classes=source.class_names(split))
         check_run(chosen, out, run, len(training))
         check_start(chosen)
         if before and group.leads:
@@ -179,8 +181,14 @@ def _evaluation(source: ClipOptions, out: Path, split: str, clips: int) -> str:
         screen = "".join(f",{key}={value}" for key, value in source.screen.items() if value and "=" in source.data)
         data = f"phantom:clips={clips},frames={source.frames},size={height}x{width}{screen}"
     files = [] if source.is_phantom else ["--split-file", str(out / SPLIT_FILE)]
+    files += ["--classes", source.classes] if source.classes else []
     split = split if source.is_phantom else "validation"
     return shlex.join(["vivim-eval", str(out / "best.safetensors"), "--data", data, *files, "--split", split])
+
+
+def _of_class(scores: Scores) -> str:
+    found = "" if scores.lesion_dice is None else f" ({scores.lesion_dice:.4f})"
+    return f"{scores.dice:.4f}{found}"
 
 
 def report_line(report: EpochReport, epochs: int) -> str:
@@ -188,7 +196,9 @@ def report_line(report: EpochReport, epochs: int) -> str:
     s = report.scores
     terms = "  ".join(f"{name} {value:.4f}" for name, value in report.terms.items() if name != "total")
     distance = "" if s.hd95 is None else f"  HD95 {s.hd95:.1f} px"
-    lesions = "" if s.lesion_dice is None else f" ({s.lesion_dice:.4f} of frames with a lesion)"
+    each = ", ".join(f"{name} {_of_class(scores)}" for name, scores in s.classes.items())
+    lesions = "" if s.lesion_dice is None else f" ({s.lesion_dice:.4f} of frames with {'it' if each else 'a lesion'})"
+    lesions += f" [{each}]" if each else ""
     edges = "" if s.edge_ap is None else f"  edge AP {s.edge_ap:.3f}, Dice {s.edge_dice:.3f}"
     return (
         f"epoch {report.epoch}/{epochs}  loss {report.loss:.4f} ({terms})  Dice {s.dice:.4f}{lesions}  IoU {s.iou:.4f}"

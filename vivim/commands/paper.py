@@ -45,24 +45,26 @@ def paper_command(
     growth_imgsz: Annotated[
         str, typer.Option(metavar="N | HxW", help="Figure: size of its frames, height x width.")
     ] = "128",
-    modules: Annotated[str, typer.Option(help="Which modules, with commas.")] = ",".join(METHODS),
+    modules: Annotated[str, typer.Option(help="Modules to measure, comma-separated.")] = ",".join(METHODS),
     attention: Annotated[
-        str, typer.Option(help="fused, written (its scores in memory, as when the paper was written), or both.")
+        str,
+        typer.Option(help="fused, written (all scores in memory, as was usual when the paper was written), or both."),
     ] = "both",
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:<index>.")] = "cpu",
     threads: Threads = 1,
     runs: Annotated[
-        int, typer.Option(help="Runs of a case, the fastest of which counts; 0 only counts what it would take.")
+        int, typer.Option(help="Runs per case; the fastest counts. 0: only count memory and operations.")
     ] = 3,
     memory_limit: Annotated[
-        str | None, typer.Option(help="Bytes a case may take, or 500M, 8G; default half of what is free.")
+        str | None,
+        typer.Option(help="Memory that a case may take, in bytes or as 500M, 8G; default: half of what is free."),
     ] = None,
-    time_limit: Annotated[float, typer.Option(help="Seconds a case may take, its start included.")] = 600.0,
+    time_limit: Annotated[float, typer.Option(help="Seconds that a case may take, including its start.")] = 600.0,
     json_file: JsonFile = None,
     markdown: MarkdownFile = None,
     plot: Annotated[Path | None, typer.Option(help="Write the figure to this .svg file.")] = None,
 ) -> None:
-    """Measure again what the paper's Table IV and Fig. 7 (b) say: what ST-Mamba and attention cost."""
+    """Repeat the paper's Table IV and Fig. 7 (b): what ST-Mamba and attention cost."""
     _check_device(device)
     options = StudyOptions(
         limits=Limits(_limit(memory_limit, device), time_limit),

@@ -37,10 +37,12 @@ app.command("evaluate", help="The same as vivim-eval.")(eval_command)
 
 @app.command("plot")
 def plot_command(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of fit; drawn one behind the other.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Output folders of fit, drawn one after the other.")
+    ],
     out: Annotated[Path, typer.Option(help="The SVG file to write.")] = Path("curve.svg"),
 ) -> None:
-    """Draw how runs went: training loss and validation Dice of every epoch."""
+    """Plot runs: training loss and validation Dice of every epoch."""
     if out.suffix != ".svg":
         raise ConfigError(f"--out is {out}; expected a name ending in .svg")
     write_text(out, curve_svg([(run.name, read_log(run)) for run in runs]))
@@ -48,17 +50,20 @@ def plot_command(
 
 @app.command("convert")
 def convert_command(
-    source: Annotated[Path, typer.Argument(help="An authors' .pth/.pt/.ckpt, or any checkpoint of ours.")],
+    source: Annotated[
+        Path, typer.Argument(help="A .pth, .pt or .ckpt of the authors' code, or any checkpoint of this package.")
+    ],
     target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
-    frames: Annotated[int | None, typer.Option(help="Frames of a clip, T, to export for.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames of a clip, T, for later exports.")] = None,
     ema: Annotated[
-        bool, typer.Option("--averaged", "--ema", help="Take the averaged weights of a file that has both.")
+        bool, typer.Option("--averaged", "--ema", help="Use the averaged weights of a file that has both.")
     ] = False,
     streaming: Annotated[
-        bool, typer.Option("--streaming", help="Make a streaming network of one for clips; it is to be trained on.")
+        bool,
+        typer.Option("--streaming", help="Convert a network for clips to a streaming one, which then needs training."),
     ] = False,
 ) -> None:
-    """Turn a checkpoint into safetensors with its configuration inside."""
+    """Convert a checkpoint to safetensors with its configuration inside."""
     if target.suffix != ".safetensors":
         raise ConfigError(f"the target is {target}; expected a name ending in .safetensors")
     model = load_checkpoint(source, frames, ema)

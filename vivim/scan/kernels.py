@@ -28,6 +28,7 @@ _MAX_DIRECTIONS = 4
 _MAX_STATES, _MAX_RANK, _TAPS = 16, 64, 4
 # xc, dbc, xz, A_log2e, dt_weight, dt_bias, d_skip of `vivim.scan.operators.selective_scan`.
 _ScanTensors: TypeAlias = tuple[Tensor, Tensor, "Tensor | None", Tensor, Tensor, Tensor, Tensor]
+_S6_MAX_STATES = 256  # of the plain scan, wherever it is computed
 # Of the kernels for the CPU.
 _CPU_MAX_STATES, _CPU_MAX_RANK, _CPU_MAX_TAPS = 256, 1024, 8
 
@@ -109,6 +110,16 @@ class KernelLibrary(_Convolutions):
         self.streams = hasattr(self._library, "vivim_streaming_scan")  # the first releases have none
         names = [self._library.vivim_scan_tactic_name(i) for i in range(self._library.vivim_scan_tactic_count())]
         self.tactics = tuple(name.decode() for name in names)
+        self.s6_tactics = self._s6_tactics()
+
+    def _s6_tactics(self) -> tuple[str, ...]:
+        """The ways to compute a plain scan; none in a library of before."""
+        if not hasattr(self._library, "vivim_s6_scan"):
+            return ()
+        self._library.vivim_s6_tactic_name.restype = ctypes.c_char_p
+        self._library.vivim_s6_workspace.restype = ctypes.c_size_t
+        names = [self._library.vivim_s6_tactic_name(i) for i in range(self._library.vivim_s6_tactic_count())]
+        return tuple(name.decode() for name in names)
 
     @staticmethod
     def takes_conv(x: Tensor, weight: Tensor) -> bool:
@@ -198,6 +209,36 @@ class KernelLibrary(_Convolutions):
         tensors = (*inputs, *states[:1], y, *states[1:], workspace)
         self._check(run(reference, tactic, *map(_pointer, tensors), ctypes.c_size_t(size), _stream(xc)))
         return y, *states[1:]
+
+    def takes_s6(self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> bool:
+        """Whether the kernels can compute a plain scan with these tensors; a library of before has none."""
+        return bool(self.s6_tactics) and _takes_s6(u, delta, A, B, C)
+
+    def s6_scan(
+        self,
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        skip: Tensor | None,
+        bias: Tensor | None,
+        softplus: bool,
+        tactic: int | None = None,
+    ) -> Tensor:
+        """See `vivim.scan.s6.s6_scan`; `tactic` indexes `s6_tactics`, None takes the library's own choice."""
+        desc, tensors = _s6_inputs(u, delta, A, B, C, skip, bias, softplus)
+        reference = ctypes.byref(desc)
+        default = self._library.vivim_s6_default_tactic(reference)
+        if default < 0:
+            self._check(default)
+        tactic = default if tactic is None else tactic
+        size = self._library.vivim_s6_workspace(reference, tactic)
+        workspace = torch.empty(size, dtype=torch.uint8, device=u.device)
+        y = u.new_empty(u.shape)
+        pointers = map(_pointer, (*tensors, y, workspace))
+        self._check(self._library.vivim_s6_scan(reference, tactic, *pointers, ctypes.c_size_t(size), _stream(u)))
+        return y
 
     def _check(self, status: int) -> None:
         if status:
@@ -298,9 +339,7 @@ class CpuLibrary(_Convolutions):
 
     def takes_s6(self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> bool:
         """Whether the kernels can compute a plain scan with these tensors; a library of before has none."""
-        same = all(tensor.dtype == u.dtype for tensor in (delta, B, C))
-        fits = u.dtype in _DTYPES and A.shape[1] <= _CPU_MAX_STATES and u.numel() > 0
-        return same and fits and hasattr(self._library, "vivim_cpu_s6_scan")
+        return hasattr(self._library, "vivim_cpu_s6_scan") and _takes_s6(u, delta, A, B, C)
 
     def s6_scan(
         self,
@@ -314,12 +353,9 @@ class CpuLibrary(_Convolutions):
         softplus: bool,
     ) -> Tensor:
         """See `vivim.scan.s6.s6_scan`."""
-        u, delta, B, C = (tensor.contiguous() for tensor in (u, delta, B, C))
-        (A,) = _parameters(A)
-        skip, bias = (None if tensor is None else _parameters(tensor)[0] for tensor in (skip, bias))
-        desc = _S6Desc(*u.shape[::2], u.shape[1], B.shape[1], A.shape[1], int(softplus), _dtype(u))
+        desc, tensors = _s6_inputs(u, delta, A, B, C, skip, bias, softplus)
         y = u.new_empty(u.shape)
-        pointers = map(_pointer, (u, delta, B, C, A, skip, bias, y))
+        pointers = map(_pointer, (*tensors, y))
         self._check(self._library.vivim_cpu_s6_scan(ctypes.byref(desc), *pointers, torch.get_num_threads()))
         return y
 
@@ -358,6 +394,28 @@ def _states(given: _ScanTensors, initial: Tensor | None) -> tuple[Tensor, ...]:
         raise KernelError(f"the initial state has shape {tuple(initial.shape)}; expected (B, N, D)")
     state = initial.float().contiguous()
     return state, torch.empty_like(state)
+
+
+def _takes_s6(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> bool:
+    same = all(tensor.dtype == u.dtype for tensor in (delta, B, C))
+    return same and u.dtype in _DTYPES and A.shape[1] <= _S6_MAX_STATES and u.numel() > 0
+
+
+def _s6_inputs(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    skip: Tensor | None,
+    bias: Tensor | None,
+    softplus: bool,
+) -> tuple[_S6Desc, list[Tensor | None]]:
+    """The plain scan's description, and its tensors as the kernels read them."""
+    data = [tensor.contiguous() for tensor in (u, delta, B, C)]
+    desc = _S6Desc(*u.shape[::2], u.shape[1], B.shape[1], A.shape[1], int(softplus), _dtype(u))
+    vectors = [None if tensor is None else _parameters(tensor)[0] for tensor in (skip, bias)]
+    return desc, [*data, *_parameters(A), *vectors]
 
 
 def _describe_conv(x: Tensor, weight: Tensor, rows: int, directions: Sequence[int]) -> _ConvDesc:

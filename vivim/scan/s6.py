@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vivim.scan.kernels import cpu_library
+from vivim.scan.kernels import cpu_library, library
 from vivim.scan.operators import _Chunks, _in_its_own_precision
 
 __all__ = ["s6_scan", "s6_scan_reference"]
@@ -55,6 +55,23 @@ def s6_scan(
     """
     _check(u, delta, A, B, C, skip, bias)
     return _chunked(u, delta, A, B, C, skip, bias, softplus)
+
+
+@s6_scan.register_kernel("cuda")
+def _s6_scan_cuda(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    skip: Tensor | None,
+    bias: Tensor | None,
+    softplus: bool,
+) -> Tensor:
+    _check(u, delta, A, B, C, skip, bias)
+    kernels = library()
+    compute = kernels.s6_scan if kernels and kernels.takes_s6(u, delta, A, B, C) else _chunked
+    return compute(u, delta, A, B, C, skip, bias, softplus)
 
 
 @s6_scan.register_kernel("cpu")

@@ -23,7 +23,7 @@ from vivim.training.recipe import FitConfig
 from vivim.training.scores import Scores, evaluate
 from vivim_runtime.clips import Clip
 from vivim_runtime.errors import ConfigError
-from vivim_runtime.judging.figures import interval
+from vivim_runtime.judging.figures import mean_estimate
 
 __all__ = [
     "ROWS",
@@ -145,16 +145,10 @@ def differences(rows: Sequence[AblationRow]) -> list[Difference]:
         for figure in ("dice", "hd95"):
             pairs = [[getattr(of_each[row][seed].scores, figure) for row in (name, other)] for seed in seeds]
             values = [a - b for a, b in pairs if a is not None and b is not None]
-            if values:
-                found.append(Difference(name, other, figure, float(np.mean(values)), *_reach(values), len(values)))
+            mean = mean_estimate(values)
+            if mean.value is not None:
+                found.append(Difference(name, other, figure, mean.value, mean.low, mean.high, len(values)))
     return found
-
-
-def _reach(values: Sequence[float]) -> tuple[float | None, float | None]:
-    if len(values) < 2:
-        return None, None
-    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return interval(float(np.mean(values)), error, len(values) - 1, "difference")
 
 
 def markdown(rows: Sequence[AblationRow]) -> str:

@@ -266,7 +266,7 @@ class JudgedClip:
     Attributes:
         pixels: uint8 (T, H, W, 3) RGB at the network's size.
         used: the positions whose masks count.
-        truths: the true masks of these, each at the size of its frame: where the network's logits are judged.
+        truths: the true masks of these, each (H, W) or (K, H, W) at the size of its frame, where logits are judged.
         framing: how the logits come back to the frames.
     """
 
@@ -396,11 +396,11 @@ def augmented(clip: Clip, rng: np.random.Generator, options: Augmentation = Augm
     """The clip mirrored, rotated, scaled, shifted, re-toned and made noisy at random; same shapes."""
     frames, masks = clip.pixels, clip.masks
     if rng.random() < options.flip:
-        frames, masks = frames[:, :, ::-1], masks[:, :, ::-1]
+        frames, masks = frames[:, :, ::-1], masks[..., ::-1]
     if rng.random() < options.backwards:
         frames, masks = frames[::-1], masks[::-1]
     frames, masks = _turned(frames, masks, rng, options)
-    height, width = masks.shape[1:]
+    height, width = masks.shape[-2:]
     matrix = _random_map(rng, options, height, width)
     tones = _random_tones(rng, options)
     noise = options.speckle * rng.random()
@@ -415,7 +415,9 @@ def augmented(clip: Clip, rng: np.random.Generator, options: Augmentation = Augm
             grain = 1 + noise * rng.standard_normal((height, width, 1), np.float32)
             warped = np.clip(np.rint(warped * grain), 0, 255).astype(np.uint8)
         moved[index] = warped
-        moved_masks[index] = cv2.warpAffine(mask.astype(np.uint8), matrix, (width, height), flags=cv2.INTER_NEAREST)
+        for plane in np.ndindex(mask.shape[:-2]):  # of several classes each
+            values = np.ascontiguousarray(mask[plane], np.uint8)
+            moved_masks[(index, *plane)] = cv2.warpAffine(values, matrix, (width, height), flags=cv2.INTER_NEAREST)
     if options.mask_noise > 0:
         noisy = rng.random(moved_masks.shape) < options.mask_noise
         moved_masks[noisy] = rng.random(int(noisy.sum())) < 0.5
@@ -425,12 +427,12 @@ def augmented(clip: Clip, rng: np.random.Generator, options: Augmentation = Augm
 def _turned(frames: Image, masks: Masks, rng: np.random.Generator, options: Augmentation) -> tuple[Image, Masks]:
     """Flipped and turned; what has no chance draws no number, so that the others stay what they were without it."""
     if options.upside_down and rng.random() < options.upside_down:
-        frames, masks = frames[:, ::-1], masks[:, ::-1]
+        frames, masks = frames[:, ::-1], masks[..., ::-1, :]
     if options.half_turn and rng.random() < options.half_turn:
-        frames, masks = frames[:, ::-1, ::-1], masks[:, ::-1, ::-1]
+        frames, masks = frames[:, ::-1, ::-1], masks[..., ::-1, ::-1]
     if options.quarter_turns and rng.random() < options.quarter_turns:
-        turns = int(rng.integers(1, 4)) if masks.shape[1] == masks.shape[2] else 2
-        frames, masks = np.rot90(frames, turns, (1, 2)), np.rot90(masks, turns, (1, 2))
+        turns = int(rng.integers(1, 4)) if masks.shape[-2] == masks.shape[-1] else 2
+        frames, masks = np.rot90(frames, turns, (1, 2)), np.rot90(masks, turns, (-2, -1))
     return frames, masks
 
 
@@ -480,7 +482,7 @@ def micro_batches(seed: int, epoch: int, clips: int, batch: int, a_step: int) ->
 
 
 class _TrainingClips(TorchDataset[tuple[Tensor, Tensor]]):
-    """Augmented clips by (epoch, index), as tensors (T, 3, H, W) and truth (T, 1, H, W), float32."""
+    """Augmented clips by (epoch, index), as tensors (T, 3, H, W) and truth (T, K, H, W), float32."""
 
     def __init__(self, source: ClipSource, frames: int, seed: int, options: Augmentation) -> None:
         self._source, self._frames, self._seed, self._options = source, frames, seed, options
@@ -492,7 +494,8 @@ class _TrainingClips(TorchDataset[tuple[Tensor, Tensor]]):
         first = int(rng.integers(0, len(clip) - self._frames + 1))
         cut = slice(first, first + self._frames)
         changed = augmented(Clip(clip.pixels[cut], clip.masks[cut]), rng, self._options)
-        return normalised(changed.pixels), torch.from_numpy(changed.masks).float()[:, None]
+        truth = torch.from_numpy(changed.masks).float()
+        return normalised(changed.pixels), truth[:, None] if truth.ndim == 3 else truth
 
 
 class TrainingBatches:
@@ -530,7 +533,7 @@ class TrainingBatches:
         """The batches of the clips `numbers` in an epoch.
 
         Yields:
-            clip (B, T, 3, H, W) normalised and truth (B, T, 1, H, W), both float32.
+            clip (B, T, 3, H, W) normalised and truth (B, T, K, H, W), both float32.
         """
         self._keys[:] = [[(epoch, index) for index in batch] for batch in numbers]
         yield from self._loader

@@ -2,12 +2,14 @@
 
 Clips of T frames that begin at every frame show each frame T times an epoch. Frames are kept at the network's size, in
 memory up to a limit (those that were not asked for the longest go first), and in a folder where one is given, which
-worker processes and later runs share. A file there is named by what made it: the video's fingerprint, frame, framing.
+worker processes and later runs share. A file there is named by what made it: the video's fingerprint, frame, framing,
+and what its labels stand for.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import pickle
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -59,7 +61,7 @@ class FrameCache:
         self.__init__(**state)  # type: ignore[misc]
 
     def read(self, video: AnnotatedVideo, index: int, framing: Framing) -> tuple[Image, Masks]:
-        """A frame (H, W, 3) and its true mask (H, W) as `framing`, that of the video, makes them.
+        """A frame (H, W, 3) and its true mask (H, W) or (K, H, W) as `framing`, that of the video, makes them.
 
         Raises:
             DataError: as of `video.read`.
@@ -77,8 +79,9 @@ class FrameCache:
         else:
             self._kept.move_to_end(key)
         picture, packed = found
-        mask = np.unpackbits(packed, count=picture.shape[0] * picture.shape[1]).astype(np.bool_)
-        return picture, mask.reshape(picture.shape[:2])
+        planes = len(video.classes.names) if video.classes is not None else 1
+        shape = (planes, *picture.shape[:2]) if planes > 1 else picture.shape[:2]
+        return picture, np.unpackbits(packed, count=math.prod(shape)).astype(np.bool_).reshape(shape)
 
     def _decoded(self, video: AnnotatedVideo, index: int, framing: Framing) -> tuple[Image, npt.NDArray[np.uint8]]:
         image, mask = video.read(index)
@@ -99,7 +102,9 @@ class FrameCache:
         if self.options.folder is None:
             return None
         if video.name not in self._names:
-            made_by = pickle.dumps((video_print(video), framing))  # with all of a region's outline
+            made_of = (video_print(video), framing)  # with all of a region's outline
+            named = video.classes is not None and bool(video.classes.labels)
+            made_by = pickle.dumps((*made_of, video.classes) if named else made_of)
             self._names[video.name] = hashlib.sha256(made_by).hexdigest()[:24]
         return self.options.folder / self._names[video.name] / f"{index}.npz"
 

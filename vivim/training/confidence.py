@@ -1,4 +1,4 @@
-"""Calibrated probability and the domain of a network, learnt on validation data; the record goes with its weights.
+"""Calibrated probability of a network, learnt on validation data; the record goes with its weights.
 
 Temperature scaling (Guo et al. 2017): one number that all logits are divided by, so that of the pixels that are given
 80 % some 80 % are lesion. Masks do not change. Dice against coverage says what the confidence is worth: how good the
@@ -7,14 +7,13 @@ masks are that are left when the least sure frames are held back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from vivim.training.batches import ClipSource, judged_clip
-from vivim_runtime.confidence import Domain, expected_dice, first_features
+from vivim_runtime.confidence import expected_dice
 from vivim_runtime.framing import mask_at
 from vivim_runtime.judging.reliability import Reliability, ReliabilityTally
 from vivim_runtime.sessions.base import Session
@@ -23,7 +22,6 @@ __all__ = [
     "Judged",
     "coverage",
     "judged_frames",
-    "learn_domain",
     "learn_temperature",
     "reliability",
     "rightly_empty",
@@ -40,8 +38,10 @@ class Judged:
     """What a network says of the frames of validation data.
 
     Attributes:
-        logits, truth: (N, P) of random pixels of each of N frames, of the first class.
-        dice: (N,), of that, with the truth; NaN where neither truth nor mask marks anything.
+        logits, truth: (N, K P) of random pixels of each of N frames, the same ones of every class: all share one
+            temperature.
+        dice: (N,), with the truth, of several classes the lowest, as confidence is that of the least sure; NaN where
+            neither truth nor mask marks anything.
         whole: all logits of each frame, (K, H / 2, W / 2): of which the expected Dice is computed.
     """
 
@@ -61,15 +61,22 @@ def judged_frames(session: Session, clips: ClipSource, threshold: float = 0.5, s
         clip = judged_clip(clips, index)
         said = session(clip.pixels[None])[0][clip.used]
         for frame, truth in zip(said, clip.truths, strict=True):
-            true = mask_at(truth, size)
+            true = mask_at(truth if truth.ndim == 3 else truth[None], size)  # (K, H, W)
             pixels = rng.integers(0, frame[0].size, _PIXELS)
-            logits.append(frame[0].ravel()[pixels])
-            truths.append(true.ravel()[pixels])
-            mask = frame[0] > level
-            both = int(mask.sum()) + int(true.sum())
-            dice.append(2 * int((mask & true).sum()) / both if both else float("nan"))
+            logits.append(frame.reshape(len(frame), -1)[:, pixels].ravel())
+            truths.append(true.reshape(len(true), -1)[:, pixels].ravel())
+            dice.append(_lowest_dice(frame > level, true))
             whole.append(frame[:, ::2, ::2].astype(np.float32))  # half the size will do for sums over pixels
     return Judged(np.stack(logits), np.stack(truths), np.array(dice), tuple(whole))
+
+
+def _lowest_dice(masks: npt.NDArray[np.bool_], truths: npt.NDArray[np.bool_]) -> float:
+    """Of the classes (K, H, W) that either marks; NaN where there is none."""
+    found = []
+    for mask, true in zip(masks, truths, strict=True):
+        if both := int(mask.sum()) + int(true.sum()):
+            found.append(2 * int((mask & true).sum()) / both)
+    return min(found, default=float("nan"))
 
 
 def _loss(logits: Array, truth: npt.NDArray[np.bool_], temperature: float) -> float:
@@ -119,32 +126,3 @@ def coverage(
         kept = order[: max(1, round(share * len(order)))]
         rows.append((share, float(dice[kept].mean()), float(sure[kept].min())))
     return rows
-
-
-def learn_domain(
-    learnt: Iterable[npt.NDArray[np.uint8]],
-    held_out: Sequence[npt.NDArray[np.uint8]],
-    kernel: Array,
-    stride: int,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    directions: int = 16,
-) -> Domain:
-    """Which pictures a network knows, from pictures (H, W, 3) of its training, and others that say how far they lie.
-
-    The threshold is a quarter above the 99th percentile of the held-out distances.
-    """
-    features = np.stack([first_features(p, kernel, stride, mean, std) for p in learnt]).astype(np.float64)
-    centre = features.mean(axis=0)
-    _, scale, axes = np.linalg.svd(features - centre, full_matrices=False)
-    kept = min(directions, int((scale > 1e-6 * scale[0]).sum()))
-    deviation = scale[:kept] / np.sqrt(len(features) - 1)
-    whitening = axes[:kept] / deviation[:, None]
-    found = Domain(
-        kernel.astype(np.float32), stride, mean, std, centre.astype(np.float32), whitening.astype(np.float32), 1.0, 0.0
-    )
-    far = np.array([found.distance(p) for p in held_out])
-    threshold = 1.25 * float(np.percentile(far, 99))
-    return Domain(
-        found.kernel, stride, mean, std, found.centre, found.whitening, threshold, float((far > threshold).mean())
-    )

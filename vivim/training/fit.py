@@ -125,7 +125,7 @@ def check_start(config: FitConfig) -> None:
         ConfigError: they do not fit the network.
     """
     if config.init or config.encoder:
-        _network(config)
+        _network(config)  # which `fit` makes anew, by its seed, and says what there is to say of it
 
 
 def fit(
@@ -148,7 +148,7 @@ def fit(
 
     Raises:
         CheckpointError: when `resume` finds no state, or that of a run with another configuration or other clips.
-        ConfigError: see `check_run`; or the network has more classes than the clips.
+        ConfigError: see `check_run`; or the network has more or fewer classes than the clips.
     """
     check_run(config, folder, options, len(clips))
     folder = writable_folder(Path(folder))
@@ -174,7 +174,10 @@ class _Run:
         self.config, self.group, self._options = config, options.group, options
         device = options.group.device
         torch.manual_seed(config.seed)
-        self.model = _network(config).to(device)
+        model, notes = _network(config)
+        for note in notes if options.group.leads else ():
+            _log.warning("%s", note)
+        self.model = model.to(device)
         if config.only == "edge_head":
             self.model.requires_grad_(False)
             assert self.model.edge_head is not None
@@ -191,6 +194,7 @@ class _Run:
         self._source = clip_source(clips)
         self._state: Path | None = None
         self._training = _training(config, clips, options)
+        _check_classes(self.model.config.classes, self._source)
         self.epoch = self._step = 0  # where the run is: both count from 0
         self._sums: dict[str, float] = {}  # of the losses of the steps of this epoch so far
         self._best, self._best_epoch = -1.0, 0
@@ -303,7 +307,10 @@ class _Run:
 
     def finish_epoch(self, report: EpochReport, folder: Path) -> None:
         """Write down what an epoch gave."""
-        self._log.append(asdict(report))
+        line = asdict(report)
+        if not report.scores.classes:
+            del line["scores"]["classes"]
+        self._log.append(line)
         self.epoch, self._step, self._sums = report.epoch, 0, {}
         judged = self.config.judged(report.scores)
         is_best = judged > self._best
@@ -397,12 +404,25 @@ def _training(config: FitConfig, clips: ClipSource | Sequence[Clip], options: Ru
     return Training(contract, joined(options.seen, before))
 
 
-def _network(config: FitConfig) -> Vivim:
-    """The network at the start: from scratch, or with the weights of `init` or `encoder` for all that they have."""
+def _check_classes(names: Sequence[str], clips: ClipSource) -> None:
+    """ConfigError where the true masks are of more or fewer classes than a network marks."""
+    masks = clips.clip(0, 0).masks
+    count = 1 if masks.ndim == 3 else masks.shape[1]
+    if count != len(names):
+        raise ConfigError(
+            f"the network marks {', '.join(names)}, and the masks of the clips have {count} classes; expected as many: "
+            "name them in FitConfig.classes"
+        )
+
+
+def _network(config: FitConfig) -> tuple[Vivim, list[str]]:
+    """The network at the start, from scratch or with the weights of `init` or `encoder` for all that they have; and
+    what to say of that."""
     if not config.init:
         network = config.network()
+        notes = []
         if not config.encoder and config.preset != "tiny":
-            _log.warning(
+            notes.append(
                 f"{config.preset} starts from chance: a network of that size learns little of small data so; the paper "
                 "starts from SegFormer weights of ADE20K (--encoder FILE, docs/training.md)"
             )
@@ -411,7 +431,7 @@ def _network(config: FitConfig) -> Vivim:
             for module in model.modules():
                 if isinstance(module, TemporalMambaLayer):
                     module.initialise_as_authors()
-        return model
+        return model, notes
     name = config.init
     start = load_checkpoint(name)
     if config.streaming and not start.config.streaming:
@@ -429,14 +449,17 @@ def _network(config: FitConfig) -> Vivim:
         raise ConfigError(f"{config.init} does not fit the network that is asked for ({min(strange)} differs)")
     other_head = config.new_edge_head or start.config.edge_head != model.config.edge_head
     kept = {key: value for key, value in start.state_dict().items() if not (other_head and _is_edge(key))}
+    notes = []
     if model.config.classes != start.config.classes:
-        kept |= _classifier(model, start, name)
+        scoring, note = _classifier(model, start, name)
+        kept |= scoring
+        notes.append(note)
     model.load_state_dict(kept, strict=False)
-    return model
+    return model, notes
 
 
-def _classifier(model: Vivim, start: Vivim, name: str) -> dict[str, Tensor]:
-    """What scores the classes of a network, from weights that know others; says what is taken and what is not."""
+def _classifier(model: Vivim, start: Vivim, name: str) -> tuple[dict[str, Tensor], str]:
+    """What scores the classes of a network, from weights that know others; and what is taken of them and what not."""
     ours, theirs = model.config.classes, start.config.classes
     before = start.state_dict()
     found = {key: value.clone() for key, value in model.state_dict().items() if key.startswith(_CLASSIFIER)}
@@ -447,8 +470,9 @@ def _classifier(model: Vivim, start: Vivim, name: str) -> dict[str, Tensor]:
     new, dropped = ([c for c in a if c not in b] for a, b in ((ours, theirs), (theirs, ours)))
     chance = [f"{', '.join(found)} of {', '.join(new)} start from chance"] if new else []
     left = [f"those of {', '.join(dropped)} are left out"] if dropped else []
-    _log.warning("%s knows %s; all else is taken, %s", name, ", ".join(theirs), " and ".join(chance + left))
-    return found
+    if not chance + left:
+        return found, f"{name} knows {', '.join(theirs)}; all is taken, in the order {', '.join(ours)}"
+    return found, f"{name} knows {', '.join(theirs)}; all else is taken, {' and '.join(chance + left)}"
 
 
 def _is_edge(key: str) -> bool:

@@ -3,12 +3,15 @@
 L_seg is the structure-weighted cross-entropy and IoU of F3Net and PraNet, which the authors train with: pixels near an
 outline weigh up to six times as much. Their code passes `reduce='none'` to binary_cross_entropy_with_logits; PyTorch
 reads that string as true, averages first, and the per-pixel weights cancel out of the cross-entropy term. Here they
-act, as intended; `weighting="authors"` is what their code computes.
+act, as intended; `weighting="authors"` is what their code computes. Of several classes, each has a sigmoid, weights and
+an IoU of its own, and the loss is their mean: a rare class counts as much as a large one, and classes may overlap.
 
 L_bce is a cross-entropy between the boundary head and the outlines of the truth, as the paper's text has it. Outlines
 are a hundredth of the pixels; `balanced=True` makes the two kinds count alike (`bce2d` of the authors' code), which
 pays for lines that are too thick.
 L_affine is in vivim.training.affine.
+
+`flicker_loss` is ours: what `vivim-eval` counts as flicker (vivim_runtime.judging.metrics.flicker), of probabilities.
 """
 
 from __future__ import annotations
@@ -19,13 +22,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Weighting", "boundary_loss", "segmentation_loss", "sobel_edges", "structure_weight"]
+__all__ = ["Weighting", "boundary_loss", "flicker_loss", "segmentation_loss", "sobel_edges", "structure_weight"]
 
 Weighting = Literal["intended", "authors"]
 
 # Side of the window that decides how near an outline a pixel is, pixels, and the most that nearness adds.
 _WINDOW = 31
 _EXTRA = 5.0
+# Least area that flicker is a share of, as a share of the picture: clips without a lesion have none.
+_LEAST_AREA = 0.01
 
 
 def structure_weight(truth: Tensor) -> Tensor:
@@ -84,3 +89,19 @@ def boundary_loss(logits: Tensor, edges: Tensor, balanced: bool = False) -> Tens
     share = edges.mean()
     weight = torch.where(edges > 0.5, 1.0 - share, share)
     return functional.binary_cross_entropy_with_logits(logits, edges, weight)
+
+
+def flicker_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """How restless a clip's masks are against the truth, averaged over clips and classes.
+
+    Args:
+        logits, truth: (B, T, K, H, W), T of at least 2; truth in 0..1.
+
+    Returns:
+        A scalar. Per clip and class, with the error e = |sigmoid(logits) - truth|: the mean over consecutive frames of
+        sum |e_t - e_{t-1}| over pixels, over the truth's mean area (at least a hundredth of the picture). Of masks that
+        are sharp it is their flicker.
+    """
+    error = (logits.sigmoid() - truth).abs()
+    changes = (error[:, 1:] - error[:, :-1]).abs().mean((1, 3, 4))  # (B, K), shares of the picture
+    return (changes / truth.mean((1, 3, 4)).clamp(min=_LEAST_AREA)).mean()

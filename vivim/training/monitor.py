@@ -23,7 +23,8 @@ __all__ = ["Monitor", "compared"]
 
 # Frames that are shown, evenly over the validation clips.
 _PICTURES = 6
-_MARKS = (ClassInfo("truth", (255, 255, 255)), ClassInfo("prediction", (255, 60, 60)))
+_TRUTH = ClassInfo("truth", (255, 255, 255))
+_COLOURS = ((255, 60, 60), (60, 160, 255), (90, 220, 90), (255, 190, 40))  # by class, in turns
 
 
 class Monitor:
@@ -41,6 +42,8 @@ class Monitor:
             value = getattr(report.scores, name)
             if value is not None:
                 figures[f"validation/{name}"] = value
+        for name, scores in report.scores.classes.items():
+            figures[f"validation/dice/{name}"] = scores.dice
         for name, value in figures.items():
             self._writer.add_scalar(name, value, report.epoch)
         numbers = np.linspace(0, len(self._clips) - 1, min(_PICTURES, len(self._clips))).round().astype(int)
@@ -59,7 +62,9 @@ class Monitor:
 
 @torch.no_grad()
 def compared(model: Vivim, clip: Clip) -> npt.NDArray[np.uint8]:
-    """The last frame of a clip (H, W, 3): truth outlined in white, prediction in red."""
-    logits = model(normalised(clip.pixels)[None]).logits[0, -1, 0]  # (H, W)
-    masks = np.stack((clip.masks[-1], (logits > 0).numpy()))
-    return drawn(clip.pixels[-1], masks, _MARKS, ("contour",), 1.0)
+    """The last frame of a clip (H, W, 3): truth outlined in white, predictions in the colours of their classes."""
+    found = (model(normalised(clip.pixels)[None]).logits[0, -1] > 0).numpy()  # (K, H, W)
+    true = clip.masks[-1]
+    masks = np.concatenate((true if true.ndim == 3 else true[None], found))
+    marks = [_TRUTH] * len(found) + [ClassInfo("prediction", _COLOURS[k % len(_COLOURS)]) for k in range(len(found))]
+    return drawn(clip.pixels[-1], masks, marks, ("contour",), 1.0)

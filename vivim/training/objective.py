@@ -1,4 +1,4 @@
-"""The losses of a run, added up as its recipe says (paper, Eq. 9)."""
+"""The losses of a run, added up as its recipe says (paper, Eq. 9, and flicker)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vivim.model import VivimOutput
 from vivim.training.affine import affine_loss, load_regressor
-from vivim.training.losses import boundary_loss, segmentation_loss, sobel_edges
+from vivim.training.losses import boundary_loss, flicker_loss, segmentation_loss, sobel_edges
 from vivim.training.recipe import FitConfig
 from vivim_runtime.errors import ConfigError
 
@@ -29,7 +29,7 @@ class Objective:
         """The terms, unweighted, and their weighted sum as `total`.
 
         Args:
-            truth: (B, T, 1, H, W) in 0..1.
+            truth: (B, T, K, H, W) in 0..1.
 
         Raises:
             ConfigError: outlines are asked for, and the network has no edge head.
@@ -37,12 +37,16 @@ class Objective:
         config = self._config
         logits, edge = output.logits.float(), output.edge
         first = truth[:, :1]
+        flicker = flicker_loss(logits, truth) if config.flicker else None
         if config.target == "centre":
             middle = slice(truth.shape[1] // 2, truth.shape[1] // 2 + 1)
             logits, truth = logits[:, middle], truth[:, middle]
             edge = None if edge is None else edge[:, middle]
         terms = {"segmentation": segmentation_loss(logits, truth, config.weighting)}
         total = terms["segmentation"]
+        if flicker is not None:  # of all frames, whichever are learnt from
+            terms["flicker"] = flicker
+            total = total + config.flicker * flicker
         if config.has_edges:
             if edge is None:
                 raise ConfigError("the network has no edge head; train one with it, or set boundary and affine to 0")
@@ -59,5 +63,6 @@ class Objective:
 
 
 def _outlines(truth: Tensor) -> Tensor:
-    """(B, T, 1, H, W) -> the same shape."""
-    return sobel_edges(truth.flatten(0, 1)).unflatten(0, truth.shape[:2])
+    """(B, T, K, H, W) -> (B, T, 1, H, W): the outlines of every class, also where one touches another."""
+    edges = sobel_edges(truth.flatten(0, 2)[:, None]).unflatten(0, truth.shape[:3])  # (B, T, K, 1, H, W)
+    return edges.amax(2)

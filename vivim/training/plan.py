@@ -33,7 +33,8 @@ def planned(
     count = sum(parts.values())
     start = config.init or (f"the encoder of {config.encoder}" if config.encoder else "chance")
     trained = f"{parts['edge_head']:,} of its edge head alone trained" if config.only == "edge_head" else "all trained"
-    yield f"{network.preset_name}: {count / 1e6:.2f} M parameters, {trained}, from {start}"
+    classes = f", classes {', '.join(network.classes)}" if len(network.classes) > 1 else ""
+    yield f"{network.preset_name}: {count / 1e6:.2f} M parameters, {trained}, from {start}{classes}"
     source, processes = clip_source(clips), options.group.size
     height, width = source.clip(0, 0).pixels.shape[1:3]
     a_step = config.batch * config.accumulate * processes
@@ -45,9 +46,10 @@ def planned(
         f"of {a_step} clips{f', {left} clips left out of each epoch' if left else ''}; "
         f"{len(clip_source(validation))} clips to validate on"
     )
-    terms = ", ".join(
-        f"{weight:g} {name}" for name, weight in (("affine", config.affine), ("boundary", config.boundary))
+    weights = {"affine": config.affine, "boundary": config.boundary} | (
+        {"flicker": config.flicker} if config.flicker else {}
     )
+    terms = ", ".join(f"{weight:g} {name}" for name, weight in weights.items())
     yield (
         f"{config.optimizer}, rate {config.lr:g} to {config.min_lr:g}; segmentation + {terms}; averaged weights "
         f"{f'at {config.ema:g}' if config.ema else 'none'}; best by the Dice of "

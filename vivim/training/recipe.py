@@ -25,7 +25,7 @@ else:
 __all__ = ["CLASSES", "RECIPES", "Amp", "FitConfig", "learning_rate", "read_recipe", "recipe_file"]
 
 RECIPES = ("paper", "authors", "ours")
-CLASSES = ("lesion",)  # what clips know
+CLASSES = ("lesion",)  # what clips know that say nothing else
 
 Amp = Literal["off", "bf16", "fp16"]
 Initialisation = Literal["ours", "authors"]
@@ -38,59 +38,69 @@ class FitConfig:
     """A training run; the defaults are the paper's. A field whose annotation has a text is an option of `vivim-train`.
 
     `augmentation` is what happens to clips (vivim.training.batches), the table of that name in a file of options. With
-    `boundary` or `affine` the network gets the paper's edge head.
+    `boundary` or `affine` the network gets the paper's edge head. `classes` are those of the clips, each an output of
+    the network; None is one, called as that of the weights to start from, else lesion.
     """
 
     preset: Annotated[str, "Network: tiny, b0 .. b5 (b3 is the paper's)."] = "b3"
-    init: Annotated[str | None, "Weights to start from instead of chance; they bring their network along."] = None
-    only: Annotated[Only, "Weights to train: all, or the edge head on features that stay as they are."] = "all"
+    init: Annotated[str | None, "Weights to start from, instead of random ones; they also decide the network."] = None
+    only: Annotated[Only, "Weights to train: all, or the edge head alone, on frozen features."] = "all"
     edge_head: Annotated[
         TrainedEdgeHead | None,
-        "Where outlines are learnt: on the first stage by conv3 (paper) or conv1x1 (authors), or on what the decoder "
-        "classifies; default the head of the weights to start from, else conv3.",
+        "Where outlines are learnt: on the first stage, by conv3 (paper) or conv1x1 (authors), or on features of the "
+        "decoder; default: the head of the weights to start from, otherwise conv3.",
     ] = None
-    new_edge_head: Annotated[bool, "Begin with another edge head than that of the weights to start from."] = False
+    new_edge_head: Annotated[bool, "Start with a new edge head instead of that of --init."] = False
     encoder: Annotated[str | None, "SegFormer weights (Hugging Face names) for the encoder (paper: of ADE20K)."] = None
-    streaming: Annotated[bool, "A network that looks back only, frame by frame; --init of clips is converted."] = False
+    streaming: Annotated[bool, "Train a network that runs frame by frame and looks back only; --init is converted."] = (
+        False
+    )
     directions: Annotated[
         tuple[str, ...] | None,
-        "Of forward, backward, spatial (all); --streaming: forward, frame_forward, frame_backward, frame_columns.",
+        "Some of forward, backward, spatial; --streaming: forward, frame_forward, frame_backward, frame_columns.",
     ] = None
-    mamba_layers: Annotated[int | None, "Temporal Mamba layers a stage."] = None
-    st_module: Annotated[str | None, "st_mamba, a rival of the paper's Table IV, or identity."] = None
+    mamba_layers: Annotated[int | None, "Temporal Mamba layers per stage."] = None
+    st_module: Annotated[str | None, "st_mamba, an attention module of the paper's Table IV, or identity."] = None
     epochs: Annotated[int, "Passes over the clips."] = 100
-    batch: Annotated[int, "Clips a step (and process)."] = 4
+    batch: Annotated[int, "Clips per step (and process)."] = 4
     frames: Annotated[int, "Frames of a clip, T."] = 5
     accumulate: Annotated[int, "Batches whose gradients are added up before a step."] = 1
-    optimizer: Annotated[Literal["adam", "adamw"], "How weights move; adamw decays them."] = "adam"
+    optimizer: Annotated[Literal["adam", "adamw"], "Optimizer; adamw also decays weights."] = "adam"
     lr: Annotated[float, "Learning rate after the warm-up."] = 1e-4
     min_lr: Annotated[float, "Learning rate at the end of its cosine."] = 1e-6
     warmup: Annotated[float, "Share of the steps over which the rate rises from 0."] = 0.0
-    weight_decay: Annotated[float, "Of adamw."] = 0.01
-    encoder_rate: Annotated[float, "Learning rate of the SegFormer encoder over that of the rest."] = 1.0
-    max_norm: Annotated[float, "Gradients are clipped to this norm; 0 leaves them."] = 0.0
-    ema: Annotated[float, "Decay of averaged weights, such as 0.999, which are judged and saved; 0 keeps none."] = 0.0
+    weight_decay: Annotated[float, "Weight decay of adamw."] = 0.01
+    encoder_rate: Annotated[float, "Learning rate of the SegFormer encoder, relative to that of the rest."] = 1.0
+    max_norm: Annotated[float, "Clip gradients to this norm; 0: do not clip."] = 0.0
+    ema: Annotated[float, "Decay of averaged weights, such as 0.999; they are evaluated and saved. 0: none."] = 0.0
     boundary: Annotated[float, "Weight of the boundary cross-entropy (Eq. 9)."] = 0.3
     affine: Annotated[float, "Weight of the affine constraint (Eq. 8)."] = 0.3
-    delta_1: Annotated[float, "Of Eq. 8: towards the outline of the frame."] = 1.0
-    delta_2: Annotated[float, "Of Eq. 8: away from that of the first frame."] = 0.01
+    flicker: Annotated[float, "Weight of how restless the masks of a clip are; ours, not the paper's."] = 0.0
+    delta_1: Annotated[float, "Weight in Eq. 8 of the pull towards the outline of the frame."] = 1.0
+    delta_2: Annotated[float, "Weight in Eq. 8 of the push away from the outline of the first frame."] = 0.01
     weighting: Annotated[Weighting, "Cross-entropy as intended, or as in the authors' code."] = "intended"
-    balanced: Annotated[bool, "Boundary: outlines and the rest count alike, or each pixel (the paper)."] = False
-    target: Annotated[Literal["all", "centre"], "Frames to learn from; the authors' code takes the centre."] = "all"
-    regressor: Annotated[str | None, "Affine regressor of vivim-train boundary; default the shipped one."] = None
+    balanced: Annotated[bool, "Boundary loss: weight outlines and the rest equally, or each pixel (the paper)."] = False
+    target: Annotated[Literal["all", "centre"], "Frames to learn from; the authors' code uses the centre frame."] = (
+        "all"
+    )
+    regressor: Annotated[str | None, "Affine regressor from vivim-train boundary; default: the shipped one."] = None
     amp: Annotated[Amp, "Mixed precision on CUDA."] = "off"
-    criterion: Annotated[Criterion, "Frames whose Dice chooses the best weights: those with a lesion, or all."] = (
+    criterion: Annotated[Criterion, "Frames whose Dice selects the best weights: those with a lesion, or all."] = (
         "lesion"
     )
-    patience: Annotated[int, "Epochs without a better validation Dice after which to stop; 0: never."] = 0
-    initialisation: Annotated[Initialisation, "Of Mamba layers: ours, or the authors' N(0, 0.02)."] = "ours"
+    patience: Annotated[int, "Stop after this many epochs without a better validation Dice; 0: never."] = 0
+    initialisation: Annotated[Initialisation, "Initial weights of Mamba layers: ours, or the authors' N(0, 0.02)."] = (
+        "ours"
+    )
     augmentation: Augmentation = field(default_factory=Augmentation)
-    seed: Annotated[int, "Of initialisation, order, augmentation, dropout, and of the split where it is drawn."] = 0
+    classes: tuple[str, ...] | None = None
+    seed: Annotated[int, "Seed of initialisation, order, augmentation, dropout, and of a random split."] = 0
 
     def __post_init__(self) -> None:
         for name, least in (
             *(("epochs", 1), ("batch", 1), ("frames", 1), ("accumulate", 1), ("seed", 0), ("patience", 0)),
-            *(("boundary", 0), ("affine", 0), ("max_norm", 0), ("weight_decay", 0), ("warmup", 0), ("encoder_rate", 0)),
+            *(("boundary", 0), ("affine", 0), ("flicker", 0)),
+            *(("max_norm", 0), ("weight_decay", 0), ("warmup", 0), ("encoder_rate", 0)),
         ):
             if not getattr(self, name) >= least:
                 raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; expected at least {least}")
@@ -111,6 +121,8 @@ class FitConfig:
             raise ConfigError(
                 "--only edge_head with neither --boundary nor --affine: nothing would be learnt; give one"
             )
+        if self.flicker and self.frames < 2:
+            raise ConfigError("--flicker compares the frames of a clip; expected --frames of at least 2")
         if self.warmup > 1:
             raise ConfigError(f"--warmup is {self.warmup}; expected a share of the steps, 0 to 1")
         if not 0 <= self.ema < 1:
@@ -132,8 +144,9 @@ class FitConfig:
         return changes | {"frames": self.frames}
 
     def network_from(self, start: VivimConfig) -> VivimConfig:
-        """The network of a run from weights of another; of several classes, it has that of the clips."""
-        changes = self.changes() | {"classes": start.classes if len(start.classes) == 1 else CLASSES}
+        """The network of a run from weights of another: it has the classes of the clips."""
+        classes = self.classes or (start.classes if len(start.classes) == 1 else CLASSES)
+        changes = self.changes() | {"classes": classes}
         if self.has_edges and self.edge_head is None and start.edge_head != "none":
             changes["edge_head"] = start.edge_head
         return dataclasses.replace(start, **changes)
@@ -149,7 +162,7 @@ class FitConfig:
 
     def network(self) -> VivimConfig:
         """The network of a run from scratch."""
-        return VivimConfig.preset(self.preset, **self.changes())
+        return VivimConfig.preset(self.preset, **self.changes(), classes=self.classes or CLASSES)
 
 
 def learning_rate(config: FitConfig, step: int, steps: int) -> float:

@@ -41,6 +41,9 @@ std::unique_ptr<Library const> opened(std::string const& path)
     bool const whole = complete;
     get(found->streamingConv1d, "vivim_streaming_conv1d");
     get(found->streamingScan, "vivim_streaming_scan");
+    get(found->s6Scan, "vivim_s6_scan");
+    get(found->s6DefaultTactic, "vivim_s6_default_tactic");
+    get(found->s6Workspace, "vivim_s6_workspace");
     complete = whole;
     return complete ? std::unique_ptr<Library const>(std::move(found)) : nullptr;
 }

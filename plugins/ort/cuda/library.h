@@ -14,6 +14,9 @@ struct Library
     decltype(&vivim_selective_scan) selectiveScan;
     decltype(&vivim_streaming_conv1d) streamingConv1d; // null in the first releases, as is the next
     decltype(&vivim_streaming_scan) streamingScan;
+    decltype(&vivim_s6_scan) s6Scan; // null in releases before it, as are the next two
+    decltype(&vivim_s6_default_tactic) s6DefaultTactic;
+    decltype(&vivim_s6_workspace) s6Workspace;
     decltype(&vivim_scan_default_tactic) defaultTactic;
     decltype(&vivim_scan_workspace) workspace;
     decltype(&vivim_kernels_error) error;

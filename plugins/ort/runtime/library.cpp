@@ -131,10 +131,13 @@ template <class Processor, vivim_dtype Type> void addOperators(OrtApi const* api
 {
     add<CausalConv1d<Processor>, Processor, Type>(api, domain);
     add<SelectiveScan<Processor>, Processor, Type>(api, domain);
-    if (!Processor::streams())
-        return;
-    add<StreamingConv1d<Processor>, Processor, Type>(api, domain);
-    add<StreamingScan<Processor>, Processor, Type>(api, domain);
+    if (Processor::streams())
+    {
+        add<StreamingConv1d<Processor>, Processor, Type>(api, domain);
+        add<StreamingScan<Processor>, Processor, Type>(api, domain);
+    }
+    if (Processor::scansPlainly())
+        add<S6Scan<Processor>, Processor, Type>(api, domain);
 }
 
 template <class Processor> void addTypes(OrtApi const* api, OrtCustomOpDomain* domain)
@@ -158,9 +161,6 @@ extern "C" VIVIM_API OrtStatus* RegisterCustomOps(OrtSessionOptions* options, Or
         addTypes<Cpu>(api, domain);
         add<DepthwiseConvGelu<2>, Cpu, VIVIM_FLOAT32>(api, domain);
         add<DepthwiseConvGelu<3>, Cpu, VIVIM_FLOAT32>(api, domain);
-        add<S6Scan, Cpu, VIVIM_FLOAT32>(api, domain);
-        add<S6Scan, Cpu, VIVIM_FLOAT16>(api, domain);
-        add<S6Scan, Cpu, VIVIM_BFLOAT16>(api, domain);
         add<AddLayerNorm, Cpu, VIVIM_FLOAT32>(api, domain);
         add<MergeScales, Cpu, VIVIM_FLOAT32>(api, domain);
         if (vivim::cuda::library())

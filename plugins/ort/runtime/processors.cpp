@@ -4,6 +4,7 @@
 #include <string>
 
 #include "../cpu/operations.h"
+#include "../cpu/s6.h"
 #include "../cuda/library.h"
 
 namespace vivim::ort
@@ -44,6 +45,20 @@ void Cpu::scan(Context const& context, std::array<Tensor, 7> const& in, vivim_sc
         threads);
 }
 
+void Cpu::scanS6(Context const& context, std::array<Tensor, 7> const& in, vivim_s6_desc const& desc, void* output)
+{
+    SessionThreads threads(context, in[0].memory);
+    cpu::scanS6(cpu::s6Of(desc, in[0].data, in[1].data, in[2].data, in[3].data, parameter(in[4]), parameter(in[5]),
+                    parameter(in[6]), output),
+        threads);
+}
+
+bool Cuda::scansPlainly()
+{
+    cuda::Library const& library = *cuda::library();
+    return library.s6Scan && library.s6DefaultTactic && library.s6Workspace;
+}
+
 bool Cuda::streams() { return cuda::library()->streamingConv1d && cuda::library()->streamingScan; }
 
 void Cuda::convolve(Context const& context, std::array<Tensor, 3> const& in, vivim_conv_desc const& desc, int32_t taps,
@@ -75,5 +90,17 @@ void Cuda::scan(Context const& context, std::array<Tensor, 7> const& in, vivim_s
                   static_cast<float*>(final), workspace.data(), bytes, stream)
             : library.selectiveScan(&desc, tactic, in[0].data, in[1].data, in[2].data, parameter(in[3]),
                   parameter(in[4]), parameter(in[5]), parameter(in[6]), output, workspace.data(), bytes, stream));
+}
+
+void Cuda::scanS6(Context const& context, std::array<Tensor, 7> const& in, vivim_s6_desc const& desc, void* output)
+{
+    cuda::Library const& library = *cuda::library();
+    int32_t const tactic = library.s6DefaultTactic(&desc);
+    if (tactic < 0)
+        throw std::invalid_argument(library.error());
+    size_t const bytes = library.s6Workspace(&desc, tactic);
+    Room const workspace(context.api, context.context, in[0].memory, bytes); // given back early, as that of scan()
+    expectSuccess(library.s6Scan(&desc, tactic, in[0].data, in[1].data, in[2].data, in[3].data, parameter(in[4]),
+        parameter(in[5]), parameter(in[6]), output, workspace.data(), bytes, streamOf(context)));
 }
 } // namespace vivim::ort

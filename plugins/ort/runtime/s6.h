@@ -1,14 +1,14 @@
-// vivim::S6Scan as a node, of the CPU alone: the plain scan of vivim_s6.h.
+// vivim::S6Scan as a node: the plain scan of vivim_s6.h.
 //
 //   u, delta (B, D, L), B, C (B, G, N, L), A (D, N), skip, bias (D); softplus -> (B, D, L)
 #pragma once
 
-#include "../cpu/s6.h"
 #include "operators.h"
+#include "vivim_s6.h"
 
 namespace vivim::ort
 {
-class S6Scan
+template <class Processor> class S6Scan
 {
 public:
     static constexpr char const* kName = "S6Scan";
@@ -45,11 +45,7 @@ public:
         expectShape("A", in[kA].shape, {width, states});
         expectShape("skip", in[kSkip].shape, {width});
         expectShape("bias", in[kBias].shape, {width});
-        auto const parameter = [&](size_t i) { return static_cast<float const*>(in[i].data); };
-        SessionThreads threads(context, in[kU].memory);
-        cpu::scanS6(cpu::s6Of(desc, in[kU].data, in[kDelta].data, in[kB].data, in[kC].data, parameter(kA),
-                        parameter(kSkip), parameter(kBias), context.output(0, {batch, width, length})),
-            threads);
+        Processor::scanS6(context, in, desc, context.output(0, {batch, width, length}));
     }
 
 private:

@@ -235,13 +235,17 @@ double number(OrtValue const& value, size_t i, int element)
 
 OrtKernelContext contextOf(std::string const& name, int element)
 {
-    constexpr int64_t K = 3, B = 2, L = 70, D = 24, R = 8, N = 16;
+    constexpr int64_t K = 3, B = 2, L = 70, D = 24, R = 8, N = 16, G = 2;
     std::vector<OrtValue> inputs;
     if (name == "CausalConv1d")
         inputs = {tensor({B, L, 2 * D}, element), tensor({K, D, 4}, kFloat), tensor({K, D}, kFloat)};
     else if (name == "StreamingConv1d")
         inputs = {tensor({B, L, 2 * D}, element), tensor({B, 3, D}, element), tensor({K, D, 4}, kFloat),
             tensor({K, D}, kFloat)};
+    else if (name == "S6Scan")
+        inputs = {tensor({B, D, L}, element), tensor({B, D, L}, element, 0.5f), tensor({B, G, N, L}, element),
+            tensor({B, G, N, L}, element), tensor({D, N}, kFloat, 4.f, -5.f), tensor({D}, kFloat),
+            tensor({D}, kFloat, 1.f, -2.f)};
     else
         inputs = {tensor({K, B, L, D}, element), tensor({K, B, L, R + 2 * N}, element), tensor({B, L, 2 * D}, element),
             tensor({K, D, N}, kFloat, 4.f, -5.f), tensor({K, D, R}, kFloat, 0.5f), tensor({K, D}, kFloat, 1.f, -2.f),
@@ -255,7 +259,7 @@ OrtKernelContext contextOf(std::string const& name, int element)
 std::string run(OrtCustomOp const* op, OrtKernelContext& context, int64_t rows)
 {
     OrtApi const* const api = reinterpret_cast<OrtApi const*>(table);
-    OrtKernelInfo const info{{{"rows", {rows}}, {"directions", {0, 1, 2}}, {"mean", {1}}}};
+    OrtKernelInfo const info{{{"rows", {rows}}, {"directions", {0, 1, 2}}, {"mean", {1}}, {"softplus", {1}}}};
     void* kernel = nullptr;
     std::unique_ptr<OrtStatus> status(op->createKernelV2(op, api, &info, &kernel));
     if (status)
@@ -278,7 +282,7 @@ int main()
         byProvider[op->executionProvider(op) ? op->executionProvider(op) : "CPU"].push_back(op);
     std::vector<OrtCustomOp const*> const &cpu = byProvider["CPU"], &cuda = byProvider["CUDAExecutionProvider"];
     report(cpu.size() == 19, "five operators for three types on the CPU, and four for float32");
-    report(cuda.size() == 12,
+    report(cuda.size() == 15,
         "as many for CUDA, whose kernels are "
             + std::string(vivim_ort_cuda_kernels() ? vivim_ort_cuda_kernels() : "missing"));
     for (size_t i = 0; i < cuda.size() && i < cpu.size(); ++i)
@@ -327,6 +331,10 @@ int main()
         report(message.find("input dbc has shape (3, 2, 70, 39); expected (3, 2, 70, 40)") == 0, "refused: " + message);
         OrtKernelContext odd = contextOf("SelectiveScan", kFloat);
         report(run(cuda[1], odd, 4).find("rows") != std::string::npos, "rows that do not divide are refused");
+        OrtKernelContext many = contextOf("S6Scan", kFloat);
+        many.inputs[2] = many.inputs[3] = tensor({2, 2, 257, 70}, kFloat);
+        many.inputs[4] = tensor({24, 257}, kFloat);
+        report(run(cuda[4], many, 5) == "states is 257; it must be 1 to 256", "more states than there are kernels for");
     }
     report(infos == 0, "nothing is left behind");
     delete options.domain;

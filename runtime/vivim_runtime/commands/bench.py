@@ -55,20 +55,20 @@ _progress = terminal(stderr=True)
 @app.command("models", epilog="vivim-bench paper --help: the paper's study of efficiency.")
 def bench_command(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help=".onnx, .engine, a checkpoint, or tiny: several in turns.")
+        list[str], typer.Argument(metavar="MODEL...", help=".onnx, .engine, a checkpoint, or tiny; several take turns.")
     ],
-    batch: Annotated[int, typer.Option(help="Clips a call.")] = 1,
+    batch: Annotated[int, typer.Option(help="Clips per call.")] = 1,
     device: Device = "auto",
     threads: Threads = 0,
-    warm_up: Annotated[float, typer.Option(help="Milliseconds of each model that do not count.")] = 200.0,
-    duration: Annotated[float, typer.Option(help="Seconds of each model, at least.")] = 3.0,
-    iterations: Annotated[int, typer.Option(help="Calls of each model, at least.")] = 10,
+    warm_up: Annotated[float, typer.Option(help="Milliseconds of warm-up for each model, not measured.")] = 200.0,
+    duration: Annotated[float, typer.Option(help="Seconds to measure each model, at least.")] = 3.0,
+    iterations: Annotated[int, typer.Option(help="Calls to measure of each model, at least.")] = 10,
     imgsz: SizeOfCheckpoint = None,
     frames: FramesOfCheckpoint = None,
     json_file: JsonFile = None,
     markdown: MarkdownFile = None,
     export_profile: Annotated[
-        Path | None, typer.Option(help="Write the time of every layer to this file, as trtexec does (one model).")
+        Path | None, typer.Option(help="Write the time of every layer to this file, as trtexec does; one model only.")
     ] = None,
 ) -> None:
     """Measure models side by side: latency, throughput, start, memory."""

@@ -81,10 +81,10 @@ def check_command(opened: Callable[..., Session]) -> Callable[..., None]:
 
     def check(
         a: Annotated[str, typer.Argument(metavar="A", help="The reference: a model file, or a checkpoint (PyTorch).")],
-        b: Annotated[str, typer.Argument(metavar="B", help="What is compared with it.")],
+        b: Annotated[str, typer.Argument(metavar="B", help="The model to compare with it.")],
         clips: Annotated[
             list[str] | None,
-            typer.Option(help="Videos, image folders, DICOM, data sets, phantom:...; default two phantoms."),
+            typer.Option(help="Videos, image folders, DICOM, data sets, phantom:...; default: two phantoms."),
         ] = None,
         imgsz: SizeOfCheckpoint = None,
         frames: FramesOfCheckpoint = None,
@@ -95,7 +95,7 @@ def check_command(opened: Callable[..., Session]) -> Callable[..., None]:
         json_file: JsonFile = None,
         html_file: HtmlFile = None,
     ) -> None:
-        """Compare two models on the same clips, on logits and on masks; exit code 3 where B does not stand for A."""
+        """Compare two models on the same clips, on logits and on masks; exit code 3 if B differs too much from A."""
         check_outputs((json_file, html_file), (a, b, *(clips or ())))
         size, rule = size_or_none(imgsz), region_or_none(region)
         with ExitStack() as stack:

@@ -29,14 +29,15 @@ _STATE_WIDTH, _PART_WIDTH = 7, 16
 def doctor_command(
     as_json: Annotated[bool, typer.Option("--print-json", help="Print one JSON object instead of lines.")] = False,
     manifest: Annotated[
-        Path | None, typer.Option("--verify", metavar="MANIFEST", help="Check that files are those that were signed.")
+        Path | None,
+        typer.Option("--verify", metavar="MANIFEST", help="Check that files are the ones that were signed."),
     ] = None,
-    key: Annotated[str, typer.Option(help="With --verify: the public key, in digits or as a file.")] = "",
+    key: Annotated[str, typer.Option(help="With --verify: the public key, as hexadecimal digits or a file.")] = "",
     old_json: Annotated[bool, typer.Option("--json", hidden=True, help="The same as --print-json.")] = False,
 ) -> None:
-    """Say what is installed on this machine and what it means for each feature.
+    """Show what is installed on this machine and what it means for each feature.
 
-    Nothing is changed. Exit code 1 where something is broken; what is optional and missing does not count.
+    Nothing is changed. Exit code 1 if something is broken; optional parts that are missing do not count.
     """
     if manifest is not None:
         if not key:

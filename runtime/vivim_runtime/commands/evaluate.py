@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from vivim_runtime.bench import BenchOptions, ModelResult, bench
 from vivim_runtime.commands.application import Application
 from vivim_runtime.commands.options import (
     AllowTrained,
+    ClassesOption,
     CsvFile,
     DataSet,
     Device,
@@ -36,6 +37,7 @@ from vivim_runtime.commands.options import (
     Threads,
     Threshold,
     check_outputs,
+    classes_or_none,
     region_or_none,
     size_or_none,
 )
@@ -43,17 +45,17 @@ from vivim_runtime.commands.terminal import terminal
 from vivim_runtime.datasets import Dataset, open_dataset, refuse_trained
 from vivim_runtime.errors import AccuracyError, UsageError
 from vivim_runtime.files import atomic_path, writable_folder, write_text
-from vivim_runtime.judging.evaluation import Evaluation, EvaluationOptions, check_model, evaluate
+from vivim_runtime.judging.evaluation import MEAN, Evaluation, EvaluationOptions, check_model, evaluate
 from vivim_runtime.judging.figures import Bootstrap
 from vivim_runtime.judging.page import html_page, png
 from vivim_runtime.judging.plots import dice_at_threshold, dice_by_video, reliability_diagram
 from vivim_runtime.judging.records import csv_text, record
-from vivim_runtime.judging.report import Report
+from vivim_runtime.judging.report import Report, with_classes
 from vivim_runtime.judging.reported import reported_dice
 from vivim_runtime.judging.tables import latex, markdown, terminal_tables
 from vivim_runtime.judging.worst import drawn_errors
 from vivim_runtime.sessions import runner_of
-from vivim_runtime.sessions.base import Session
+from vivim_runtime.sessions.base import ModelInfo, Session
 from vivim_runtime.sessions.flipped import FlippedSession
 
 __all__ = ["app", "eval_command"]
@@ -70,35 +72,40 @@ _SECONDS, _CALLS = 2.0, 5  # of each model when its speed is measured, at least
 def eval_command(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL...", help=".onnx, .engine, a checkpoint, or tiny: several side by side."),
+        typer.Argument(metavar="MODEL...", help=".onnx, .engine, a checkpoint, or tiny; several are compared."),
     ],
     data: DataSet = "phantom",
     split: Annotated[
-        str | None, typer.Option(help="train, validation, test; default all videos, of phantoms those of test.")
+        str | None, typer.Option(help="train, validation or test; default: all videos (phantoms: test).")
     ] = None,
     layout: Layout = "auto",
     split_file: SplitFile = None,
+    classes: ClassesOption = None,
     hop: Annotated[
-        int | None, typer.Option(help="Frames from one clip to the next; default that of the training.")
+        int | None, typer.Option(help="Frames from one clip to the next; default: that of the training.")
     ] = None,
     show: ShownFrame = Show.newest,
     threshold: Threshold = 0.5,
     region: RegionOption = None,
     smooth: Smooth = 1,
     flips: Annotated[
-        bool, typer.Option("--flips", help="Also with the mean over each clip and its mirror image: rows of their own.")
+        bool, typer.Option("--flips", help="Also evaluate the mean over each clip and its mirror image, in extra rows.")
     ] = False,
-    resamples: Annotated[int, typer.Option("--bootstrap", help="Draws for the intervals; 0 for none.")] = 2000,
+    resamples: Annotated[
+        int, typer.Option("--bootstrap", help="Bootstrap draws for the intervals; 0: no intervals.")
+    ] = 2000,
     seed: Seed = 0,
     device: Device = "auto",
     threads: Threads = 0,
     imgsz: SizeOfCheckpoint = None,
     frames: FramesOfCheckpoint = None,
     allow_trained: AllowTrained = False,
-    speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Measure frames a second and memory too.")] = True,
+    speed: Annotated[
+        bool, typer.Option("--speed/--no-speed", help="Also measure frames per second and memory.")
+    ] = True,
     worst: Annotated[int, typer.Option(help="How many of the worst frames to show.")] = 6,
     min_dice: Annotated[
-        float | None, typer.Option(help="Exit with 3 where the mean Dice of a model is lower.", show_default=False)
+        float | None, typer.Option(help="Exit with code 3 if the mean Dice of a model is lower.", show_default=False)
     ] = None,
     json_file: JsonFile = None,
     markdown_file: MarkdownFile = None,
@@ -109,7 +116,7 @@ def eval_command(
         Path | None, typer.Option(help="Write plots (SVG) and the worst frames (PNG) to this folder.")
     ] = None,
 ) -> None:
-    """Evaluate models on annotated videos: the paper's figures with intervals, per video and overall."""
+    """Evaluate models on annotated videos: the metrics of the paper with intervals, per video and overall."""
     options = EvaluationOptions(
         hop, show.value, threshold, Bootstrap(resamples, seed), worst, region_or_none(region), smooth
     )
@@ -121,13 +128,19 @@ def eval_command(
         writable_folder(plots)
     if split is None:
         split = "test" if data.partition(":")[0] == "phantom" else ""
-    open_dataset(data, "", layout, split_file)  # what is wrong with a folder shows before a model is opened
-    choice = partial(open_dataset, data, split, layout, split_file)
+    named = classes_or_none(classes)
+    open_dataset(data, "", layout, split_file, classes=named)  # what is wrong with it shows before a model is opened
+    choice = partial(open_dataset, data, split, layout, split_file, classes=named)
     rows = [_Row(name, flipped) for name in models for flipped in ((False, True) if flips else (False,))]
     dataset, evaluations, notes = _evaluations(rows, choice, options, opening, allow_trained)
     speeds = _speeds(rows, opening) if speed else ()
-    names = tuple(row.name for row in rows)
-    report = Report(dataset.name, split, options, names, evaluations, speeds, (*dataset.notes, *notes))
+    report = Report(
+        dataset.name,
+        split,
+        options,
+        *with_classes([row.name for row in rows], evaluations, speeds),
+        (*dataset.notes, *notes),
+    )
     for table in terminal_tables(report):
         _console.print(table)
     for note in report.notes:
@@ -191,7 +204,9 @@ def _evaluations(
             check_model(stack.enter_context(session).info, options)
             opened[name] = session
         infos = [session.info for session in opened.values()]
-        dataset = choice(trained=tuple(entry for info in infos for entry in info.training_data))
+        dataset = choice(
+            trained=tuple(entry for info in infos for entry in info.training_data), marked=_marked_by_all(infos)
+        )
         notes = [
             f"{info.path.name}: {departure}"
             for info in infos
@@ -216,6 +231,19 @@ def _evaluations(
     if any(row.flips for row in rows):
         notes.append("with flips: logits are the mean of those of a clip and of its mirror image, two calls a clip")
     return dataset, tuple(done), notes
+
+
+def _marked_by_all(infos: Sequence[ModelInfo]) -> tuple[str, ...]:
+    """The classes that all models mark, in one order; UsageError where they do not."""
+    of_each = [tuple(entry.name for entry in info.classes) for info in infos]
+    for info, names in zip(infos, of_each, strict=True):
+        # Models of one class are compared whatever they call it, where the masks know one object.
+        if names != of_each[0] and max(len(names), len(of_each[0])) > 1:
+            raise UsageError(
+                f"{infos[0].path.name} marks {', '.join(of_each[0])}, {info.path.name} marks {', '.join(names)}: "
+                "models that are judged side by side must mark the same classes in the same order"
+            )
+    return of_each[0]
 
 
 def _speeds(rows: list[_Row], opening: _Opening) -> tuple[ModelResult, ...]:
@@ -256,7 +284,9 @@ def _check_dice(report: Report, least: float) -> None:
     low = [
         f"{label} has Dice {dice:.4f}"
         for label, evaluation in zip(report.labels, report.evaluations, strict=True)
-        if (dice := evaluation.overall["all"]["dice"].value) is not None and dice < least
+        if evaluation.of in ("", MEAN)
+        and (dice := evaluation.overall["all"]["dice"].value) is not None
+        and dice < least
     ]
     if low:
         raise AccuracyError(f"{', '.join(low)}; expected at least {least:g} (--min-dice)")

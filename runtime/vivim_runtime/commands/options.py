@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,8 +17,12 @@ from vivim_runtime.files import check_names, writable_file
 from vivim_runtime.regions import RegionRule
 from vivim_runtime.sizes import parse_size
 
+if TYPE_CHECKING:
+    from vivim_runtime.datasets import Classes
+
 __all__ = [
     "AllowTrained",
+    "ClassesOption",
     "ClipFrames",
     "CsvFile",
     "DataSet",
@@ -41,7 +45,9 @@ __all__ = [
     "SplitFile",
     "Threads",
     "Threshold",
+    "TorchDevice",
     "check_outputs",
+    "classes_or_none",
     "parse_size",
     "region_or_none",
     "size_or_none",
@@ -51,6 +57,7 @@ __all__ = [
 # --- where a model runs ---------------------------------------------------------------------------------------------
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:<index>, openvino or openvino:bf16.")]
+TorchDevice = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<index>.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 is automatic.")]
 
 # --- what a clip is -------------------------------------------------------------------------------------------------
@@ -59,11 +66,11 @@ _SIZE_HELP = "Size of the frames, pixels: 256, or height x width as 256x320"
 
 SizeOfCheckpoint = Annotated[
     str | None,
-    typer.Option("--imgsz", metavar="N | HxW", help=f"{_SIZE_HELP}. For checkpoints; default that of their training."),
+    typer.Option("--imgsz", metavar="N | HxW", help=f"{_SIZE_HELP}. For checkpoints; default: that of their training."),
 ]
 FramesOfCheckpoint = Annotated[
     int | None,
-    typer.Option("--frames", min=1, help="Frames of a clip, T. For checkpoints; default that of their training."),
+    typer.Option("--frames", min=1, help="Frames of a clip, T. For checkpoints; default: that of their training."),
 ]
 ClipFrames = Annotated[int, typer.Option("--frames", min=1, help="Frames of a clip, T.")]
 FrameSize = Annotated[str, typer.Option("--imgsz", metavar="N | HxW", help=f"{_SIZE_HELP}.")]
@@ -82,20 +89,22 @@ class Show(str, Enum):
 
 
 ShownFrame = Annotated[
-    Show, typer.Option(help="Masks of overlapping clips: of their newest frames, or of their centre.")
+    Show, typer.Option(help="Which masks of overlapping clips to use: of their newest frames, or of their centre.")
 ]
 Threshold = Annotated[float, typer.Option(help="Probability above which a pixel is marked.")]
-Seed = Annotated[int, typer.Option(help="Of what is drawn at random.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything that is random.")]
 
-_REGION_HELP = "What the model sees of the pictures: whole, dicom, auto, or X,Y,W,H; default as it was trained."
+_REGION_HELP = "What the model sees of each picture: whole, dicom, auto, or X,Y,W,H; default: as it was trained."
 
 RegionOption = Annotated[str | None, typer.Option("--region", help=_REGION_HELP)]
 Smooth = Annotated[
-    int, typer.Option("--smooth", help="Masks are a mean over about so many frames: calmer, and later; 1 is none.")
+    int, typer.Option("--smooth", help="Average masks over about this many frames: steadier, but later; 1 is off.")
 ]
 MmPerPixel = Annotated[
     str | None,
-    typer.Option("--mm-per-pixel", help="Size of a pixel by hand: 0.2, or across x down as 0.2x0.3 (DICOM says it)."),
+    typer.Option(
+        "--mm-per-pixel", help="Size of a pixel: 0.2, or width x height as 0.2x0.3; default: what DICOM says."
+    ),
 ]
 
 
@@ -108,7 +117,7 @@ def region_or_none(text: str | None) -> RegionRule | None:
 
 AllowTrained = Annotated[
     bool,
-    typer.Option("--allow-trained", help="Judge a model on videos that it was trained on, too; the report says so."),
+    typer.Option("--allow-trained", help="Also accept videos that the model was trained on; the report says so."),
 ]
 
 # --- annotated data -------------------------------------------------------------------------------------------------
@@ -116,16 +125,32 @@ AllowTrained = Annotated[
 DataSet = Annotated[
     str, typer.Option("--data", help="Folder of a data set, or phantom: synthetic ultrasound (docs/data.md).")
 ]
-Layout = Annotated[str, typer.Option(help="How the folder is laid out, where it is not found out; docs/data.md.")]
+Layout = Annotated[str, typer.Option(help="Layout of the folder, if it cannot be detected; docs/data.md.")]
 SplitFile = Annotated[Path | None, typer.Option(help="Which videos belong to which split; docs/data.md.")]
+ClassesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        metavar="A,B",
+        help="Names of the masks' values, 1=lesion,2=vessel; default by the table of the data.",
+    ),
+]
+
+
+def classes_or_none(text: str | None) -> Classes | None:
+    """What --classes was given; None where it was not."""
+    from vivim_runtime.datasets import Classes  # later: most commands read no data sets
+
+    return None if text is None else Classes.parse(text)
+
 
 # --- what is written ------------------------------------------------------------------------------------------------
 
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the results to this JSON file.")]
 HtmlFile = Annotated[Path | None, typer.Option("--html", help="Write the results to this HTML page.")]
-CsvFile = Annotated[Path | None, typer.Option("--csv", help="Write one line a figure to this CSV file.")]
+CsvFile = Annotated[Path | None, typer.Option("--csv", help="Write one line per figure to this CSV file.")]
 MarkdownFile = Annotated[Path | None, typer.Option("--markdown", help="Write the tables to this Markdown file.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist already.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]
 
 

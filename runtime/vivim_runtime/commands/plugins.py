@@ -24,17 +24,18 @@ def plugins() -> None:
 @app.command("build")
 def build_command(
     arch: Annotated[
-        str | None, typer.Option(help="Architecture of the GPU: 87 for compute capability 8.7; default: of this GPU.")
+        str | None,
+        typer.Option(help="Architecture of the GPU: 87 for compute capability 8.7; default: that of this GPU."),
     ] = None,
     tensorrt_include: Annotated[
-        Path | None, typer.Option(help="Folder of TensorRT's NvInfer.h; default: the system's, or none are needed.")
+        Path | None, typer.Option(help="Folder of TensorRT's NvInfer.h; default: the system's, if any (not required).")
     ] = None,
     tensorrt: Annotated[
         int | None, typer.Option(help="Major version that will load the plugin, 10 or 11; default: the one installed.")
     ] = None,
     verbose: Annotated[bool, typer.Option(help="Show what CMake and the compiler say.")] = False,
 ) -> None:
-    """Build the plugin for this machine into the cache folder, where engines and vivim-export find it."""
+    """Build the plugin for this machine into the cache folder, where the other commands find it."""
     said: list[str] = []
 
     def say(line: str) -> None:

@@ -87,58 +87,63 @@ def run_command(
         list[str] | None,
         typer.Argument(
             metavar="OUT",
-            help="screen (a window, or else a page), display, http://127.0.0.1:8080, X.mp4 (or .mkv, .avi, .webm), "
-            "X.dcm, X.sr.dcm, X.jsonl, a folder for PNG masks. Without any: live pictures go to the screen, "
-            "a recorded SRC to SRC-vivim.mp4.",
+            help="screen (a window if there is a display, otherwise a web page), display, http://127.0.0.1:8080, "
+            "X.mp4 (or .mkv, .avi, .webm), X.dcm, X.sr.dcm, X.jsonl, a folder for PNG masks. "
+            "Default: live pictures go to the screen, a recorded SRC to SRC-vivim.mp4.",
         ),
     ] = None,
     more_outputs: Annotated[
         list[str] | None, typer.Option("--output", "-o", metavar="OUT", help="The same as OUT; may be repeated.")
     ] = None,
     model: Annotated[
-        str, typer.Option(help="Model file of vivim-export; or a checkpoint, or tiny, which are exported once.")
+        str, typer.Option(help="Model file of vivim-export; or a checkpoint or tiny, exported once.")
     ] = "model.onnx",
     save: Annotated[
         bool | None,
-        typer.Option("--save/--no-save", help="Write SRC-vivim.mp4, too; or nothing at all.", show_default=False),
+        typer.Option("--save/--no-save", help="Also write SRC-vivim.mp4; or write no video.", show_default=False),
     ] = None,
     camera: Annotated[str | None, typer.Option(help="Camera as the source, instead of SRC: 0, /dev/video0.")] = None,
-    list_cameras_: Annotated[bool, typer.Option("--list-cameras", help="Show the cameras here, and end.")] = False,
+    list_cameras_: Annotated[
+        bool, typer.Option("--list-cameras", help="List the cameras of this machine and exit.")
+    ] = False,
     resolution: Annotated[
-        str | None, typer.Option(help="Ask the camera for WIDTHxHEIGHT, the order in which cameras name their modes.")
+        str | None, typer.Option(help="Ask the camera for WIDTHxHEIGHT (width first, as cameras name their modes).")
     ] = None,
-    rate: Annotated[float | None, typer.Option(help="Ask the camera for so many frames a second.")] = None,
-    pixel_format: Annotated[str | None, typer.Option(help="Ask the camera for MJPG, YUYV, ...")] = None,
+    rate: Annotated[float | None, typer.Option(help="Ask the camera for this many frames per second.")] = None,
+    pixel_format: Annotated[str | None, typer.Option(help="Ask the camera for this format: MJPG, YUYV, ...")] = None,
     recursive: Annotated[
-        bool, typer.Option("--recursive", help="SRC is a folder: all videos, DICOM files and pictures below it.")
+        bool,
+        typer.Option("--recursive", help="SRC is a folder: process all videos, DICOM files and pictures below it."),
     ] = False,
-    on: Annotated[str, typer.Option(help="With --recursive: ray, or ray://HOST:PORT (extra cluster).")] = "",
-    workers: Annotated[int, typer.Option(help="With --on ray: sources at the same time; 0 is one a core.")] = 0,
+    on: Annotated[str, typer.Option(help="With --recursive: run on ray, or on ray://HOST:PORT (extra cluster).")] = "",
+    workers: Annotated[
+        int, typer.Option(help="With --on ray: sources processed at the same time; 0 is one per core.")
+    ] = 0,
     realtime: Annotated[bool, typer.Option("--realtime", help="Play a recorded source as if it were live.")] = False,
-    loop: Annotated[
-        bool, typer.Option("--loop", help="With a screen: play a recorded source again and again.")
-    ] = False,
-    timeout: Annotated[float | None, typer.Option(help="Live: give up after so many seconds without a frame.")] = None,
-    max_mask_age: Annotated[float, typer.Option(help="Live: hide masks older than so many seconds.")] = 1.0,
+    loop: Annotated[bool, typer.Option("--loop", help="With a screen: repeat a recorded source endlessly.")] = False,
+    timeout: Annotated[
+        float | None, typer.Option(help="Live: give up after this many seconds without a frame.")
+    ] = None,
+    max_mask_age: Annotated[float, typer.Option(help="Live: hide masks older than this many seconds.")] = 1.0,
     sync: Annotated[
         Sync,
         typer.Option(
-            help="Live: on shows every picture with its own mask, late by one inference; off the newest; auto."
+            help="Live: on delays each picture until its own mask is ready; off shows the newest of both; auto decides."
         ),
-    ] = "auto",
+    ] = LiveOptions.sync,
     clip_rate: Annotated[
-        float | None, typer.Option(help="Live: frames a second of a clip; the source's rate if not given.")
+        float | None, typer.Option(help="Live: frames per second of a clip; default: the rate of the source.")
     ] = None,
-    fullscreen: Annotated[bool, typer.Option("--fullscreen", help="Of the window.")] = False,
-    hud: Annotated[HudLevel, typer.Option(help="How much is written on the screen's picture.")] = HudLevel.full,
-    notice: Annotated[
-        bool, typer.Option("--notice/--no-notice", help="Say on screens that it is for research use only.")
-    ] = True,
-    token: Annotated[str | None, typer.Option(help="What the web page asks for.")] = None,
+    fullscreen: Annotated[bool, typer.Option("--fullscreen", help="Open the window full screen.")] = False,
+    hud: Annotated[HudLevel, typer.Option(help="How much text to draw on the picture.")] = HudLevel.full,
+    notice: Annotated[bool, typer.Option("--notice/--no-notice", help="Show RESEARCH USE ONLY on screens.")] = True,
+    token: Annotated[
+        str | None, typer.Option(help="Token that the web page requires; default: a new one where it needs one.")
+    ] = None,
     device: Device = "auto",
     threads: Threads = 0,
     hop: Annotated[
-        str, typer.Option(help="Frames from one clip to the next; auto is a whole clip, live as few as keep up.")
+        str, typer.Option(help="Frames from one clip to the next; auto: a whole clip, or live as few as possible.")
     ] = "auto",
     show: ShownFrame = Show.newest,
     threshold: Threshold = 0.5,
@@ -146,27 +151,30 @@ def run_command(
     smooth: Smooth = 1,
     mm_per_pixel: MmPerPixel = None,
     gates: Annotated[
-        str, typer.Option(help="When to be silent: auto, none, or some of " + ",".join(GATES) + ".")
+        str, typer.Option(help="Conditions that hide masks: auto, none, or some of " + ",".join(GATES) + ".")
     ] = "auto",
     blank_outside: Annotated[
-        bool, typer.Option("--blank-outside", help="Write and show nothing of the pictures outside the region.")
+        bool,
+        typer.Option("--blank-outside", help="Black out everything outside the region in what is written and shown."),
     ] = False,
-    visualize: Annotated[str, typer.Option(help="Some of overlay,contour,mask.")] = "overlay,contour",
+    visualize: Annotated[
+        str, typer.Option(help="What to draw, comma-separated: overlay, contour, mask.")
+    ] = "overlay,contour",
     alpha: Annotated[float, typer.Option(help="Opacity of the overlay, 0 to 1.")] = 0.45,
     encoder: Annotated[
         str,
         typer.Option(
             "--video-encoder",
-            help="Of X.mp4, X.mkv and X.avi: auto takes the hardware's where it works; or " + ", ".join(ENCODERS[1:]),
+            help="Encoder for X.mp4, X.mkv and X.avi: auto uses hardware if it works; or " + ", ".join(ENCODERS[1:]),
         ),
     ] = "auto",
     old_encoder: Annotated[str, typer.Option("--encoder", hidden=True, help="The same as --video-encoder.")] = "auto",
-    max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
+    max_frames: Annotated[int | None, typer.Option(help="Stop after this many frames.")] = None,
     overwrite: Overwrite = False,
     json_file: JsonFile = None,
     quiet: Quiet = False,
 ) -> None:
-    """Segment a video, or live pictures: on a screen, as video, masks, DICOM, and a ledger of every frame."""
+    """Segment a video or live pictures, and show or write the result: screen, video, masks, DICOM, ledger."""
     if list_cameras_:
         _print_cameras()
         return

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from vivim_runtime.datasets.buv2022 import is_buv2022, list_buv2022
 from vivim_runtime.datasets.check import CheckReport, Problem, check
+from vivim_runtime.datasets.classes import TABLE, Classes
 from vivim_runtime.datasets.fingerprints import changes, known_data, recorded_split, refuse_trained, training_data
 from vivim_runtime.datasets.listing import Listing, split_name
 from vivim_runtime.datasets.phantom import PHANTOM_SPLITS, phantom_videos
@@ -35,6 +36,7 @@ __all__ = [
     "PHANTOM_SPLITS",
     "AnnotatedVideo",
     "CheckReport",
+    "Classes",
     "Dataset",
     "Layout",
     "Mask",
@@ -94,6 +96,8 @@ def open_dataset(
     split_file: Path | None = None,
     seed: int = 0,
     trained: Sequence[TrainingData] = (),
+    classes: Classes | None = None,
+    marked: Sequence[str] | None = None,
 ) -> Dataset:
     """The annotated videos that a name stands for. Lists files; reads no pixels.
 
@@ -104,27 +108,35 @@ def open_dataset(
         split_file: see `vivim_runtime.datasets.splits`; it overrides all other splits.
         seed: of the draw where nothing else makes splits.
         trained: what weights were trained on. Where they know this data set, its splits are those of their training.
+        classes: of the masks; None takes those of the table in the folder, and where there is none, one object.
+        marked: the classes that a model marks, in its order: masks are of those alone.
 
     Raises:
-        DataError: no such folder, a layout that does not fit, a split that does not exist, a wrong split file, or
-            nothing to read.
+        DataError: no such folder, a layout that does not fit, a split that does not exist, a wrong split file,
+            nothing to read, or classes that are not known.
     """
     if layout not in ("auto", "phantom", *LAYOUTS):
         raise UsageError(f"--layout is {layout}; expected auto, phantom, {', '.join(LAYOUTS)}")
     if layout == "phantom" or (layout == "auto" and name.partition(":")[0] == "phantom"):
         if split_file is not None:
             raise DataError("phantoms have splits of their own, by their seeds; leave the split file out")
-        return Dataset("phantom", split, phantom_videos(name, split_name(split) or split), "phantom")
+        if classes is not None and classes.labels:
+            raise DataError(f"phantoms have one class, and {classes.origin} names {classes.describe()}; name it alone")
+        kept = _arranged(classes, marked, "phantoms")
+        return Dataset("phantom", split, phantom_videos(name, split_name(split) or split), "phantom", classes=kept)
     root = Path(name)
     try:
         if not root.is_dir():
             raise DataError(f"there is no folder {name}; expected the folder of a data set, or phantom")
         chosen = _detected(root) if layout == "auto" else layout
         listing = LAYOUTS[chosen].listing(root)
+        kept = _arranged(classes or Classes.of_folder(root), marked, str(root))
     except OSError as error:
         raise DataError(f"cannot list {error.filename or name}: {error.strerror}") from None
     if not listing.videos:
         raise DataError(f"{root} holds no videos; the layout {chosen} is {LAYOUTS[chosen].shape}")
+    if kept is not None:
+        listing = replace(listing, videos=tuple(replace(video, named=kept) for video in listing.videos))
     title = listing.official or root.resolve().name
     known = known_data(title, listing.videos, trained) if split and split_file is None else None
     recorded = known[0].splits.get(split_name(split) or split) if known else None
@@ -137,13 +149,28 @@ def open_dataset(
                 f"{recorded[0].label}; give the data set of the training, or a split file"
             )
         notes = (f"the split {split} is that of the training ({entry.origin})", *changes(entry, prints))
-        return Dataset(title, split, videos, chosen, (*listing.notes, *notes), entry.origin)
+        return Dataset(title, split, videos, chosen, (*listing.notes, *notes), entry.origin, classes=kept)
     if known and not listing.splits:
         raise DataError(
             f"the weights were trained on {title}, and set no videos apart for the split {split!r}; give a split file"
         )
     videos, notes, origin = _of_split(root, listing, split, split_file, seed)
-    return Dataset(title, split, videos, chosen, (*listing.notes, *notes), origin, tuple(listing.splits))
+    return Dataset(title, split, videos, chosen, (*listing.notes, *notes), origin, tuple(listing.splits), kept)
+
+
+def _arranged(classes: Classes | None, marked: Sequence[str] | None, data: str) -> Classes | None:
+    """The classes of a data set as a model marks them; DataError where it marks others."""
+    if marked is None:
+        return classes
+    if classes is not None:
+        return classes.arranged(marked)
+    if len(marked) > 1:
+        example = ",".join(f"{value}={name}" for value, name in enumerate(marked, 1))
+        raise DataError(
+            f"the model marks {', '.join(marked)}, and nothing says which values these have in the masks of {data}; "
+            f"say it, such as --classes {example}, or by a table {TABLE} there"
+        )
+    return None
 
 
 def _detected(root: Path) -> str:

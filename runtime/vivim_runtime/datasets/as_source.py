@@ -77,7 +77,9 @@ def _is_annotated(video: AnnotatedVideo) -> bool:
     return any(video.mask(index) is not None for index in range(len(video)))
 
 
-def videos_of(names: Sequence[str], split: str, trained: Sequence[TrainingData] = ()) -> Mapping[str, Opener]:
+def videos_of(
+    names: Sequence[str], split: str, trained: Sequence[TrainingData] = (), marked: Sequence[str] | None = None
+) -> Mapping[str, Opener]:
     """The videos that names stand for, each once.
 
     A name is one for vivim_runtime.open_source; or a folder of an annotated data set, which stands for the videos of a
@@ -87,13 +89,14 @@ def videos_of(names: Sequence[str], split: str, trained: Sequence[TrainingData] 
     Args:
         split: "train" or "test".
         trained: what weights were trained on, and how that was split.
+        marked: the classes that a model marks: of a data set with a table of classes, true masks are of these.
 
     Raises:
         DataError: a folder that holds nothing to read, or a data set that cannot be told.
     """
     result: dict[str, Opener] = {}
     for name in names:
-        if (dataset := _dataset(name, split, trained)) is not None:
+        if (dataset := _dataset(name, split, trained, marked)) is not None:
             named = {f"{name}, {video.name}": video for video in dataset.videos}
             result |= {label: partial(VideoSource, video, label, video.read_known) for label, video in named.items()}
         elif not Path(name).is_dir():
@@ -111,18 +114,24 @@ def datasets_of(names: Sequence[str], split: str, trained: Sequence[TrainingData
     return [dataset for name in names if (dataset := _dataset(name, split, trained)) is not None]
 
 
-def _dataset(name: str, split: str, trained: Sequence[TrainingData]) -> Dataset | None:
+def _dataset(
+    name: str, split: str, trained: Sequence[TrainingData], marked: Sequence[str] | None = None
+) -> Dataset | None:
     """The data set that a name stands for; None where it is something else."""
     if name == "phantom" or (name.startswith("phantom:") and "clips=" in name):
         return open_dataset(name, split)
     if not Path(name).is_dir() or not any(layout.fits(Path(name)) for layout in LAYOUTS.values()):
         return None
     dataset = open_dataset(name)
+    if dataset.classes is not None:  # by a table; without one, true masks are of one object
+        dataset = open_dataset(name, marked=marked)
+    else:
+        marked = None
     if not any(_is_annotated(video) for video in dataset.videos):
         return None
     known = known_data(dataset.name, dataset.videos, trained)
     if (known and known[0].splits.get(split)) or split in LAYOUTS[dataset.layout].listing(Path(name)).splits:
-        return open_dataset(name, split, trained=trained)
+        return open_dataset(name, split, trained=trained, marked=marked)
     return dataset
 
 

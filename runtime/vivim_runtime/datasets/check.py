@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from vivim_runtime.datasets.alignment import Alignment
+from vivim_runtime.datasets.classes import union
 from vivim_runtime.datasets.official import OFFICIAL, Counts
-from vivim_runtime.datasets.videos import AnnotatedVideo, Dataset, Values, binary, one_class
+from vivim_runtime.datasets.videos import AnnotatedVideo, Dataset, Mask, Values, area_labels, binary, one_class
 from vivim_runtime.errors import DataError
 from vivim_runtime.sources.base import Image
 
-__all__ = ["CheckReport", "Problem", "VideoFigures", "check"]
+__all__ = ["CheckReport", "ClassFigures", "Problem", "VideoFigures", "check"]
 
 # An object that fills more of the frame than this is rather a mask whose colours are swapped.
 _FULL = 0.95
@@ -42,6 +43,22 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class ClassFigures:
+    """One class, of one video or of several.
+
+    Attributes:
+        frames: whose mask has it.
+        area: sum over these of the share of the frame that it fills.
+    """
+
+    frames: int = 0
+    area: float = 0.0
+
+    def __add__(self, other: ClassFigures) -> ClassFigures:
+        return ClassFigures(self.frames + other.frames, self.area + other.area)
+
+
+@dataclass(frozen=True)
 class VideoFigures:
     """What one video consists of.
 
@@ -53,6 +70,7 @@ class VideoFigures:
         clips: that can be cut from it, one behind the other.
         sizes: frames by size, (H, W).
         area: mean share of the frame that the object fills, over the masks that are not empty; None where all are.
+        classes: by name; none where the labels of masks have no names.
     """
 
     name: str
@@ -62,6 +80,7 @@ class VideoFigures:
     clips: int
     sizes: dict[tuple[int, int], int]
     area: float | None
+    classes: dict[str, ClassFigures] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,6 +124,20 @@ class CheckReport:
         return sum(video.empty for video in self.videos) / max(1, sum(video.masks for video in self.videos))
 
     @property
+    def classes(self) -> dict[str, ClassFigures]:
+        """Of all videos, by name; none where the labels of masks have no names."""
+        total: dict[str, ClassFigures] = {}
+        for video in self.videos:
+            for name, figures in video.classes.items():
+                total[name] = total.get(name, ClassFigures()) + figures
+        return total
+
+    def shares(self, name: str) -> tuple[float, float]:
+        """Of the masks that can be read, the share that has a class; of all their area, the share that it fills."""
+        masks, found = max(1, sum(video.masks for video in self.videos)), self.classes[name]
+        return found.frames / masks, found.area / masks
+
+    @property
     def sizes(self) -> dict[tuple[int, int], int]:
         """Frames by size, (H, W), the most frequent first."""
         total: Counter[tuple[int, int]] = Counter()
@@ -124,6 +157,12 @@ class CheckReport:
             "clips": sum(video.clips for video in self.videos),
             "empty_share": self.empty_share,
             "sizes": _listed(self.sizes),
+            "classes": {
+                name: dict(
+                    zip(("frames", "share_of_masks", "share_of_area"), (f.frames, *self.shares(name)), strict=True)
+                )
+                for name, f in self.classes.items()
+            },
             "videos": [{**asdict(video), "sizes": _listed(video.sizes)} for video in self.videos],
             "errors": [asdict(problem) for problem in self.errors],
             "warnings": [asdict(problem) for problem in self.warnings],
@@ -187,6 +226,8 @@ class _Reading:
         self.notes: tuple[str, ...] = ()
         self._sizes: Counter[tuple[int, int]] = Counter()
         self._areas: list[float] = []
+        self._classes = video.classes if video.classes is not None and video.classes.labels else None
+        self._found = {name: ClassFigures() for name in self._classes.names} if self._classes else {}
         self.highest: set[int] = set()
         self._alignment = Alignment()
         length = self._length()
@@ -204,6 +245,7 @@ class _Reading:
             clips,
             dict(self._sizes.most_common()),
             float(np.mean(filled)) if filled else None,
+            self._found,
         )
         if length:
             self._of_the_whole(clips, (frames - 1) * stride + 1)
@@ -230,26 +272,35 @@ class _Reading:
 
     def _frame(self, index: int) -> None:
         label = self._video.label(index)
-        image, values = None, None
+        image, values, planes = None, None, None
         try:
             image = self._video.frame(index)
         except DataError as error:
             self._error("unreadable frame", label, str(error))
         try:
-            values = self._video.mask(index)
-            if values is None:
+            if self._classes is not None:
+                planes = self._video.planes(index)
+            else:
+                values = self._video.mask(index)
+            if values is None and planes is None:
                 self._error("frame without mask", label, self._video.about_missing)
         except DataError as error:
             self._error("unreadable mask", label, str(error))
         if image is not None:
             self._sizes[image.shape[0], image.shape[1]] += 1
             self._compare(label, image)
-        if values is not None:
+        mask = None
+        if planes is not None:
+            mask = self._of_classes(label, planes)
+        elif values is not None:
             self._mask(label, values)
-            if image is not None and image.shape[:2] != values.shape:
-                self._error("frame and mask of different sizes", label, f"{_size(image)} and {_size(values)}")
-            elif image is not None:
-                self._alignment.add(image, binary(values))
+            mask = binary(values)
+        if mask is None or image is None:
+            return
+        if image.shape[:2] != mask.shape:
+            self._error("frame and mask of different sizes", label, f"{_size(image)} and {_size(mask)}")
+        else:
+            self._alignment.add(image, mask)
 
     def _compare(self, label: str, image: Image) -> None:
         """Note a frame that has been seen before; a shape belongs to a picture, so it is part of the digest."""
@@ -260,10 +311,21 @@ class _Reading:
             kind = "frame twice in a video" if name == self._video.name else "frame in two videos"
             self._warning(kind, label, f"the same as {first}")
 
+    def _of_classes(self, label: str, planes: Mask) -> Mask:
+        """Count classes (K, H, W); the pixels that belong to any."""
+        mask = union(planes)
+        for name, plane in zip(self._found, planes, strict=True):
+            if plane.any():
+                self._found[name] += ClassFigures(1, float(plane.mean()))
+        self._areas.append(float(mask.mean()))
+        if self._areas[-1] > _FULL and len(planes) == 1:  # organs may fill a frame together
+            self._warning("mask that fills the frame", label, f"{self._areas[-1]:.0%}: is it the background?")
+        return mask
+
     def _mask(self, label: str, values: Values) -> None:
         mask = binary(values)
         reason = one_class(values)
-        if reason and mask.any():
+        if reason and (mask.any() or len(area_labels(values)) > 1):
             self._error("mask of several classes", label, f"it {reason}")
             return
         area = float(mask.mean())
@@ -294,7 +356,7 @@ class _Reading:
             self._warning("masks of 0 and 1 beside others", name, "1 counts as white where it is the largest value")
 
 
-def _size(pixels: Image | Values) -> str:
+def _size(pixels: Image | Mask) -> str:
     return f"{pixels.shape[1]}x{pixels.shape[0]}"
 
 
@@ -304,6 +366,9 @@ def _of_all(dataset: Dataset, videos: list[VideoFigures]) -> Iterator[Problem]:
         yield Problem("nothing to read", "error", dataset.name, "no video has a frame")
     elif not any(video.clips for video in videos):
         yield Problem("no clips", "error", dataset.name, "every video is too short for a clip")
+    for name in dataset.classes.names if dataset.classes is not None and dataset.classes.labels else ():
+        if not any(name in video.classes and video.classes[name].frames for video in videos):
+            yield Problem("class in no mask", "warning", dataset.name, name)
     counts = OFFICIAL.get((dataset.name, dataset.split), Counts())
     frames = sum(video.frames for video in videos)
     for what, found, expected in (("videos", len(videos), counts.videos), ("frames", frames, counts.frames)):

@@ -1,22 +1,24 @@
 """Videos of DICOM files: a cine loop, and the DICOM Segmentation (PS3.3 A.51) that refers to its frames.
 
 Which segmentation belongs to which loop is told by its references, not by file names; which of its frames belongs to
-which frame of the loop by their Derivation Image (C.7.6.16.2.6). Several segments count as one object.
+which frame of the loop by their Derivation Image (C.7.6.16.2.6). Several segments count as one object, unless classes
+are asked for: then a label is a segment's number, and a segment that a frame leaves out is empty there.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vivim_runtime.datasets.videos import Orphan, TitledVideo, Values
+from vivim_runtime.datasets.classes import Classes
+from vivim_runtime.datasets.videos import Mask, Orphan, TitledVideo, Values
 from vivim_runtime.errors import DataError, SourceError
 from vivim_runtime.sources.base import MAX_PIXELS, Frame, Image
 from vivim_runtime.sources.dicom import DicomFile
@@ -64,6 +66,19 @@ class DicomVideo(TitledVideo):
         # Segmentations lie on the stored pixels, which may not be square.
         return None if values is None else _loop(os.getpid(), self.path).geometry.show_mask(values)
 
+    def planes(self, index: int) -> Mask | None:
+        assert self.classes is not None
+        if self.segmentation is None:
+            return None
+        segmentation = _segmentation(self.segmentation, self.frames)
+        planes = segmentation.planes(index, self.classes)
+        if planes is None and self.missing_is_empty:
+            planes = np.zeros((len(self.classes.names), *segmentation.size), np.bool_)
+        if planes is None:
+            return None
+        geometry = _loop(os.getpid(), self.path).geometry
+        return np.stack([geometry.show_mask(plane.view(np.uint8)) > 0 for plane in planes])
+
     @property
     def strays(self) -> tuple[str, ...]:
         if self.segmentation is None:
@@ -92,7 +107,8 @@ class DicomVideo(TitledVideo):
         if self.segmentation is None:
             return ()
         found = _segmentation(self.segmentation, self.frames)
-        notes = [] if found.segments == 1 else [f"the {found.segments} segments of {self.title} count as one object"]
+        are_one = found.segments != 1 and (self.classes is None or not self.classes.labels)
+        notes = [f"the {found.segments} segments of {self.title} count as one object"] if are_one else []
         if found.by_order:
             notes.append(f"{self.segmentation.name} does not say which frames it means; they are taken in order")
         absent = self.frames - sum(0 <= index < self.frames for index in found.frames)
@@ -253,6 +269,9 @@ class _Segmentation:
             self._half = int(dataset.get("MaximumFractionalValue") or 0) / 2  # fractional ones are set from half on
             numbered = [item.get("SegmentNumber", 1) for item in dataset.get("SegmentSequence") or [{}]]
             self.segments = sum(int(number) > 0 for number in numbered)  # 0 is what a label map calls its background
+            labels = (str(item.get("SegmentLabel", "")) for item in dataset.get("SegmentSequence") or [{}])
+            self._names = {int(n): name for n, name in zip(numbered, labels, strict=True) if int(n) > 0}
+            self._is_map = str(dataset.get("SegmentationType", "")) == "LABELMAP"
             self.frames = _by_frame(dataset)
             self.by_order = not self.frames
             if self.by_order:
@@ -270,8 +289,55 @@ class _Segmentation:
         """0 and 255, uint8 (H, W), of a frame of the loop; None where no mask refers to it."""
         if index not in self.frames:
             return None
+        planes = self._decoded(index, self._plane)
+        return np.logical_or.reduce(planes).astype(np.uint8) * np.uint8(255)
+
+    def planes(self, index: int, classes: Classes) -> Mask | None:
+        """The masks of classes, bool (K, H, W), of a frame of the loop; None where no mask refers to it.
+
+        Raises:
+            DataError: a segment that has no class, or the name of another one.
+        """
         try:
-            planes = [self._plane(number) for number in self.frames[index]]
+            if classes.is_coloured:
+                raise DataError(f"has segments and no colours ({classes.origin}); name their numbers")
+            known = dict(classes.labels)
+            classes.refuse([n for n in self._names if n not in known and n not in classes.background])
+            for number, name in known.items():
+                called = self._names.get(number, name)
+                if called != name and called in classes.names:
+                    raise DataError(f"calls segment {number} {called}, and {classes.origin} calls it {name}")
+        except DataError as error:
+            raise DataError(f"the segmentation {self._path.name} {error}") from None
+        if index not in self.frames:
+            return None
+        if self._is_map:
+            (labels,) = self._decoded(index, self._labels)
+            try:
+                return classes.planes(labels)
+            except DataError as error:
+                raise DataError(f"the mask of frame {index} in {self._path} {error}") from None
+        result = np.zeros((len(classes.names), *self.size), np.bool_)
+        try:
+            segment_of = self._segment_of
+        except Exception as error:  # pydicom interprets values when they are asked for
+            raise DataError(
+                f"{self._path} does not say well of which segments its frames are ({type(error).__name__})"
+            ) from None
+        for number, plane in zip(self.frames[index], self._decoded(index, self._plane), strict=True):
+            meant = known.get(segment_of[number])
+            if meant is not None:
+                result[classes.names.index(meant)] |= plane
+        return result
+
+    @cached_property
+    def _segment_of(self) -> list[int]:
+        return _segments(self._data)
+
+    def _decoded(self, index: int, read: Callable[[int], Any]) -> list[Any]:
+        """What is read of its own frames that belong to a frame of the loop."""
+        try:
+            return [read(number) for number in self.frames[index]]
         except MemoryError:
             raise
         except Exception as error:  # the decoders behind pydicom share no base class
@@ -279,7 +345,12 @@ class _Segmentation:
                 f"the mask of frame {index} in {self._path} cannot be decoded ({type(error).__name__}); "
                 "is the file complete?"
             ) from None
-        return np.logical_or.reduce(planes).astype(np.uint8) * np.uint8(255)
+
+    def _labels(self, number: int) -> Any:
+        """One of the frames of a label map, numbers of segments (H, W)."""
+        from pydicom.pixels import pixel_array
+
+        return pixel_array(self._data, index=number)
 
     def _plane(self, number: int) -> Any:
         """One of its own frames, bool (H, W)."""
@@ -305,13 +376,18 @@ def _by_frame(dataset: Any) -> dict[int, list[int]]:
     return result
 
 
+def _segments(dataset: Any) -> list[int]:
+    """Of each of a segmentation's frames, the segment that it is of."""
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [{}])[0].get("SegmentIdentificationSequence")
+    found = (g.get("SegmentIdentificationSequence") or shared for g in dataset.PerFrameFunctionalGroupsSequence)
+    return [int(identified[0].ReferencedSegmentNumber) if identified else 1 for identified in found]
+
+
 def _in_order(dataset: Any, frames: int) -> dict[int, list[int]]:
     """As `_by_frame`, of a segmentation that refers to no frames: it must have one for each, in every segment."""
     result: dict[int, list[int]] = {}
     seen: Counter[int] = Counter()
-    for number, groups in enumerate(dataset.PerFrameFunctionalGroupsSequence):
-        identified = groups.get("SegmentIdentificationSequence")
-        segment = int(identified[0].ReferencedSegmentNumber) if identified else 1
+    for number, segment in enumerate(_segments(dataset)):
         result.setdefault(seen[segment], []).append(number)
         seen[segment] += 1
     if set(seen.values()) != {frames}:

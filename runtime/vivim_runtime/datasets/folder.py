@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from vivim_runtime.datasets.classes import Labels, packed_colours
 from vivim_runtime.datasets.videos import TitledVideo, Values
 from vivim_runtime.errors import DataError, SourceError
 from vivim_runtime.sources.base import Image
 from vivim_runtime.sources.images import image_files
 from vivim_runtime.sources.pictures import PictureFile, PictureSeries
 
-__all__ = ["FolderVideo", "image_names", "read_mask"]
+__all__ = ["FolderVideo", "image_names", "read_labels", "read_mask"]
 
 
 def image_names(folder: Path) -> tuple[str, ...]:
@@ -50,6 +51,34 @@ def read_mask(path: Path) -> Values:
         return stored
     deep = stored.dtype.kind != "f" and stored.max(initial=0) > 255
     return (stored >> 8 if deep else stored.clip(0, 255)).astype(np.uint8)
+
+
+def read_labels(path: Path, coloured: bool) -> Labels:
+    """The label of every pixel of a mask (H, W), turned as its EXIF says: its value, or index, or colour.
+
+    Raises:
+        DataError: it is no single image, cut off, or has labels of another kind.
+    """
+    try:
+        file = _single(path)
+        stored = None if coloured else file.indices()
+        if stored is None:
+            stored = file.read(0, colour=coloured)
+    except SourceError as error:
+        raise DataError(str(error)) from None
+    if coloured:
+        if stored.dtype != np.uint8:
+            raise DataError(f"{path} has colours of {stored.dtype}; expected 8 bit a channel")
+        return packed_colours(stored)
+    if stored.ndim == 3:
+        if (stored != stored[..., :1]).any():
+            raise DataError(f"{path} is of colours; expected values: name colours, as --classes #ff0000=lesion")
+        stored = stored[..., 0]
+    if stored.dtype.kind == "f":
+        if not np.array_equal(stored, np.rint(stored)) or np.abs(stored).max(initial=0) > np.iinfo(np.int32).max:
+            raise DataError(f"{path} has values that are no whole numbers; expected labels")
+        return stored.astype(np.int32)
+    return stored
 
 
 @dataclass(frozen=True)
@@ -106,9 +135,17 @@ class FolderVideo(TitledVideo):
         return () if note is None else (f"{self.title}: {note}",)
 
     def mask(self, index: int) -> Values | None:
+        path = self._mask_path(index)
+        return None if path is None else read_mask(path)
+
+    def labels(self, index: int) -> Labels | None:
+        path = self._mask_path(index)
+        return None if path is None else read_labels(path, self.classes is not None and self.classes.is_coloured)
+
+    def _mask_path(self, index: int) -> Path | None:
         stem = _stem(self.frame_names[index])
         found = self._mask_of.get(stem)
-        return None if found is None or stem in self._twice else read_mask(self.masks_folder / found)
+        return None if found is None or stem in self._twice else self.masks_folder / found
 
     @property
     def strays(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vivim_runtime.datasets.videos import AnnotatedVideo, TitledVideo
+from vivim_runtime.datasets.videos import TitledVideo
 from vivim_runtime.errors import DataError
 from vivim_runtime.sources.names import is_foreign, natural_key
 
@@ -37,7 +37,7 @@ class Listing:
         notes: what a user should know about how it was read.
     """
 
-    videos: tuple[AnnotatedVideo, ...]
+    videos: tuple[TitledVideo, ...]
     splits: Mapping[str, tuple[str, ...]]
     official: str = ""
     notes: tuple[str, ...] = ()

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 
-from vivim_runtime.datasets.folder import image_names, read_mask
-from vivim_runtime.datasets.videos import TitledVideo, Values
+from vivim_runtime.datasets.classes import Labels
+from vivim_runtime.datasets.folder import image_names, read_labels, read_mask
+from vivim_runtime.datasets.videos import Mask, TitledVideo, Values
 from vivim_runtime.errors import DataError
 from vivim_runtime.sources.base import Image
 from vivim_runtime.sources.depth import significant_bits
@@ -86,9 +88,19 @@ class RecordedVideo(TitledVideo):
         if name is None:
             return None
         values, reader = read_mask(self.masks_folder / name), _reader(os.getpid(), self.path)
-        if values.shape == reader.stored and reader.stored != reader.geometry.shown_size(reader.stored):
-            return reader.geometry.show_mask(values)
-        return values
+        return reader.geometry.show_mask(values) if reader.takes_as_stored(values.shape) else values
+
+    def labels(self, index: int) -> Labels | None:
+        """As they are stored, not turned."""
+        name = self._mask_of.get(index)
+        coloured = self.classes is not None and self.classes.is_coloured
+        return None if name is None else read_labels(self.masks_folder / name, coloured)
+
+    def planes(self, index: int) -> Mask | None:
+        planes, reader = super().planes(index), _reader(os.getpid(), self.path)
+        if planes is None or not reader.takes_as_stored(planes.shape[1:]):
+            return planes
+        return np.stack([reader.geometry.show_mask(plane.view(np.uint8)) > 0 for plane in planes])
 
     @property
     def strays(self) -> tuple[str, ...]:
@@ -157,6 +169,10 @@ class _Reader:
 
     def __len__(self) -> int:
         return self._count
+
+    def takes_as_stored(self, size: tuple[int, ...]) -> bool:
+        """Whether a mask (H, W) was drawn on what is stored, and that is shown in another shape."""
+        return size == self.stored and self.stored != self.geometry.shown_size(self.stored)
 
     def _open(self) -> None:
         if self._container is not None:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from vivim_runtime.datasets.check import CheckReport, Problem, VideoFigures
 
-__all__ = ["problem_lines", "summary", "videos_table"]
+__all__ = ["class_lines", "problem_lines", "summary", "videos_table"]
 
 _VIDEOS_SHOWN = 20
 
@@ -23,6 +23,18 @@ def summary(report: CheckReport) -> str:
         f"{_count(clips, 'clip')} of {report.clip_frames}, {report.empty_share:.1%} of the masks empty, "
         f"{_count(len(report.errors), 'error')}, {_count(len(report.warnings), 'warning')}"
     )
+
+
+def class_lines(report: CheckReport) -> Iterator[str]:
+    """One line a class: where it is, and how much of it."""
+    width = max(map(len, report.classes), default=0)
+    for name, figures in report.classes.items():
+        masks, area = report.shares(name)
+        where = figures.area / figures.frames if figures.frames else 0.0
+        yield (
+            f"{name:{width}}  in {figures.frames} masks ({masks:.1%}); {area:.2%} of all pixels, "
+            f"{where:.1%} of the frame where it is"
+        )
 
 
 def _count(number: int, noun: str) -> str:

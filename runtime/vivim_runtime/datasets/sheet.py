@@ -14,7 +14,8 @@ from vivim_runtime.sources.base import Image
 
 __all__ = ["contact_sheet"]
 
-_OUTLINE = (ClassInfo("object", (0, 230, 118)),)
+# By class, in turns; distinct on grey.
+_COLOURS = ((0, 230, 118), (255, 145, 0), (41, 182, 246), (255, 64, 196), (255, 234, 0), (124, 77, 255))
 _CAPTION = 16  # pixels below a frame
 _GAP = 4
 _INK, _WRONG, _PAPER = (230, 230, 230), (255, 90, 90), (24, 24, 24)
@@ -58,7 +59,9 @@ def _cell(video: AnnotatedVideo, index: int, width: int) -> Image:
     except DataError:
         return _captioned(_crossed(width), video.label(index), _WRONG)
     size = (max(1, round(width * image.shape[0] / image.shape[1])), width)
-    small = drawn(resized(image, size), mask_at(mask, size)[None], _OUTLINE, ("contour",), 0.0)
+    planes = mask_at(mask if mask.ndim == 3 else mask[None], size)
+    outlines = [ClassInfo(f"class {k}", _COLOURS[k % len(_COLOURS)]) for k in range(len(planes))]
+    small = drawn(resized(image, size), planes, outlines, ("contour",), 0.0)
     return _captioned(small, video.label(index), _INK)
 
 

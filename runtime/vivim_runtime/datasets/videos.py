@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vivim_runtime.clips import Clip
+from vivim_runtime.datasets.classes import Classes, Labels
 from vivim_runtime.errors import DataError, UsageError
 from vivim_runtime.framing import WHITE_FROM, Framing
 from vivim_runtime.locating import LOOKED_AT, regions_of
@@ -33,6 +34,7 @@ __all__ = [
     "TitledVideo",
     "Values",
     "Video",
+    "area_labels",
     "binary",
     "clip_indices",
     "framed",
@@ -60,7 +62,11 @@ class Video(Protocol):
         """How many frames."""
 
     def read(self, index: int) -> tuple[Image, Mask]:
-        """Frame uint8 RGB (H, W, 3) and mask bool (H, W); DataError when they cannot be read or do not belong."""
+        """Frame uint8 RGB (H, W, 3) and mask bool (H, W), of several classes (K, H, W).
+
+        Raises:
+            DataError: they cannot be read or do not belong together.
+        """
 
 
 class AnnotatedVideo(ABC):
@@ -84,6 +90,24 @@ class AnnotatedVideo(ABC):
     @abstractmethod
     def mask(self, index: int) -> Values | None:
         """The mask's values as they are stored, in 8 bit (H, W), None where a frame has none; see `binary`."""
+
+    @property
+    def classes(self) -> Classes | None:
+        """What the labels of masks stand for; None where a mask is one object, white on black."""
+        return None
+
+    def labels(self, index: int) -> Labels | None:
+        """The label of every pixel (H, W), as `classes` has them; None where a frame has no mask."""
+        raise DataError(f"the masks of {self.name} have no labels; expected masks of one class, named alone")
+
+    def planes(self, index: int) -> Mask | None:
+        """The masks of the `classes`, bool (K, H, W); None where a frame has none, DataError for unknown labels."""
+        assert self.classes is not None
+        labels = self.labels(index)
+        try:
+            return None if labels is None else self.classes.planes(labels)
+        except DataError as error:
+            raise DataError(f"the mask of {self.label(index)} {error}") from None
 
     @property
     def strays(self) -> tuple[str, ...]:
@@ -124,28 +148,43 @@ class AnnotatedVideo(ABC):
 
     def read_known(self, index: int) -> tuple[Image, Mask | None]:
         """The same, with None for the mask of a frame that has none."""
-        image, values = self.frame(index), self.mask(index)
+        image = self.frame(index)
+        if self.classes is not None and self.classes.labels:
+            planes = self.planes(index)
+            if planes is None:
+                return image, None
+            self._check_size(index, image, planes[0].shape)
+            return image, planes if self.classes.several else planes[0]
+        values = self.mask(index)
         if values is None:
             return image, None
-        if values.shape != image.shape[:2]:
-            raise DataError(
-                f"{self.label(index)} is {image.shape[1]}x{image.shape[0]} and its mask "
-                f"{values.shape[1]}x{values.shape[0]} (width x height); they must be of one size"
-            )
+        self._check_size(index, image, values.shape)
         if reason := one_class(values):
             raise DataError(f"the mask of {self.label(index)} {reason}")
         return image, binary(values)
 
+    def _check_size(self, index: int, image: Image, size: tuple[int, ...]) -> None:
+        if size != image.shape[:2]:
+            raise DataError(
+                f"{self.label(index)} is {image.shape[1]}x{image.shape[0]} and its mask "
+                f"{size[1]}x{size[0]} (width x height); they must be of one size"
+            )
+
 
 @dataclass(frozen=True)
 class TitledVideo(AnnotatedVideo):
-    """An `AnnotatedVideo` with a name of its own."""
+    """An `AnnotatedVideo` with a name of its own, and with classes where its data set has them."""
 
     title: str
+    named: Classes | None = field(default=None, kw_only=True)
 
     @property
     def name(self) -> str:
         return self.title
+
+    @property
+    def classes(self) -> Classes | None:
+        return self.named
 
 
 @dataclass(frozen=True)
@@ -201,6 +240,16 @@ class Part(AnnotatedVideo):
         return self.whole.mask(self._at(index))
 
     @property
+    def classes(self) -> Classes | None:
+        return self.whole.classes
+
+    def labels(self, index: int) -> Labels | None:
+        return self.whole.labels(self._at(index))
+
+    def planes(self, index: int) -> Mask | None:
+        return self.whole.planes(self._at(index))
+
+    @property
     def strays(self) -> tuple[str, ...]:
         return self.whole.strays
 
@@ -237,6 +286,7 @@ class Dataset:
         notes: what a user should know about how it was opened.
         origin: who made the split, for people: "of the data set", "drawn with seed 3"; "" for all videos.
         split_names: the splits that the files themselves make.
+        classes: of the masks; None where they are one object, white on black.
     """
 
     name: str
@@ -246,6 +296,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     origin: str = ""
     split_names: tuple[str, ...] = ()
+    classes: Classes | None = None
 
     def __len__(self) -> int:
         """Frames of all videos."""
@@ -258,17 +309,22 @@ def one_class(values: Values) -> str:
     What compression or interpolation leaves between black and white is thin, or never quite even. A class is an area,
     a square of five pixels of one value at least, and another one is not near it (values below 16 are counted singly).
     """
-    areas = _areas(values)
-    few = int(values.max(initial=0)) < _LABEL_GAP
-    labels = [v for i, v in enumerate(areas) if few or i == 0 or v - areas[i - 1] >= _LABEL_GAP]
+    labels = area_labels(values)
     if len(labels) > 1:
         return (
-            f"has areas of the values {', '.join(map(str, labels))}, that is, several classes; one class is learnt and "
-            "judged: write masks of 0 and 255 for the one that is meant"
+            f"has areas of the values {', '.join(map(str, labels))}, that is, several classes; name them "
+            "(--classes lesion,vessel, or a table classes.json), or write masks of 0 and 255 for one"
         )
     if labels and not binary(values).any():
         return f"marks an area by {labels[0]}; expected 255, or 0 and 1 alone"
     return ""
+
+
+def area_labels(values: Values) -> list[int]:
+    """The values, rising, of which a stored mask (H, W) has areas; several are several classes. See `one_class`."""
+    areas = _areas(values)
+    few = int(values.max(initial=0)) < _LABEL_GAP
+    return [v for i, v in enumerate(areas) if few or i == 0 or v - areas[i - 1] >= _LABEL_GAP]
 
 
 def _areas(values: Values) -> list[int]:

@@ -90,7 +90,7 @@ class MaskFigures:
         frames, empty, full: frames compared; those in which neither side marks anything, and those in which both sides
             mark everything.
         flicker_a, flicker_b: vivim_runtime.judging.metrics.flicker of either side.
-        truth_a, truth_b: mean Dice against the true masks; None where no frame has one.
+        truth_a, truth_b: mean Dice against the true masks, over frames and classes; None where no frame has one.
         truths: frames that have one.
     """
 
@@ -200,9 +200,10 @@ class AgreementMeter:
             for meter, mask in zip(self._meters[-1], (mask_a, mask_b), strict=True):
                 meter.add(mask[index])
             truth = clip.true_mask(index)
-            if truth is not None and a.shape[1] == 1:  # truth knows one class
-                self._figures["truth_a"].append(float(metrics.dice(mask_a[index, 0], truth)))
-                self._figures["truth_b"].append(float(metrics.dice(mask_b[index, 0], truth)))
+            planes = None if truth is None else truth if truth.ndim == 3 else truth[None]
+            if planes is not None and len(planes) == a.shape[1]:  # else nothing says which class they are of
+                self._figures["truth_a"].append(float(metrics.dice(mask_a[index], planes).mean()))
+                self._figures["truth_b"].append(float(metrics.dice(mask_b[index], planes).mean()))
         with np.errstate(invalid="ignore"):  # infinite on both sides
             largest = np.nan_to_num(np.abs(b - a), nan=np.inf).max(axis=(1, 2, 3))  # (T,)
         return [FrameAgreement(float(x.min()), float(y)) for x, y in zip(dice, largest, strict=True)]

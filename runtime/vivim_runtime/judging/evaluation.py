@@ -1,9 +1,13 @@
-"""A model on a data set: every frame through the pipeline that `vivim-run` uses, measured against its true mask."""
+"""A model on a data set: every frame through the pipeline that `vivim-run` uses, measured against its true mask.
+
+Of several classes each is judged like a model of its own, against the true mask of its name; what is told of the model
+itself is the mean over them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -11,21 +15,23 @@ from vivim_runtime.clips import Show, threshold_logit
 from vivim_runtime.datasets import Dataset, Video
 from vivim_runtime.datasets.as_source import VideoSource
 from vivim_runtime.errors import DataError, NotFiniteError, UsageError
-from vivim_runtime.judging.figures import FIGURES, Bootstrap, Estimate, Units, estimate
-from vivim_runtime.judging.frames import FrameJudge, columns
+from vivim_runtime.judging.class_judge import ClassJudge
+from vivim_runtime.judging.figures import FIGURES, Bootstrap, ClassUnits, Estimate, Units, estimate
 from vivim_runtime.judging.maps import THRESHOLDS
 from vivim_runtime.judging.metrics import Figures
 from vivim_runtime.judging.outlines import EDGE_FIGURES, EdgeTally, edge_estimates
 from vivim_runtime.judging.reliability import Reliability, ReliabilityTally
 from vivim_runtime.judging.tally import SUBSETS, Stretches
-from vivim_runtime.judging.worst import WorstFrame, WorstFrames
+from vivim_runtime.judging.worst import WorstFrame
 from vivim_runtime.offline import RunOptions, run
 from vivim_runtime.regions import RegionRule
 from vivim_runtime.sessions.base import ModelInfo, Outlining, Session
 from vivim_runtime.sinks.base import Segmented
 from vivim_runtime.smoothing import Smoother
 
-__all__ = ["Evaluation", "EvaluationOptions", "ModelFacts", "VideoFigures", "check_model", "evaluate"]
+__all__ = ["MEAN", "Evaluation", "EvaluationOptions", "ModelFacts", "VideoFigures", "check_model", "evaluate"]
+
+MEAN = "mean over classes"
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,7 @@ class VideoFigures:
 
     Attributes:
         name: of the video.
-        frames, lesion_frames: how many, and how many of them have a lesion in the true mask.
+        frames, lesion_frames: how many, and how many of them have a lesion in the true mask (over classes: any).
         figures: by subset (all, lesion) and key of vivim_runtime.judging.figures; None where no frame counts. Of a
             network with an edge head, "all" has vivim_runtime.judging.outlines.EDGE_FIGURES, too.
         dice: with an interval over stretches of this video's frames.
@@ -133,19 +139,23 @@ class Evaluation:
         reliability: how far its probabilities are true, over the pixels of all frames.
         temperature: that logits are divided by for that; 1 where nobody has calibrated the model.
         notes: what to know when reading the figures.
+        of: of which class, or `MEAN`; "" of a model of one.
+        classes: of a model of several, each in its order.
     """
 
     model: ModelFacts
     hop: int
     videos: tuple[VideoFigures, ...]
     overall: dict[str, dict[str, Estimate]]
-    units: Units
+    units: Units | ClassUnits
     drawn: str
     dice_at: Figures = field(repr=False)
     worst: tuple[WorstFrame, ...] = field(repr=False)
     reliability: Reliability = field(repr=False)
     temperature: float = 1.0
     notes: tuple[str, ...] = ()
+    of: str = ""
+    classes: tuple[Evaluation, ...] = ()
 
     @property
     def frames(self) -> int:
@@ -165,10 +175,7 @@ class Evaluation:
 
 
 def check_model(info: ModelInfo, options: EvaluationOptions) -> None:
-    """UsageError where a model cannot be evaluated: it marks several classes, or the hop is longer than its clips."""
-    if len(info.classes) != 1:
-        names = ", ".join(c.name for c in info.classes)
-        raise UsageError(f"{info.path.name} marks {names}; expected a model of one class, as the true masks are")
+    """UsageError where a model cannot be evaluated: the hop is longer than its clips."""
     if options.hop is not None and not 1 <= options.hop <= info.frames:
         raise UsageError(
             f"--hop is {options.hop}; expected 1 to {info.frames}, the frames of a clip of {info.path.name}"
@@ -203,63 +210,127 @@ def evaluate(
         session = session.with_outlines() or session
     outlined = len(session.info.classes) > len(info.classes)
     session.warm_up()
-    worst = WorstFrames(options.worst)
-    results, tallies, padded = [], [], 0
+    names = [entry.name for entry in info.classes]
+    temperature = info.confidence.temperature if info.confidence else 1.0
+    judges = [ClassJudge(threshold_logit(options.threshold), options.worst, temperature) for _ in names]
+    together = ReliabilityTally(temperature)
+    lesion_frames, padded = [], 0
     edges: list[EdgeTally] = []
-    sure = ReliabilityTally(info.confidence.temperature if info.confidence else 1.0)
     for video in videos:
         edges.append(EdgeTally())
-        stretches, is_padded = _stretches(session, video, options, worst, edges[-1], sure, on_frame)
-        tallies.append(stretches.total())
-        results.append(_video_figures(video.name, stretches, edges[-1] if outlined else None, options.bootstrap))
+        found, is_padded = _judged(session, video, options, judges, edges[-1], together, on_frame)
+        lesion_frames.append(found)
         padded += is_padded
-    if len(videos) > 1:
-        units, drawn = Units(tallies, stretches=False), f"{len(videos)} videos"
-    else:
-        units = Units(stretches.tallies, stretches=True)
-        drawn = f"{len(units)} stretches of {stretches.length} frames of one video"
-    hop = options.hop or info.hop
-    overall = {subset: {f.key: estimate(f, units, subset, options.bootstrap) for f in FIGURES} for subset in SUBSETS}
-    if outlined:
-        overall["all"] |= edge_estimates(edges, options.bootstrap)
+    told, facts, hop = edges if outlined else [], ModelFacts.of(session), options.hop or info.hop
+    of_one = told if len(names) == 1 else []
+    done = [_of_class(judge, facts, hop, videos, options.bootstrap, of_one) for judge in judges]
+    whole = done[0]
+    if len(names) > 1:
+        classes = tuple(replace(e, of=name) for e, name in zip(done, names, strict=True))
+        whole = _over_classes(classes, lesion_frames, judges, options.bootstrap, told, together)
+    return replace(whole, notes=tuple(_notes(whole, padded, options, info.frames)))
+
+
+def _of_class(
+    judge: ClassJudge,
+    model: ModelFacts,
+    hop: int,
+    videos: Sequence[Video],
+    bootstrap: Bootstrap,
+    edges: Sequence[EdgeTally],
+) -> Evaluation:
+    """The outcome of one class; `edges`, one a video, where it is the only one and outlines are told."""
+    units = judge.units()
+    overall = {subset: {f.key: estimate(f, units, subset, bootstrap) for f in FIGURES} for subset in SUBSETS}
+    if edges:
+        overall["all"] |= edge_estimates(edges, bootstrap)
+    length = judge.stretches[0].length
     return Evaluation(
-        ModelFacts.of(session),
+        model,
         hop,
-        tuple(results),
+        tuple(
+            _video_figures(video.name, stretches, edges[i] if edges else None, bootstrap)
+            for i, (video, stretches) in enumerate(zip(videos, judge.stretches, strict=True))
+        ),
         overall,
         units,
-        drawn,
+        f"{len(units)} stretches of {length} frames of one video" if units.stretches else f"{len(units)} videos",
         units.over_frames("all", "dice_at", np.ones((1, len(units))))[0],
-        worst.ranked(),
-        sure.reliability(),
-        sure.temperature,
-        tuple(_notes(results, padded, units, options, info.frames)),
+        judge.worst.ranked(),
+        judge.sure.reliability(),
+        judge.sure.temperature,
     )
 
 
-def _stretches(
+def _over_classes(
+    classes: tuple[Evaluation, ...],
+    lesion_frames: list[int],
+    judges: Sequence[ClassJudge],
+    bootstrap: Bootstrap,
+    edges: Sequence[EdgeTally],
+    sure: ReliabilityTally,
+) -> Evaluation:
+    """The mean over classes; what an edge head marks is the outlines of all."""
+    first, units = classes[0], ClassUnits([judge.units() for judge in judges])
+    overall = {subset: {f.key: estimate(f, units, subset, bootstrap) for f in FIGURES} for subset in SUBSETS}
+    if edges:
+        overall["all"] |= edge_estimates(edges, bootstrap)
+    videos = []
+    for i, video in enumerate(first.videos):
+        alone = ClassUnits([Units([judge.stretches[i].total()], stretches=True) for judge in judges])
+        drawn = ClassUnits([Units(judge.stretches[i].tallies, stretches=True) for judge in judges])
+        figures = _figures(alone, edges[i] if edges else None)
+        dice = estimate(FIGURES[0], drawn, "all", bootstrap)
+        videos.append(VideoFigures(video.name, video.frames, lesion_frames[i], figures, dice))
+    dice_at = np.mean([e.dice_at for e in classes], axis=0)
+    return Evaluation(
+        first.model,
+        first.hop,
+        tuple(videos),
+        overall,
+        units,
+        first.drawn,
+        dice_at,
+        (),
+        sure.reliability(),
+        first.temperature,
+        of=MEAN,
+        classes=classes,
+    )
+
+
+def _judged(
     session: Session,
     video: Video,
     options: EvaluationOptions,
-    worst: WorstFrames,
+    judges: Sequence[ClassJudge],
     edges: EdgeTally,
-    sure: ReliabilityTally,
+    together: ReliabilityTally,
     on_frame: Callable[[], None],
-) -> tuple[Stretches, bool]:
-    """A video's tallies, and whether it is shorter than a clip; `edges` counts where the session tells outlines."""
-    stretches = Stretches()
-    judge = FrameJudge(len(video), threshold_logit(options.threshold))
-    dice = columns("dice").start
+) -> tuple[int, bool]:
+    """How many frames of a video have a true mask of any class, and whether it is shorter than a clip.
+
+    `edges` counts where the session tells outlines, `together` all classes where there are several.
+    """
+    lesion_frames = 0
+    for judge in judges:
+        judge.begin(video)
 
     def add(item: Segmented) -> None:
+        nonlocal lesion_frames
         frame = item.frame
         assert frame.truth is not None
-        row = judge.row(item.logits[0], frame.truth)
-        stretches.add(row, bool(frame.truth.any()))
-        sure.add(item.logits[0], frame.truth)
-        for outline in item.logits[1:]:
+        truths = frame.truth if frame.truth.ndim == 3 else frame.truth[None]
+        if len(truths) != len(judges):
+            marks = f"{session.info.path.name} marks {len(judges)} classes"
+            raise DataError(f"{marks}, and the masks of {video.name} have {len(truths)}")
+        for k, (judge, truth) in enumerate(zip(judges, truths, strict=True)):
+            judge.add(frame, item.logits[k], item.masks[k], truth)
+            if len(judges) > 1:
+                together.add(item.logits[k], truth)
+        lesion_frames += bool(frame.truth.any())
+        for outline in item.logits[len(judges) :]:
             edges.add(outline, frame.truth)
-        worst.add(video.name, frame.index, float(row[dice]), frame.image, item.masks[0], frame.truth)
         on_frame()
 
     settings = RunOptions(
@@ -277,31 +348,42 @@ def _stretches(
         raise NotFiniteError(f"{session.info.path.name} on {video.name}: {error}") from None
     if report.interrupted:
         raise KeyboardInterrupt
-    return stretches, report.padded_clips > 0
+    return lesion_frames, report.padded_clips > 0
 
 
 def _video_figures(name: str, stretches: Stretches, edges: EdgeTally | None, bootstrap: Bootstrap) -> VideoFigures:
     total, drawn = stretches.total(), Units(stretches.tallies, stretches=True)
-    alone, none = Units([total], stretches=True), Bootstrap(0)
+    return VideoFigures(
+        name,
+        int(total.frames[0]),
+        int(total.frames[1]),
+        _figures(Units([total], stretches=True), edges),
+        estimate(FIGURES[0], drawn, "all", bootstrap),
+    )
+
+
+def _figures(alone: Units | ClassUnits, edges: EdgeTally | None) -> dict[str, dict[str, float | None]]:
+    """Of one video, by subset and key."""
+    none = Bootstrap(0)
     figures = {subset: {f.key: estimate(f, alone, subset, none).value for f in FIGURES} for subset in SUBSETS}
     if edges is not None:
         scores = edges.scores()
         values = (scores.ap, scores.dice) if scores else (None, None)
         figures["all"] |= dict(zip(EDGE_FIGURES, values, strict=True))
-    return VideoFigures(
-        name,
-        int(total.frames[0]),
-        int(total.frames[1]),
-        figures,
-        estimate(FIGURES[0], drawn, "all", bootstrap),
-    )
+    return figures
 
 
-def _notes(
-    videos: list[VideoFigures], padded: int, units: Units, options: EvaluationOptions, clip: int
-) -> Iterator[str]:
-    frames, lesion = (sum(getattr(v, name) for v in videos) for name in ("frames", "lesion_frames"))
-    if not lesion:
+def _notes(whole: Evaluation, padded: int, options: EvaluationOptions, clip: int) -> Iterator[str]:
+    videos, units = whole.videos, whole.units
+    frames, lesion = whole.frames, whole.lesion_frames
+    if whole.classes:
+        rare = [f"{e.of} in {e.lesion_frames}" for e in whole.classes if e.lesion_frames < frames]
+        if rare:
+            yield (
+                f"of {frames} frames, {', '.join(rare)}: a frame without a class counts for it as one without a lesion "
+                "does, 1 without a mask, 0 with one; the tables of frames that have it leave those out"
+            )
+    elif not lesion:
         yield "no true mask has a lesion, so only false alarms are measured"
     elif lesion < frames:
         yield (

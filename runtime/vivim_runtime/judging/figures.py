@@ -8,6 +8,9 @@ since the frames of one are not independent, and every figure is computed anew; 
 the scale of the figure's logarithm (lengths) or log odds (shares), where it cannot leave what is possible. Percentiles
 of the draws, and BCa's, cover far less than they say where videos are few (benchmarks/coverage.py). Of a single video
 stretches of frames are drawn instead, which says nothing about other patients.
+
+Of several classes, a figure is the mean of the classes' figures, of those that have one; a draw is of the same videos
+for all of them.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ __all__ = [
     "PAPER_1",
     "PAPER_2",
     "Bootstrap",
+    "ClassUnits",
     "Estimate",
     "Figure",
     "Units",
@@ -38,6 +42,7 @@ __all__ = [
     "drawn_estimate",
     "estimate",
     "interval",
+    "mean_estimate",
     "student",
 ]
 
@@ -109,6 +114,25 @@ class Units:
     def _of(self, subset: str, name: str) -> tuple[Figures, Figures]:
         where = SUBSETS.index(subset), columns(name)
         return self._sums[:, where[0], where[1]], self._counts[:, where[0], where[1]]
+
+
+class ClassUnits:
+    """The same videos or stretches for several classes, whose figures are averaged."""
+
+    def __init__(self, classes: Sequence[Units]) -> None:
+        self.classes, self.stretches = tuple(classes), classes[0].stretches
+
+    def __len__(self) -> int:
+        return len(self.classes[0])
+
+
+def _computed(figure: Figure, units: Units | ClassUnits, subset: str, weights: Figures) -> Figures:
+    """A figure in each draw, weights (B, units) -> (B,); NaN where nothing counts."""
+    if isinstance(units, Units):
+        return figure.compute(units, subset, weights)
+    of_each = np.stack([figure.compute(of_class, subset, weights) for of_class in units.classes])  # (K, B)
+    known = ~np.isnan(of_each)
+    return _divided(np.where(known, of_each, 0.0).sum(axis=0), known.sum(axis=0))
 
 
 def _divided(part: Figures, whole: Figures) -> Figures:
@@ -202,28 +226,30 @@ ALSO = (
 FIGURES = (*PAPER_1, *PAPER_2, *AVERAGED, *ALSO)
 
 
-def estimate(figure: Figure, units: Units, subset: str, bootstrap: Bootstrap) -> Estimate:
+def estimate(figure: Figure, units: Units | ClassUnits, subset: str, bootstrap: Bootstrap) -> Estimate:
     """A figure with its interval."""
     value = float(_values(figure, units, subset)[0])
-    drawn = figure.compute(units, subset, bootstrap.weights(len(units)))
+    drawn = _computed(figure, units, subset, bootstrap.weights(len(units)))
     return drawn_estimate(value, drawn, _counting(figure, units, subset), figure.scale)
 
 
-def difference(figure: Figure, a: Units, b: Units, subset: str, bootstrap: Bootstrap) -> Estimate:
+def difference(
+    figure: Figure, a: Units | ClassUnits, b: Units | ClassUnits, subset: str, bootstrap: Bootstrap
+) -> Estimate:
     """By how much b's figure is higher than a's, both on the same videos, which are drawn for both at once."""
     value = float((_values(figure, b, subset) - _values(figure, a, subset))[0])
     weights = bootstrap.weights(len(a))
-    drawn = figure.compute(b, subset, weights) - figure.compute(a, subset, weights)
+    drawn = _computed(figure, b, subset, weights) - _computed(figure, a, subset, weights)
     return drawn_estimate(value, drawn, min(_counting(figure, units, subset) for units in (a, b)), "difference")
 
 
-def _values(figure: Figure, units: Units, subset: str) -> Figures:
-    return figure.compute(units, subset, np.ones((1, len(units))))
+def _values(figure: Figure, units: Units | ClassUnits, subset: str) -> Figures:
+    return _computed(figure, units, subset, np.ones((1, len(units))))
 
 
-def _counting(figure: Figure, units: Units, subset: str) -> int:
+def _counting(figure: Figure, units: Units | ClassUnits, subset: str) -> int:
     """How many of the units count for a figure."""
-    return int(np.count_nonzero(~np.isnan(figure.compute(units, subset, np.eye(len(units))))))
+    return int(np.count_nonzero(~np.isnan(_computed(figure, units, subset, np.eye(len(units))))))
 
 
 def drawn_estimate(value: float, drawn: Figures, units: int, scale: Scale = "share") -> Estimate:
@@ -241,6 +267,18 @@ def drawn_estimate(value: float, drawn: Figures, units: int, scale: Scale = "sha
     # Draws of n units deviate by sqrt((n - 1) / n) of what the standard error is.
     error = float(known.std(ddof=1)) * math.sqrt(units / (units - 1))
     return Estimate(value, *interval(value, error, units - 1, scale))
+
+
+def mean_estimate(values: Sequence[float] | Figures, scale: Scale = "difference") -> Estimate:
+    """The mean of values of which each counts once, with its interval; those that are NaN do not count."""
+    known = np.asarray(values, np.float64)
+    known = known[~np.isnan(known)]
+    if not len(known):
+        return Estimate(None, None, None)
+    mean = float(known.mean())
+    if len(known) < 2:
+        return Estimate(mean, None, None)
+    return Estimate(mean, *interval(mean, float(known.std(ddof=1)) / math.sqrt(len(known)), len(known) - 1, scale))
 
 
 def interval(value: float, error: float, freedom: int, scale: Scale) -> tuple[float, float]:

@@ -44,7 +44,7 @@ class EdgeTally:
         self.counts = np.zeros((2, _BINS), np.int64) if counts is None else counts  # off outlines, on them
 
     def add(self, logits: Logits, truth: Masks) -> None:
-        """A frame: logits of outlines and the true mask, both (H, W)."""
+        """A frame: logits of outlines (H, W), and the true mask (H, W), of several classes (K, H, W)."""
         outline = outline_of(truth)
         bins = np.clip((logits + _REACH) * _FINENESS, 0, _BINS - 1).astype(np.int64)
         self.counts[0] += np.bincount(bins[~outline], minlength=_BINS)
@@ -59,8 +59,11 @@ class EdgeTally:
 def outline_of(mask: Masks) -> Masks:
     """Where Sobel's operator sees a change of a mask (H, W), two pixels wide; its border is no outline.
 
-    The same as vivim.training.losses.sobel_edges, which trains the head.
+    Of several classes (K, H, W), the outlines of each, also where one touches another, in one picture (H, W). The same
+    as vivim.training.losses.sobel_edges, which trains the head.
     """
+    if mask.ndim == 3:
+        return np.any([outline_of(plane) for plane in mask], axis=0)
     values = mask.astype(np.uint8)
     across, down = (cv2.Sobel(values, cv2.CV_16S, *d, borderType=cv2.BORDER_REPLICATE) for d in ((1, 0), (0, 1)))
     return (across != 0) | (down != 0)

@@ -6,7 +6,7 @@ import base64
 
 import cv2
 
-from vivim_runtime.judging.evaluation import Evaluation
+from vivim_runtime.judging.evaluation import MEAN, Evaluation
 from vivim_runtime.judging.plots import dice_at_threshold, dice_by_video, reliability_diagram
 from vivim_runtime.judging.report import Report
 from vivim_runtime.judging.tables import grids, html_table
@@ -23,9 +23,13 @@ def html_page(report: Report) -> str:
     tables = "".join(
         f"<h2>{html_text(grid.title)}</h2><div class=wide>{html_table(grid)}</div>" for grid in grids(report)
     )
-    models = "".join(_model(name, e) for name, e in zip(report.names, report.evaluations, strict=True))
+    models = "".join(
+        _model(name, e) for name, e in zip(report.names, report.evaluations, strict=True) if e.of in ("", MEAN)
+    )
+    having = "any class" if report.has_classes else "a lesion"
     notes = "".join(f"<li>{html_text(note)}</li>" for note in report.notes)
-    worst = "".join(_worst(label, e) for label, e in zip(report.labels, report.evaluations, strict=True))
+    rows = zip(report.labels, report.evaluations, strict=True)
+    worst = "".join(_worst(label, e) for label, e in rows if not e.classes)
     return f"""<!doctype html>
 <html lang=en><head><meta charset=utf-8><meta name=viewport content="width=device-width">
 <title>{title}</title>
@@ -41,7 +45,7 @@ figcaption {{ color: #5a6675; font-size: .9rem }}
 .truth {{ color: rgb{TRUTH_COLOR}; filter: brightness(.65) }} .mask {{ color: rgb{MASK_COLOR}; filter: brightness(.8) }}
 </style></head><body>
 <h1>{title}</h1>
-<p>{len(report.evaluations[0].videos)} videos, {report.frames} frames, {report.lesion_frames} of them with a lesion.
+<p>{len(report.evaluations[0].videos)} videos, {report.frames} frames, {report.lesion_frames} of them with {having}.
 A pixel is marked above the probability {report.options.threshold:g}; masks are judged at the size of the true ones.</p>
 <table><thead><tr><th>model</th><th>runs in</th><th>network</th><th>precision</th><th>clip</th><th>hop</th>
 <th>weights</th></tr></thead><tbody>{models}</tbody></table>

@@ -151,7 +151,8 @@ def compare(
     seen: list[str] = []
     for dataset in datasets_of(names, "test", trained):
         seen += refuse_trained(dataset, trained, sides, allow_trained)
-    for name, opened in videos_of(names, "test", trained).items():
+    marked = [entry.name for entry in a.info.classes]
+    for name, opened in videos_of(names, "test", trained, marked).items():
         before = done
         runs = film_runner(a), film_runner(b)
         with opened() as source:

@@ -55,7 +55,9 @@ def _model(report: Report, i: int) -> dict[str, Any]:
             {"video": w.video, "frame": w.frame, "dice": w.dice, "wrong": w.wrong} for w in evaluation.worst
         ],
     }
-    if i > 0:
+    if evaluation.of:
+        entry["class"] = evaluation.of
+    if report.first(i) != i:
         entry["higher_than_first"] = {key: asdict(e) for key, e in report.difference(i, "all").items()}
     if report.speeds:
         (measured,) = bench_record([report.speeds[i]])
@@ -73,7 +75,7 @@ def csv_text(report: Report) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(_HEAD)
-    for name, evaluation in zip(report.names, report.evaluations, strict=True):
+    for name, evaluation in zip(report.rows, report.evaluations, strict=True):
         for line in _lines(evaluation):
             writer.writerow((csv_cell(name), csv_cell(line[0]), *line[1:]))
     return out.getvalue()

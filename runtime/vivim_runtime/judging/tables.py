@@ -83,7 +83,10 @@ def _cell(estimate: Estimate, digits: int, sign: str = "", best: bool = False) -
 
 def grids(report: Report) -> Iterator[Grid]:
     """The tables of a report."""
-    frames = {"all": f"all {report.frames} frames", "lesion": f"the {report.lesion_frames} frames with a lesion"}
+    having = f"the {report.lesion_frames} frames with a lesion"
+    if report.has_classes:
+        having = "the frames that have the class"
+    frames = {"all": f"all {report.frames} frames", "lesion": having}
     for subset in report.subsets:
         columns = [*_figures(report, subset, PAPER_1), *(_speed(report) if subset == "all" else ())]
         yield _models(report, f"Table I: means over {frames[subset]}", columns, in_paper=True)
@@ -94,7 +97,7 @@ def grids(report: Report) -> Iterator[Grid]:
     yield _models(report, f"Means over 256 thresholds, {frames['all']}", averaged)
     also = [*_figures(report, "all", ALSO), *_edges(report), *_probabilities(report), *_memory(report)]
     yield _models(report, f"Also, {frames['all']}", also)
-    if len(report.evaluations) > 1:
+    if any(report.first(i) != i for i in range(len(report.evaluations))):
         yield _differences(report, frames["all"])
     yield _videos(report)
 
@@ -150,17 +153,20 @@ def _models(report: Report, title: str, columns: Sequence[_Column], in_paper: bo
 def _differences(report: Report, frames: str) -> Grid:
     figures = (*PAPER_1, *PAPER_2)
     rows = []
-    for i, label in enumerate(report.labels[1:], start=1):
+    for i, label in enumerate(report.labels):
+        if report.first(i) == i:
+            continue
         found = report.difference(i, "all")
         rows.append((label, tuple(_cell(found[f.key], max(f.digits, 4), "+") for f in figures)))
     head = ("model", *(f.title for f in figures))
-    title = f"Difference to {report.labels[0]} on the same videos, {frames}"
+    first = report.names[0] if report.has_classes else report.labels[0]
+    title = f"Difference to {first} on the same videos, {frames}"
     return Grid(title, head, head, tuple(rows), False)
 
 
 def _videos(report: Report) -> Grid:
     of_models = [f"Dice, {label}" for label in report.labels] if len(report.labels) > 1 else ["Dice"]
-    head = ("video", "frames", "with a lesion", *of_models)
+    head = ("video", "frames", "with any class" if report.has_classes else "with a lesion", *of_models)
     rows = []
     for videos in zip(*(evaluation.videos for evaluation in report.evaluations), strict=True):
         dice = _Column("", "", "higher", 4, [video.dice for video in videos]).cells()

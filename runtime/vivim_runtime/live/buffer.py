@@ -43,6 +43,18 @@ class ClipBuffer:
         """Seconds between the frames of a clip."""
         return self._fixed or statistics.median(self._steps)
 
+    @property
+    def source_interval(self) -> float:
+        """Seconds from one frame of the source to the next, lately."""
+        with self._changed:
+            return statistics.median(self._steps)
+
+    @property
+    def complete(self) -> bool:
+        """Whether a clip can end with the newest frame: else it gets no masks as such."""
+        with self._changed:
+            return self._ready(-1, 0)
+
     def reset(self) -> None:
         """Forget all frames: what comes is another scene."""
         with self._changed:

@@ -44,7 +44,7 @@ class Inferred:
         frames: its T frames.
         fresh: positions whose frames were in no clip before.
         logits: float32 (T, K, h, w).
-        prepared, started, finished: time.monotonic() when its pixels were ready, and of the session's call.
+        begun, started, finished: time.monotonic() when work on it began, and of the session's call.
         reset: why a streaming model forgot before it; "" where it did not.
         views: how its frames were seen; then logits are (V, T, K, h, w). None where all of them was stretched.
         drawn: the region that people had drawn; None without.
@@ -56,7 +56,7 @@ class Inferred:
     frames: tuple[Frame, ...]
     fresh: tuple[int, ...]
     logits: Logits
-    prepared: float
+    begun: float
     started: float
     finished: float
     reset: str = ""
@@ -247,8 +247,7 @@ class Inference:
         clips = np.stack([self._small[frame.index] for frame in frames], axis=1)  # (V, T, H, W, 3)
         batch = info.batch or 1
         pixels = [np.ascontiguousarray(np.broadcast_to(clip, (batch, *clip.shape))) for clip in clips]
-        prepared = time.monotonic()
-        self.busy_since = started = prepared
+        self.busy_since = started = time.monotonic()
         logits = np.stack([run(view)[0] for run, view in zip(self._runners(len(pixels)), pixels, strict=True)])
         finished = time.monotonic()
         if self._last_index >= 0:
@@ -259,7 +258,7 @@ class Inference:
             if frame.index > self._last_index and (position == 0 or frames[position - 1] is not frame)
         )
         self._last_index, self.clips = last, self.clips + 1
-        self.prepare_ms.add((prepared - begun) * 1000.0)
+        self.prepare_ms.add((started - begun) * 1000.0)
         self.infer_ms.add((finished - started) * 1000.0)
         self.recent_ms.add((finished - started) * 1000.0)
         for position, frame in enumerate(frames):
@@ -271,7 +270,7 @@ class Inference:
             frames=frames,
             fresh=fresh,
             logits=logits,
-            prepared=prepared,
+            begun=begun,
             started=started,
             finished=finished,
             reset=reset,

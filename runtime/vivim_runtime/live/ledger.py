@@ -15,7 +15,7 @@ __all__ = ["FATES", "LedgerFile", "LiveLedger"]
 
 FATES = {
     "shown": "drawn, and given to the screens",
-    "replaced": "a newer frame came before it could be drawn",
+    "replaced": "a newer frame came before it could be drawn, or was inferred where slow masks are waited for",
     "paused": "came while the picture stood still",
     "damaged": "decoded from incomplete data; never shown, never inferred",
     "unseen": "waited when the run ended",

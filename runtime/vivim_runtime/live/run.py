@@ -56,7 +56,8 @@ class LiveOptions:
         timeout_s: give up after so many seconds without a frame; None waits for ever once there was one.
         stuck_s: a call of the session that takes longer is told as "inference stuck".
         sync: whether every picture waits for its own mask, late by one inference: on, off, or auto, which asks for it
-            where masks would else be so old that an outline lies beside what moves (vivim_runtime.live.sync).
+            where no picture is lost by it, and where masks would else be so old that an outline lies beside what moves
+            (vivim_runtime.live.sync).
     """
 
     run: RunOptions = field(default_factory=RunOptions)
@@ -64,7 +65,7 @@ class LiveOptions:
     max_mask_age_s: float = 1.0
     timeout_s: float | None = None
     stuck_s: float = 5.0
-    sync: Sync = "off"
+    sync: Sync = "auto"
 
     def __post_init__(self) -> None:
         if self.sync not in get_args(Sync):
@@ -182,6 +183,8 @@ class _LiveRun:
         self.continuity = Continuity(source.fps) if info.streaming else None
         self.sync = SyncChoice(options.sync)
         self.pairing = Pairing()
+        self.order = threading.Lock()
+        self.newest_shown = -1  # index of the picture that was given to the compositor last
         self.steady = SteadyState()
         self.capture = Capture(source, self.crew, self._deliver, run.max_frames)
         self.recorder = Recorder(controls, options.run.scales or Scales())
@@ -253,14 +256,26 @@ class _LiveRun:
         if self.controls.forget.is_set():
             self.controls.forget.clear()
             self.inference.forget(frame.index, "key")
+        captured, waits = Captured(frame, arrived), self._may_wait(arrived)
+        # What waits since that costs nothing does not wait longer than until now.
+        shown = [] if waits and not self.sync.quick else self.pairing.flush()
+        shown += self.pairing.add(captured) if waits else [captured]  # before its masks can come
         self.buffer.add(frame)
-        captured = Captured(frame, arrived)
-        waiting = self.sync.on and self.inference.warm.is_set() and not self.inference.failing
-        for other in self.pairing.add(captured) if waiting else (captured,):
+        for other in shown if self.buffer.complete else [*shown, *self.pairing.flush()]:
             self._show(other)
 
+    def _may_wait(self, now: float) -> bool:
+        """Whether a picture that comes now may wait for its own masks: there will be some before long."""
+        inference = self.inference
+        ready = inference.warm.is_set() and not inference.failing and not self.seeing.message
+        return self.sync.on and ready and not self._hangs(now, self.sync.patience_s)
+
     def _show(self, captured: Captured) -> None:
-        replaced = self.mailbox.put(captured)
+        """Hand a picture to the compositor, unless a newer one was: time never goes back."""
+        with self.order:
+            old = captured.frame.index < self.newest_shown
+            self.newest_shown = max(self.newest_shown, captured.frame.index)
+            replaced = captured if old else self.mailbox.put(captured)
         if replaced is not None:
             self.ledger.fate(replaced.frame, "replaced")
 
@@ -270,13 +285,15 @@ class _LiveRun:
         if result.reset:
             self.ledger.reset(result.frames[-1], result.reset)
         shown = self.compositor.prepare(result)
-        self.recorder.clip(result)
-        self.sync.measured(result.finished - result.prepared)
         own, dropped = self.pairing.take(shown.masked.frame.index)
         for other in dropped:
             self.ledger.fate(other.frame, "replaced")
         if own is not None:
             self._show(replace(own, own=shown))
+        # Masks of a frame before the newest come when that one has been passed.
+        every = shown.masked.frame is result.frames[-1] and self.inference.hop == 1
+        self.sync.measured(time.monotonic() - result.begun, self.buffer.source_interval, every)
+        self.recorder.clip(result)
 
     def _hide(self) -> None:
         """In the inference's thread."""
@@ -306,7 +323,7 @@ class _LiveRun:
                     self.controls.quit.set()
             elif self.capture.began is not None and not self.capture.ended:
                 self._check_time_out(now, self.capture.began)
-            if self.inference.failing or self._hangs(now):
+            if self.inference.failing or self._hangs(now, self.sync.patience_s):
                 for captured in self.pairing.flush():
                     self._show(captured)
 
@@ -320,9 +337,10 @@ class _LiveRun:
                 "is it connected and on?"
             )
 
-    def _hangs(self, now: float) -> bool:
+    def _hangs(self, now: float, patience_s: float) -> bool:
+        """Whether the session has been busy with one call for so long, or for so long as is told."""
         busy = self.inference.busy_since
-        return busy is not None and now - busy > self.options.stuck_s
+        return busy is not None and now - busy > min(patience_s, self.options.stuck_s)
 
     def status(self, hidden: str, mask_age_ms: float | None) -> Status:
         """What to tell now; `hidden` says why there are masks, but none that may be drawn."""
@@ -347,6 +365,7 @@ class _LiveRun:
             seconds=time.monotonic() - self.began,
             recording=self.recorder.active,
             synchronised=self.sync.on,
+            held_up=self.sync.on and not self.sync.quick,
             regions=() if views is None else tuple((r.x, r.y, r.width, r.height) for r in views.regions),
             region=self.seeing.rule,
             scale=printable(self.scales.describe(), 200),

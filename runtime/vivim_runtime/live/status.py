@@ -65,6 +65,7 @@ class Status:
         seconds: since the run began.
         recording: whether a recording is being written.
         synchronised: whether every picture waits for its own mask.
+        held_up: whether that is to be told: it was asked for, or takes so long that the picture is not the newest.
         size: (H, W) of the picture; (0, 0) before the first.
         regions: what the model sees of it, each (x, y, width, height); () is all of it.
         region: where these are from, for people.
@@ -89,6 +90,7 @@ class Status:
     seconds: float = 0.0
     recording: bool = False
     synchronised: bool = False
+    held_up: bool = False
     size: tuple[int, int] = (0, 0)
     regions: tuple[tuple[int, int, int, int], ...] = ()
     region: str = ""

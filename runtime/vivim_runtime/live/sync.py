@@ -16,32 +16,61 @@ Sync = Literal["auto", "on", "off"]
 
 # A mask that is older lies visibly beside what moves: in 0.25 s a lesion that breathing moves by 10 mm a second is 2.5
 # mm on. Below the second number masks are drawn on the newest picture again.
-_SYNC_FROM_S, _SYNC_UNTIL_S = 0.25, 0.15
+_SLOW_FROM_S, _SLOW_UNTIL_S = 0.25, 0.15
+# Shares of the interval between pictures. A picture that does not wait has the mask of the one before, an interval old;
+# one that waits has its own, as old as it took to make: less, wherever masks come faster than pictures. It waits until
+# the next picture comes at most, so that none is lost; those whose masks take longer are late for nothing. Below 0.7 of
+# an interval masks may take half as long again as usual; above 0.9 many are late. Between the two lies more than a
+# median of nine moves while nothing changes.
+_QUICK_FROM, _QUICK_UNTIL = 0.7, 0.9
 # Neither the choice nor the state changes again before so many seconds have passed.
 _STEADY_S = 10.0
+# Masks that are looked back on; a choice for slow ones is made after three.
+_RECENT, _ENOUGH = 9, 3
 # Pictures that wait for their masks; a model takes one of them at a time, and older ones are never shown.
 _MOST_WAITING = 64
 
 
 class SyncChoice:
-    """Whether pictures wait for their masks: as asked for, or by what inference takes, changing at most every 10 s."""
+    """Whether pictures wait for their masks: as asked for, or by what masks take, changing at most every 10 s.
+
+    Attributes:
+        on: whether they do.
+        quick: that they do since it costs nothing: a picture gets its mask before the next one comes, or is shown
+            then without. It is the newest picture all the same, and nobody need be told that it waits.
+    """
 
     def __init__(self, asked: Sync) -> None:
         self._asked = asked
-        self._recent: deque[float] = deque(maxlen=9)
+        self._recent: deque[float] = deque(maxlen=_RECENT)
         self._changed = float("-inf")
-        self.on = asked == "on"
+        self.on, self.quick = asked == "on", False
 
-    def measured(self, seconds: float, now: float | None = None) -> None:
-        """What one inference took. `now`: time.monotonic()."""
+    @property
+    def patience_s(self) -> float:
+        """How long a call of the session may take until pictures go on without: where nobody is told that they wait,
+        no longer than a mask may be old without that."""
+        return _SLOW_FROM_S if self.quick else float("inf")
+
+    def measured(self, seconds: float, interval: float, every: bool, now: float | None = None) -> None:
+        """What the masks of one picture took.
+
+        Args:
+            interval: seconds from one picture to the next.
+            every: whether each picture gets masks of its own, as far as is known: with a longer hop most do not.
+            now: time.monotonic().
+        """
         now = time.monotonic() if now is None else now
         self._recent.append(seconds)
-        if self._asked != "auto" or len(self._recent) < 3 or now - self._changed < _STEADY_S:
+        if self._asked != "auto" or len(self._recent) < _ENOUGH or now - self._changed < _STEADY_S:
             return
         usual = statistics.median(self._recent)
-        wanted = usual > (_SYNC_UNTIL_S if self.on else _SYNC_FROM_S)
-        if wanted != self.on:
-            self.on, self._changed = wanted, now
+        is_slow = self.on and not self.quick
+        slow = usual > (_SLOW_UNTIL_S if is_slow else _SLOW_FROM_S)
+        share = _QUICK_UNTIL if self.quick else _QUICK_FROM
+        quick = not slow and every and len(self._recent) == _RECENT and usual < share * interval
+        if (slow or quick, quick) != (self.on, self.quick):
+            self.on, self.quick, self._changed = slow or quick, quick, now
 
 
 class Pairing:

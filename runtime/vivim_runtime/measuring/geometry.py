@@ -80,7 +80,7 @@ def measured(
         smaller, larger: the same lesion at the upper and the lower end of the band of probability.
     """
     own = _plain(mask, pixel)
-    rows, columns = np.nonzero(mask)
+    middle_y, middle_x = (_middle(np.count_nonzero(mask, axis=axis)) for axis in (1, 0))
     grid = grain * max(pixel)
     errors = {"area": 0.5 * grid * _perimeter(mask, pixel), "longest": grid, "across": grid}
     moved = dict.fromkeys(errors, 0.0)
@@ -95,9 +95,14 @@ def measured(
         Bounded(own.area, errors["area"]),
         Bounded(own.longest, errors["longest"]),
         Bounded(own.across, errors["across"]),
-        (float(columns.mean()) + corner[0], float(rows.mean()) + corner[1]),
+        (middle_x + corner[0], middle_y + corner[1]),
         (first, second),
     )
+
+
+def _middle(counts: npt.NDArray[np.intp]) -> float:
+    """Mean of the indices of the pixels that are counted: sums of whole numbers, and so exact."""
+    return int(counts @ np.arange(len(counts))) / int(counts.sum())
 
 
 def _plain(mask: Mask, pixel: tuple[float, float]) -> _Plain:

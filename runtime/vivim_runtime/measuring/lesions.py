@@ -182,15 +182,17 @@ def _parts(mask: Mask, least: float) -> list[tuple[tuple[int, int, int, int], Ma
     """(box, mask within it) of the connected parts of at least `least` pixels, the largest first."""
     if not mask.any():
         return []
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+    left, top, across, down = cv2.boundingRect(mask.view(np.uint8))
+    marked = np.ascontiguousarray(mask[top : top + down, left : left + across])  # a small part of a frame, mostly
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(marked.view(np.uint8), connectivity=8)
     order = sorted(range(1, count), key=lambda n: -int(stats[n, cv2.CC_STAT_AREA]))
     parts = []
     for number in order[:_MOST_LESIONS]:
         if stats[number, cv2.CC_STAT_AREA] < least:
             break
         x, y, width, height = (int(v) for v in stats[number, :4])
-        box = (x, y, width, height)
-        parts.append((box, labels[_slices(box)] == number))
+        part = labels[_slices((x, y, width, height))] == number
+        parts.append(((left + x, top + y, width, height), part))
     return parts
 
 
@@ -204,7 +206,7 @@ def _grown(
     wide = logits[y0:y1, x0:x1] > threshold
     _, labels = cv2.connectedComponents(wide.view(np.uint8), connectivity=8)
     inner = labels[box[1] - y0 : box[1] - y0 + box[3], box[0] - x0 : box[0] - x0 + box[2]]
-    row, column = np.argwhere(part)[0]
+    row, column = divmod(int(part.argmax()), part.shape[1])
     return labels == inner[row, column], (x0, y0, x1 - x0, y1 - y0)
 
 

@@ -87,7 +87,9 @@ def model_file(name: str, say: Callable[[str], None] = lambda text: None) -> Pat
         export = cast("Callable[[str, Callable[[str], None]], Path]", exporters["onnx"].load())
         return export(name, say)
     except ModuleNotFoundError:
-        raise MissingExtraError(f"running the checkpoint {name}, and not a .onnx file made of it,", "export") from None
+        raise MissingExtraError(
+            f"running the checkpoint {name} (a .onnx file made from it needs no PyTorch)", "export"
+        ) from None
 
 
 def runner_of(name: str) -> Callable[..., Session]:

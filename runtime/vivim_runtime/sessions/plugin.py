@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from vivim_runtime.files import cache_folder, sha256_file
 
 __all__ = ["CREATORS", "PLUGIN_VARIABLE", "Plugin", "build_hint", "plugin_cache"]
 
-# What the library registers: (name, version, namespace).
+# What every version of the library registers: (name, version, namespace).
 CREATORS = (("CausalConv1d", "1", "vivim"), ("SelectiveScan", "1", "vivim"))
 PLUGIN_VARIABLE = "VIVIM_PLUGIN"
 
@@ -96,6 +97,17 @@ class Plugin:
             raise PluginError(
                 f"TensorRT {module.__version__} took no {' and no '.join(absent)} from {self.path}; "
                 "build it with the headers of this TensorRT (docs/plugin.md)"
+            )
+
+    def expect(self, module: Any, operators: Collection[str]) -> None:
+        """PluginError where a TensorRT module that has loaded the library lacks one of a graph's operators."""
+        _, version, namespace = CREATORS[0]
+        registry = module.get_plugin_registry()
+        absent = [name for name in sorted(operators) if registry.get_creator(name, version, namespace) is None]
+        if absent:
+            raise PluginError(
+                f"the plugin {self.path} has no {' and no '.join(absent)}: it is of an earlier version; "
+                f"build it again: {build_hint()}"
             )
 
     def _check_headers(self, library: ctypes.CDLL, version: str) -> None:

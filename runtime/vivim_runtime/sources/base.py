@@ -26,9 +26,9 @@ MAX_PIXELS = 8192 * 4608
 class Frame:
     """One frame: its number from 0, its time in seconds from the start, and uint8 RGB pixels (H, W, 3).
 
-    `truth` is the true mask, bool (H, W), where the source knows it. Of live sources, `taken` is when it was taken, by
-    the clock of time.monotonic(): by the driver's or the sender's clock where there is one, else when it arrived;
-    `damaged` frames were decoded from incomplete data.
+    `truth` is the true mask, bool (H, W), of several classes (K, H, W), where the source knows it. Of live sources,
+    `taken` is when it was taken, by the clock of time.monotonic(): by the driver's or the sender's clock where there is
+    one, else when it arrived; `damaged` frames were decoded from incomplete data.
     """
 
     index: int

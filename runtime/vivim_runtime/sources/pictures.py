@@ -171,6 +171,26 @@ class PictureFile:
         self._check_end()
         return self._decoded(index, colour)
 
+    def indices(self) -> Stored | None:
+        """Of a picture with a palette the index of every pixel, uint8 (H, W), as it is seen; None of others.
+
+        Raises:
+            SourceError: it is cut off, or cannot be decoded.
+        """
+        self._check_end()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with _pillow().open(io.BytesIO(self._data)) as opened:
+                    if opened.mode != "P":
+                        return None
+                    stored = np.asarray(opened)
+        except MemoryError:
+            raise
+        except Exception:  # whatever damaged bytes lead Pillow to; OpenCV knows some more formats
+            return None
+        return np.ascontiguousarray(self._turn.turned(stored))
+
     def _decoded(self, index: int, colour: bool) -> Stored:
         decode = self._of_pillow if self._by_pillow else self._of_opencv
         with warnings.catch_warnings():

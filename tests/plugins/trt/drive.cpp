@@ -29,9 +29,10 @@ Node& nodeOf(void* handle) { return *static_cast<Node*>(handle); }
 
 DRIVE_API char const* drive_error() { return gLog.last.c_str(); }
 
-// A node for drive_free(), or null. A negative `mean` leaves that attribute out.
-DRIVE_API void* drive_make(char const* library, char const* name, int64_t rows, int32_t directionCount,
-    int64_t const* directions, int64_t mean)
+// A node for drive_free(), or null. Attributes are described by their names, how many values each has, and all values one
+// after the other.
+DRIVE_API void* drive_make(char const* library, char const* name, int32_t count, char const* const* names,
+    int32_t const* lengths, int64_t const* values)
 {
     try
     {
@@ -39,9 +40,8 @@ DRIVE_API void* drive_make(char const* library, char const* name, int64_t rows, 
         Library const loaded(library);
         loaded.setLoggerFinder(&gLog);
         FieldsOf<int64_t> fields;
-        fields.add("rows", {rows}).add("directions", std::vector<int64_t>(directions, directions + directionCount));
-        if (mean >= 0)
-            fields.add("mean", {mean});
+        for (int32_t i = 0; i < count; values += lengths[i++])
+            fields.add(names[i], std::vector<int64_t>(values, values + lengths[i]));
         IPluginCreatorV3One& creator = loaded.creator(name);
         Node const built(creator.createPlugin(name, fields.collection(), TensorRTPhase::kBUILD));
         if (!built)

@@ -36,7 +36,7 @@ bool taken(Log& log, std::string const& text)
 }
 
 // The sizes of one Vivim layer, with the letters of vivim_kernels.h.
-struct Sizes { int64_t B = 2, L = 20, D = 16, R = 8, N = 16, K = 3, shared = 0; };
+struct Sizes { int64_t B = 2, L = 20, D = 16, R = 8, N = 16, K = 3, shared = 0, G = 2; };
 
 Tensors convTensors(Sizes s, DataType type = DataType::kHALF)
 {
@@ -86,6 +86,21 @@ Tensors streamingScanTensors(Sizes s, DataType type = DataType::kHALF)
     return tensors;
 }
 
+// The plain scan, channels first.
+Tensors plainTensors(Sizes s, DataType type = DataType::kHALF)
+{
+    Tensors tensors;
+    tensors.add({s.B, s.D, s.L}, type);
+    tensors.add({s.B, s.D, s.L}, type);
+    tensors.add({s.B, s.G, s.N, s.L}, type);
+    tensors.add({s.B, s.G, s.N, s.L}, type);
+    tensors.add({s.D, s.N}, DataType::kFLOAT);
+    tensors.add({s.D}, DataType::kFLOAT);
+    tensors.add({s.D}, DataType::kFLOAT);
+    tensors.add({s.B, s.D, s.L}, type);
+    return tensors;
+}
+
 // One operator under test: its name, its inputs' names and a maker of valid tensors.
 struct Operator
 {
@@ -94,6 +109,7 @@ struct Operator
     std::vector<char const*> inputs;
     Tensors (*tensors)(Sizes, DataType);
     int32_t outputs = 1;
+    bool plain = false; // S6Scan, a scan of no directions
 };
 
 Operator const kOperators[] = {
@@ -102,14 +118,18 @@ Operator const kOperators[] = {
     {"StreamingConv1d", false, {"xz", "tail", "weight", "bias"}, streamingConvTensors},
     {"StreamingScan", true, {"xc", "dbc", "xz", "A_log2e", "dt_weight", "dt_bias", "d_skip", "initial"},
         streamingScanTensors, 2},
+    {"S6Scan", true, {"u", "delta", "B", "C", "A", "skip", "bias"}, plainTensors, 1, true},
 };
 
 template <class Integer>
 FieldsOf<Integer> goodFields(Operator const& op)
 {
     FieldsOf<Integer> fields;
-    fields.add("rows", {5}).add("directions", {0, 1, 2});
-    if (op.scan)
+    if (op.plain)
+        fields.add("softplus", {1});
+    else
+        fields.add("rows", {5}).add("directions", {0, 1, 2});
+    if (op.scan && !op.plain)
         fields.add("mean", {1});
     return fields;
 }
@@ -143,7 +163,7 @@ size_t workspaceOf(Node const& node, std::vector<DynamicPluginTensorDesc> const&
 
 void checkLibrary(Library const& library)
 {
-    check(library.creators.size() == 4, "getCreators lists four creators");
+    check(library.creators.size() == 5, "getCreators lists five creators");
     for (IPluginCreatorInterface* const creator : library.creators)
         check(!std::strcmp(creator->getInterfaceInfo().kind, "PLUGIN CREATOR_V3ONE"), "a creator is a V3One");
 }
@@ -155,10 +175,15 @@ void checkCreator(Library const& library, Operator const& op)
     check(!std::strcmp(creator.getPluginNamespace(), "vivim") && !std::strcmp(creator.getPluginVersion(), "1"),
         name + "its creator is version 1 in namespace vivim");
     PluginFieldCollection const& fields = *creator.getFieldNames();
-    check(fields.nbFields == (op.scan ? 3 : 2) && !std::strcmp(fields.fields[0].name, "rows")
-            && !std::strcmp(fields.fields[1].name, "directions")
-            && (!op.scan || !std::strcmp(fields.fields[2].name, "mean")),
-        name + "its creator lists the ONNX node's attributes");
+    std::vector<char const*> names{"rows", "directions"};
+    if (op.plain)
+        names = {"softplus"};
+    else if (op.scan)
+        names.push_back("mean");
+    bool listed = fields.nbFields == static_cast<int32_t>(names.size());
+    for (size_t i = 0; listed && i < names.size(); ++i)
+        listed = !std::strcmp(fields.fields[i].name, names[i]);
+    check(listed, name + "its creator lists the ONNX node's attributes");
 
     Node const node = makeGood(library, op);
     check(bool(node), name + "it is made from 32-bit attributes");
@@ -222,6 +247,21 @@ void checkWrongFields(Library const& library, Log& log, Operator const& op)
         std::string(op.name) + ": rows without data is refused with a message");
     check(!make(library, op, nullptr) && taken(log, "rows is missing"),
         std::string(op.name) + ": no attributes at all are refused with a message");
+}
+
+void checkWrongPlainFields(Library const& library, Log& log, Operator const& op)
+{
+    std::string const name = std::string(op.name) + ": ";
+    FieldsOf<int64_t> two, twice, outside, other;
+    two.add("softplus", {1, 1});
+    twice.add("softplus", {1}).add("softplus", {1});
+    outside.add("softplus", {2});
+    other.add("softplus", {1}).add("rows", {5});
+    check(!make(library, op, two.collection()) && taken(log, "softplus has 2 values"), name + "two values are refused");
+    check(!make(library, op, twice.collection()) && taken(log, "softplus is given twice"), name + "and one twice");
+    check(!make(library, op, outside.collection()) && taken(log, "softplus holds 2"), name + "softplus is 0 or 1");
+    check(!make(library, op, other.collection()) && taken(log, "rows is not one"), name + "rows of others are refused");
+    check(!make(library, op, nullptr) && taken(log, "softplus is missing"), name + "softplus is needed");
 }
 
 void checkFormats(Node const& node, Log& log, Operator const& op)
@@ -341,6 +381,22 @@ void checkWrongShapes(Node const& node, Log& log, Operator const& op)
         return shapeChange(node, op.tensors(sizes, DataType::kHALF)) != 0 && taken(log, message);
     };
     Sizes sizes;
+    if (op.plain)
+    {
+        sizes.G = 3;
+        check(refused(sizes, "input u has D = 16 channels; expected a multiple of the 3 groups of B"),
+            name + "D that G does not divide is refused");
+        sizes = {};
+        sizes.N = 257;
+        check(refused(sizes, "states is 257; it must be 1 to 256"), name + "N = 257 is refused");
+        sizes = {};
+        sizes.L = 0;
+        check(refused(sizes, "length is 0"), name + "no tokens are refused");
+        sizes = {};
+        sizes.N = 1, sizes.D = 7, sizes.G = 7, sizes.L = 21;
+        check(shapeChange(node, op.tensors(sizes, DataType::kHALF)) == 0, name + "any L and D are taken");
+        return;
+    }
     sizes.L = 21;
     check(refused(sizes, "L = 21 tokens; expected a multiple of rows = 5"),
         name + "L that rows do not divide is refused");
@@ -423,6 +479,13 @@ void checkDynamicSizes(Node const& node, Log& log, Operator const& op)
         return;
     }
     check(workspaceOf(node, io) > 0, name + "it needs a workspace");
+    if (op.plain)
+    {
+        auto many = at4;
+        many[4].max.d[1] = 257;
+        check(workspaceOf(node, many) == 0 && taken(log, "states is 257"), name + "no workspace for N = 257");
+        return; // that it grows with B and L is tests/plugins/test_s6_kernels.py
+    }
     // 23 can be a bound on L, though 5 rows never have 23 tokens.
     auto bound = at4;
     for (int32_t const i : {0, 1})
@@ -460,7 +523,8 @@ void checkTactics(Node const& node, Log& log, Operator const& op)
 {
     std::string const name = std::string(op.name) + ": ";
     int32_t const count = node.build().getNbTactics();
-    check(count == (op.scan ? vivim_scan_tactic_count() : 0), name + std::to_string(count) + " tactics");
+    int32_t const ours = op.plain ? vivim_s6_tactic_count() : op.scan ? vivim_scan_tactic_count() : 0;
+    check(count == ours, name + std::to_string(count) + " tactics");
     std::vector<int32_t> tactics(static_cast<size_t>(count) + 1, -7);
     bool listed = node.build().getValidTactics(tactics.data(), count) == 0 && tactics.back() == -7;
     for (int32_t i = 0; i < count; ++i)
@@ -479,6 +543,9 @@ void checkCopies(Library const& library, Operator const& op)
     std::string const name = std::string(op.name) + ": ";
     auto const same = [&](Node const& node, PluginFieldCollection const& fields) {
         auto const values = [&](int32_t i) { return static_cast<int32_t const*>(fields.fields[i].data); };
+        if (op.plain)
+            return fields.nbFields == 1 && !std::strcmp(fields.fields[0].name, "softplus") && values(0)[0] == 1
+                && shapeChange(node, op.tensors({}, DataType::kHALF)) == 0;
         bool equal = fields.nbFields == (op.scan ? 3 : 2) && !std::strcmp(fields.fields[0].name, "rows")
             && values(0)[0] == 5 && !std::strcmp(fields.fields[1].name, "directions") && fields.fields[1].length == 3
             && values(1)[0] == 0 && values(1)[1] == 1 && values(1)[2] == 2;
@@ -501,11 +568,14 @@ void checkCopies(Library const& library, Operator const& op)
         name + "its timing-cache id names the kernels' revision: " + key);
 
     FieldsOf<int32_t> other;
-    other.add("rows", {4}).add("directions", {0, 1, 2});
-    if (op.scan)
+    if (op.plain)
+        other.add("softplus", {0});
+    else
+        other.add("rows", {4}).add("directions", {0, 1, 2});
+    if (op.scan && !op.plain)
         other.add("mean", {1});
     check(key != make(library, op, other.collection()).build().getTimingCacheID(),
-        name + "other rows have another timing-cache id");
+        name + "another attribute has another timing-cache id");
 }
 
 void checkEnqueueErrors(Node const& node, Log& log, Operator const& op)
@@ -517,8 +587,9 @@ void checkEnqueueErrors(Node const& node, Log& log, Operator const& op)
     void* outputs[2] = {memory, memory + (1 << 15)}; // a state that goes out is not where one comes in
     for (size_t i = 0; i < inputs.size(); ++i)
     {
-        if (!std::strcmp(op.inputs[i], "tail") || !std::strcmp(op.inputs[i], "initial"))
-            continue; // null stands for zeros
+        if (!std::strcmp(op.inputs[i], "tail") || !std::strcmp(op.inputs[i], "initial")
+            || (op.plain && i >= 5)) // skip and bias
+            continue;                // null stands for zeros
         auto missing = inputs;
         missing[i] = nullptr;
         int32_t const code = node.runtime().enqueue(t.in(), t.out(), missing.data(), outputs, memory, nullptr);
@@ -583,7 +654,7 @@ int main(int argc, char** argv)
         for (Operator const& op : kOperators)
         {
             checkCreator(library, op);
-            checkWrongFields(library, log, op);
+            (op.plain ? checkWrongPlainFields : checkWrongFields)(library, log, op);
             Node const node = makeGood(library, op);
             checkFormats(node, log, op);
             checkOutputShape(node, log, op);

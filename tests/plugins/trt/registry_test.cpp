@@ -24,7 +24,10 @@ bool isInterface(IVersionedInterface const& object, char const* kind)
     return !std::strcmp(info.kind, kind) && info.major == 1 && info.minor == 0;
 }
 
-void checkOperator(IPluginRegistry& registry, char const* operatorName, bool scan)
+// S6Scan, the last, knows of no directions.
+enum class Kind { kConv, kScan, kPlain };
+
+void checkOperator(IPluginRegistry& registry, char const* operatorName, Kind kind)
 {
     std::string const name = std::string(operatorName) + ": ";
     IPluginCreatorInterface* const found = registry.getCreator(operatorName, "1", "vivim");
@@ -32,8 +35,11 @@ void checkOperator(IPluginRegistry& registry, char const* operatorName, bool sca
     check(isInterface(*found, "PLUGIN CREATOR_V3ONE"), name + "the creator is a V3One 1.0");
     auto& creator = *static_cast<IPluginCreatorV3One*>(found);
     FieldsOf<int32_t> fields;
-    fields.add("rows", {5}).add("directions", {0, 1, 2});
-    if (scan)
+    if (kind == Kind::kPlain)
+        fields.add("softplus", {1});
+    else
+        fields.add("rows", {5}).add("directions", {0, 1, 2});
+    if (kind == Kind::kScan)
         fields.add("mean", {1});
     Node node(creator.createPlugin("layer", fields.collection(), TensorRTPhase::kBUILD));
     check(bool(node), name + "a plugin is made from a node's attributes");
@@ -45,8 +51,13 @@ void checkOperator(IPluginRegistry& registry, char const* operatorName, bool sca
     check(bool(clone) && bool(attached), name + "it is cloned and attached to a context");
     node.plugin.reset();
     PluginFieldCollection const* const stored = attached.runtime().getFieldsToSerialize();
-    bool const kept = stored->nbFields == (scan ? 3 : 2) && static_cast<int32_t const*>(stored->fields[0].data)[0] == 5
-        && stored->fields[1].length == 3 && static_cast<int32_t const*>(stored->fields[1].data)[2] == 2;
+    auto const value = [&](int32_t field, int32_t i) {
+        return static_cast<int32_t const*>(stored->fields[field].data)[i];
+    };
+    bool const kept = kind == Kind::kPlain
+        ? stored->nbFields == 1 && !std::strcmp(stored->fields[0].name, "softplus") && value(0, 0) == 1
+        : stored->nbFields == (kind == Kind::kScan ? 3 : 2) && value(0, 0) == 5 && stored->fields[1].length == 3
+            && value(1, 2) == 2;
     check(kept, name + "its fields are those of the node");
     Node const restored(creator.createPlugin("again", stored, TensorRTPhase::kRUNTIME));
     check(bool(restored) && std::string(restored.build().getTimingCacheID()) == attached.build().getTimingCacheID(),
@@ -77,11 +88,12 @@ int main(int argc, char** argv)
     for (int32_t i = 0; i < count; ++i)
         if (isInterface(*creators[i], "PLUGIN CREATOR_V3ONE"))
             ours += !std::strcmp(static_cast<IPluginCreatorV3One*>(creators[i])->getPluginNamespace(), "vivim");
-    check(ours == 4, "loaded twice, it is registered once");
-    checkOperator(registry, "CausalConv1d", false);
-    checkOperator(registry, "SelectiveScan", true);
-    checkOperator(registry, "StreamingConv1d", false);
-    checkOperator(registry, "StreamingScan", true);
+    check(ours == 5, "loaded twice, it is registered once");
+    checkOperator(registry, "CausalConv1d", Kind::kConv);
+    checkOperator(registry, "SelectiveScan", Kind::kScan);
+    checkOperator(registry, "StreamingConv1d", Kind::kConv);
+    checkOperator(registry, "StreamingScan", Kind::kScan);
+    checkOperator(registry, "S6Scan", Kind::kPlain);
     registry.deregisterLibrary(first);
     if (second != nullptr && second != first)
         registry.deregisterLibrary(second);

@@ -156,6 +156,22 @@ def test_a_gate_stops_bad_models_after_writing_what_was_found(
     assert json.loads((folder / "r.json").read_text())["models"][0]["overall"]["all"]["dice"]["value"] == 0.0
 
 
+def test_a_model_of_several_classes_has_a_row_for_each_and_one_for_their_mean(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    brightness_model(folder / "two.onnx", classes=("a", "b"))  # both mark what is bright
+    outputs = ("--json", "r.json", "--csv", "r.csv", "--html", "r.html", "--plots", "plots")
+    arguments = ("two.onnx", "--data", "set", "--classes", "7=a,255=b", *QUICK, *outputs)
+    assert call(monkeypatch, *arguments, "--min-dice", "0.4") == 0
+    models = json.loads((folder / "r.json").read_text())["models"]
+    dice = {model["class"]: model["overall"]["all"]["dice"]["value"] for model in models}
+    assert dice == {"mean over classes": 0.5, "a": 0.0, "b": 1.0}
+    assert "two.onnx, a" in capsys.readouterr().out and '"two.onnx, b",' in (folder / "r.csv").read_text()
+    assert (folder / "r.html").read_text().count("<h3>two.onnx, ") == 2  # worst frames of each class, none of the mean
+    assert call(monkeypatch, *arguments, "--min-dice", "0.6") == 3  # of the mean
+    assert "two.onnx, mean over classes has Dice 0.5000" in capsys.readouterr().err
+
+
 def test_an_engine_of_another_machine_has_exit_code_4(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,8 +190,16 @@ def test_an_engine_of_another_machine_has_exit_code_4(
         ("m.onnx --data broken", "case0"),
         ("m.onnx --data empty", "empty"),
         ("missing.onnx --data set", "there is no model missing.onnx"),
-        ("two.onnx --data set", "marks a, b; expected a model of one class"),
-        ("m.onnx two.onnx --data broken", "marks a, b"),  # before the first model has looked at the data
+        (
+            "two.onnx --data set",
+            "the model marks a, b, and nothing says which values these have in the masks of set; say",
+        ),
+        ("two.onnx --data set --classes 255=a", "the model marks a, b, and the data know a (--classes)"),
+        ("two.onnx --data phantom --classes a,b", "phantoms have one class"),
+        (
+            "m.onnx two.onnx --data broken",
+            "two.onnx marks a, b: models that are judged side by side",
+        ),  # before the first model has looked at the data
         ("m.onnx three.onnx --data set --hop 5", "expected 1 to 3, the frames of a clip of three.onnx"),
         ("m.onnx --data set --threshold 1.5", "--threshold is 1.5"),
         ("m.onnx --data set --imgsz big", "--imgsz is big"),

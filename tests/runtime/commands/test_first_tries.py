@@ -164,6 +164,47 @@ def test_a_first_try_ends_in_the_right_thing_or_the_right_sentence(
                 assert len(list(film)) == 7, name
 
 
+WITHOUT_PYTORCH = [
+    pytest.param(f"vivim-run {PHANTOM} --model tiny", "needs no PyTorch) needs the extra 'export'", id="a run"),
+    pytest.param("vivim-check tiny model.onnx", "the checkpoint tiny needs the extra 'train'", id="a comparison"),
+    pytest.param("vivim-eval tiny --data phantom:clips=1", "tiny needs the extra 'train'", id="an evaluation"),
+]
+
+
+@pytest.fixture
+def without_pytorch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As in an environment of the extras cpu and display: no torch, and nothing imported that needs it."""
+    ours = {name for name in sys.modules if name.partition(".")[0] in ("vivim", "vivim_export")}
+    for name in ours:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("torch", "onnx", "safetensors"):
+        monkeypatch.setitem(sys.modules, name, None)
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("vivim", "vivim_export")]:
+        del sys.modules[name]  # halves of packages; those from before come back with the monkeypatch
+
+
+@pytest.mark.parametrize(("line", "says"), WITHOUT_PYTORCH)
+@pytest.mark.usefixtures("without_pytorch")
+def test_where_pytorch_is_missing_one_line_says_what_installs_it_and_that_its_small_build_is_enough(
+    line: str, says: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert typed(monkeypatch, line) == 2
+    error = capsys.readouterr().err
+    assert says in error and "pip install" in error and "its CPU build is the small one" in error
+    assert error.count("\n") == 1 and {path.name for path in here.iterdir()} == {"clip.mp4", "model.onnx"}
+
+
+def test_training_is_offered_only_devices_that_it_takes(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = get_command(importlib.import_module("vivim.commands.train").app).commands["fit"]
+    (told,) = [parameter.help for parameter in words.params if parameter.name == "device"]
+    assert "openvino" not in told
+    assert typed(monkeypatch, "vivim-train fit --preset tiny --device openvino --out runs") == 2
+    assert "expected auto, cpu, cuda or cuda:<index>" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["o.mp4", "o.mkv", "o.jsonl", "s.json"])
 def test_no_output_is_replaced_unless_that_is_asked_for(
     name: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

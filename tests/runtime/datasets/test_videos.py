@@ -117,7 +117,7 @@ def jpeg(quality: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("stored", "reason"),
     [
-        (areas(1, 2), "has areas of the values 1, 2, that is, several classes; one class is learnt"),
+        (areas(1, 2), "has areas of the values 1, 2, that is, several classes; name them (--classes"),
         (areas(1, 2, 3, 1), "has areas of the values 1, 2, 3,"),
         (areas(127, 255), "has areas of the values 127, 255,"),
         (areas(85, 170, 255), "has areas of the values 85, 170, 255,"),

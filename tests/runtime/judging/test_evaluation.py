@@ -139,7 +139,6 @@ def test_the_worst_frames_are_kept_one_of_each_neighbourhood() -> None:
 @pytest.mark.parametrize(
     ("session", "options", "message"),
     [
-        (KnownSession(brightness, classes=("a", "b")), OPTIONS, "marks a, b; expected a model of one class"),
         (KnownSession(brightness), EvaluationOptions(hop=6), "--hop is 6; expected 1 to 5"),
         (KnownSession(brightness), EvaluationOptions(hop=0), "--hop is 0; expected 1 to 5"),
     ],

@@ -17,6 +17,7 @@ from vivim_runtime.judging.figures import (
     difference,
     estimate,
     interval,
+    mean_estimate,
     student,
 )
 from vivim_runtime.judging.frames import WIDTH, FrameJudge, columns
@@ -118,6 +119,14 @@ def test_an_interval_is_students_with_the_standard_error_of_the_draws() -> None:
     factor = np.exp(2.776 * error / 7.0)
     # The standard deviation of 2000 draws is good to 1 / sqrt(4000) = 1.6 %, of a reach of 2: 0.03 px; four of these.
     assert (found.value, found.low, found.high) == pytest.approx((7.0, 7 / factor, 7 * factor), abs=0.13)
+
+
+def test_the_mean_of_values_has_the_interval_of_its_standard_error() -> None:
+    # 5, 7, 6, 9, 8: mean 7, standard error sqrt(2.5 / 5) = 0.7071, t of 4 degrees of freedom 2.7764.
+    found = mean_estimate([5.0, 7.0, np.nan, 6.0, 9.0, 8.0])
+    assert (found.value, found.low, found.high) == pytest.approx((7.0, 7.0 - 1.9632, 7.0 + 1.9632), abs=1e-3)
+    assert mean_estimate([3.0, np.nan]) == Estimate(3.0, None, None)
+    assert mean_estimate([np.nan]) == mean_estimate([]) == Estimate(None, None, None)
 
 
 def test_intervals_stay_within_what_is_possible() -> None:

@@ -93,8 +93,10 @@ class Probe:
                 self.states.append(status.state)
                 self.messages.append(status.message)
             counts = dict(status.counts)
-            # One frame may lie in the mailbox, one may be on its way, and one be the picture that is being shown.
-            if counts.pop("captured") != sum(counts.values()) or not 0 <= counts["waiting"] <= 3:
+            # One frame may lie in the mailbox, one may be on its way, and one be the picture that is being shown;
+            # beside them there are those that wait for their masks.
+            most = 3 + 64 * status.synchronised
+            if counts.pop("captured") != sum(counts.values()) or not 0 <= counts["waiting"] <= most:
                 self.lost += 1
             if shown.frame is not None and (not self.indices or shown.frame.index != self.indices[-1]):
                 self.indices.append(shown.frame.index)

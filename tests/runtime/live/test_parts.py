@@ -169,9 +169,9 @@ def test_what_lies_before_a_break_is_forgotten(after: Frame) -> None:
     buffer = ClipBuffer(5, None, 25.0)
     for n in range(5):
         buffer.add(frame(n, n / 25))
-    assert buffer.newest(-1, 1, 0.0) is not None
+    assert buffer.newest(-1, 1, 0.0) is not None and buffer.complete
     buffer.add(after)
-    assert buffer.newest(-1, 1, 0.0) is None and buffer.resets == 1
+    assert buffer.newest(-1, 1, 0.0) is None and buffer.resets == 1 and not buffer.complete
     for n in range(6, 10):
         buffer.add(frame(n, after.time + (n - 5) / 25, after.image.shape[:2]))
     clip = buffer.newest(-1, 1, 0.0)
@@ -191,6 +191,7 @@ def test_a_buffer_keeps_few_frames_however_fast_they_come() -> None:
     for n in range(5000):
         buffer.add(frame(n, n / 1000))
     assert len(buffer._frames) <= 4 * 5 + 1
+    assert buffer.interval == 0.1 and buffer.source_interval == pytest.approx(0.001)
     clip = buffer.newest(-1, 1, 0.0)
     assert clip is not None
     # Frames that were kept lie a quarter of an interval apart, so the nearest is at most half of that away.

@@ -85,7 +85,7 @@ def test_masks_are_drawn_on_the_newest_frame_and_say_how_old_they_are() -> None:
 
 def test_with_a_slow_model_the_newest_frame_is_shown_and_the_mask_age_is_bounded() -> None:
     session = NullSession(seconds=0.2)
-    with Run(Frames([steady(60)]), session, keep=400) as run:
+    with Run(Frames([steady(60)]), session, LiveOptions(sync="off"), keep=400) as run:
         run.probe.wait_state(State.live, 10)
         time.sleep(2.0)
         hop = run.probe.last.status.hop

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vivim_runtime.live.compositor import Captured
-from vivim_runtime.live.sync import Pairing, SteadyState, SyncChoice
+from vivim_runtime.live.sync import Pairing, SteadyState, Sync, SyncChoice
 from vivim_runtime.sources.base import Frame
 
 
@@ -34,25 +34,77 @@ def test_pictures_do_not_pile_up() -> None:
 
 
 @pytest.mark.parametrize(("asked", "on"), [("on", True), ("off", False)])
-def test_what_is_asked_for_stays(asked: str, on: bool) -> None:
-    choice = SyncChoice(asked)  # type: ignore[arg-type]
+def test_what_is_asked_for_stays(asked: Sync, on: bool) -> None:
+    choice = SyncChoice(asked)
     for second in range(60):
-        choice.measured(0.001 if on else 9.0, float(second))
-        assert choice.on is on
+        choice.measured(0.001 if on else 9.0, 0.04, True, float(second))
+        assert (choice.on, choice.quick) == (on, False)
 
 
-def test_auto_follows_the_measured_age_and_never_flips_twice_in_ten_seconds() -> None:
+WAITS, QUICK, NOT = (True, False), (True, True), (False, False)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "interval", "every", "expected"),
+    [
+        (0.021, 1 / 25, True, QUICK),  # tiny-stream on one core
+        (0.021, 1 / 30, True, QUICK),
+        (0.021, 1 / 60, True, NOT),  # pictures would be lost
+        (0.004, 1 / 25, True, QUICK),  # clips on a GPU: each picture ends one
+        (0.004, 1 / 25, False, NOT),  # with a longer hop most pictures have no mask of their own
+        (0.027, 1 / 25, True, QUICK),
+        (0.029, 1 / 25, True, NOT),  # less than an interval, and too near to it
+        (0.1, 1 / 25, True, NOT),
+        (0.1, 1 / 5, True, QUICK),  # a camera in the dark
+        (0.24, 1 / 25, True, NOT),
+        (0.26, 1 / 25, True, WAITS),
+        (0.26, 1 / 25, False, WAITS),
+        (0.26, 1.0, True, WAITS),  # no picture is lost, but it is to be told how late they are
+    ],
+)
+def test_auto_waits_where_it_costs_nothing_and_where_masks_would_be_old(
+    seconds: float, interval: float, every: bool, expected: tuple[bool, bool]
+) -> None:
+    choice = SyncChoice("auto")
+    for number in range(9):
+        assert not choice.quick  # nine masks are looked at
+        choice.measured(seconds, interval, every, number / 25)
+    assert (choice.on, choice.quick) == expected
+    assert (choice.patience_s < 1.0) is (expected is QUICK)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (0.020, 0.035, QUICK),  # 88 % of an interval
+        (0.020, 0.037, NOT),
+        (0.020, 0.2, NOT),  # from slow masks it would stay
+        (0.020, 0.3, WAITS),
+        (0.3, 0.2, WAITS),
+        (0.3, 0.1, NOT),
+        (0.3, 0.02, QUICK),
+        (0.1, 0.035, NOT),
+        (0.1, 0.2, NOT),
+    ],
+)
+def test_auto_changes_later_one_way_than_the_other(before: float, after: float, expected: tuple[bool, bool]) -> None:
+    choice = SyncChoice("auto")
+    for number in range(600):
+        choice.measured(before if number < 300 else after, 1 / 25, True, number / 10)
+    assert (choice.on, choice.quick) == expected
+
+
+@pytest.mark.parametrize("usual", [(0.4, 0.2, 0.05), (0.02, 0.032, 0.06), (0.01, 0.3, 0.02)])
+def test_auto_never_changes_twice_in_ten_seconds(usual: tuple[float, float, float]) -> None:
     choice, changes = SyncChoice("auto"), []
     rng = np.random.default_rng(0)
-    for tick in range(1200):
-        now = tick / 10
-        before = choice.on
-        # Slow, then around the threshold, then fast.
-        usual = 0.4 if tick < 300 else 0.2 if tick < 600 else 0.05
-        choice.measured(usual * rng.uniform(0.5, 1.5), now)
-        if choice.on != before:
+    for tick in range(3600):
+        now = tick / 25
+        before = choice.on, choice.quick
+        choice.measured(usual[tick // 1200] * rng.uniform(0.5, 1.5), 1 / 25, True, now)
+        if (choice.on, choice.quick) != before:
             changes.append(now)
-    assert choice.on is False and changes and changes[0] < 1.0
+    assert changes and changes[0] < 1.0
     assert all(b - a >= 10.0 for a, b in itertools.pairwise(changes))
 
 

@@ -124,6 +124,14 @@ def test_library_that_the_loader_refuses_is_told_with_its_reason(libraries: Path
     assert module.libraries == []
 
 
+def test_library_without_an_operator_of_the_graph_is_told_as_an_earlier_one(libraries: Path) -> None:
+    module = FakeTensorRT(FakeCuda(), "10.13.3.9")
+    found = Plugin.find(libraries / "libvivim_trt.so")
+    found.expect(module, {"SelectiveScan"})
+    with pytest.raises(PluginError, match=r"libvivim_trt\.so has no S6Scan: it is of an earlier version; build"):
+        found.expect(module, {"S6Scan", "SelectiveScan"})
+
+
 def test_library_whose_operators_are_not_taken_is_told(libraries: Path) -> None:
     taken: set[str] = set()
 

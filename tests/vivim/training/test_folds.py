@@ -69,7 +69,8 @@ def test_command_writes_split_files_that_train_and_judge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_vtus(tmp_path / "data", {"a_1": 2, "a_2": 2, "b_1": 3}, {"c_1": 2})
-    arguments = ["folds", str(data), "--folds", "2", "--patient", "^[a-z]", "--out", str(tmp_path / "folds")]
+    arguments = ["folds", str(data), "--folds", "2", "--patient", "^[a-z]", "--classes", "nodule"]
+    arguments += ["--out", str(tmp_path / "folds")]
     monkeypatch.setattr(sys, "argv", ["vivim-train", *arguments])
     with pytest.raises(SystemExit) as exit:
         main("vivim-train", "vivim.commands.train")
@@ -77,4 +78,4 @@ def test_command_writes_split_files_that_train_and_judge(
     assert exit.value.code == 0 and "4 videos of 3 patients" in out
     first, second = (json.loads((tmp_path / "folds" / f"fold-{n}.json").read_text()) for n in (1, 2))
     assert sorted(first["test"] + second["test"]) == ["a_1", "a_2", "b_1", "c_1"]
-    assert f"vivim-train fit --data {data} --split-file {tmp_path / 'folds' / 'fold-2.json'}" in out
+    assert f"vivim-train fit --data {data} --split-file {tmp_path / 'folds' / 'fold-2.json'} --classes nodule" in out

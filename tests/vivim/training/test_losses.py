@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vivim.training.losses import boundary_loss, segmentation_loss, sobel_edges, structure_weight
+from vivim.training.losses import boundary_loss, flicker_loss, segmentation_loss, sobel_edges, structure_weight
+from vivim_runtime.judging.metrics import flicker
 
 HALF = 15  # of the 31 x 31 window, without its centre
 
@@ -152,3 +153,36 @@ def test_boundary_loss_weighs_outlines_by_the_share_of_the_rest() -> None:
     weighted = (0.75 * bce[0] + 0.25 * bce[1:].sum()) / 4
     assert boundary_loss(logits, edges, balanced=True).item() == pytest.approx(weighted.item(), rel=1e-12)
     assert boundary_loss(logits, edges).item() == pytest.approx(bce.mean().item(), rel=1e-12)  # the paper's text
+
+
+def films() -> Tensor:
+    """float64 truths (2, 4, 2, 40, 36) with a rectangle that moves a pixel a frame, each of another size."""
+    truth = torch.zeros(2, 4, 2, 40, 36, dtype=torch.float64)
+    for clip, frame, k in np.ndindex(2, 4, 2):
+        truth[clip, frame, k, 5 + frame : 20 + frame + clip, 6 : 16 + 4 * k] = 1
+    return truth
+
+
+def test_flicker_of_sharp_masks_is_what_evaluation_counts() -> None:
+    truth = films()
+    marked = (torch.rand(truth.shape, generator=torch.Generator().manual_seed(3)) < 0.02) ^ (truth > 0)
+    counted = [
+        flicker(marked[b, :, k].numpy(), truth[b, :, k].numpy() > 0) for b, k in np.ndindex(2, 2)
+    ]  # whole counts; exp(-40) is below the last bit of 1
+    assert flicker_loss((marked.double() - 0.5) * 80, truth).item() == pytest.approx(np.mean(counted), rel=1e-12)
+
+
+def test_flicker_knows_no_error_that_stays() -> None:
+    truth = films()
+    wrong = truth.clone()
+    wrong[..., 30:, 30:] = 1  # in every frame
+    speck = truth.clone()
+    speck[:, 1::2, :, 30:, 30:] = 1  # in every other one
+    follows, stays, flickers = (flicker_loss((mask - 0.5) * 80, truth).item() for mask in (truth, wrong, speck))
+    assert follows < 1e-12 and stays < 1e-12 and flickers > 0.2
+
+
+def test_flicker_without_a_lesion_is_a_share_of_a_hundredth_of_the_picture() -> None:
+    marked = torch.full((1, 2, 1, 20, 20), -40.0, dtype=torch.float64)
+    marked[0, 1, 0, 3, 4:6] = 40  # two of 400 pixels, a hundredth is four
+    assert flicker_loss(marked, torch.zeros_like(marked)).item() == pytest.approx(0.5, rel=1e-12)

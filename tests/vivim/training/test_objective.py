@@ -7,7 +7,7 @@ import torch
 
 import vivim
 from vivim.model import VivimOutput
-from vivim.training.losses import boundary_loss, segmentation_loss, sobel_edges
+from vivim.training.losses import boundary_loss, flicker_loss, segmentation_loss, sobel_edges
 from vivim.training.objective import Objective
 from vivim.training.recipe import FitConfig
 
@@ -50,6 +50,13 @@ def test_recipe_leaves_terms_out() -> None:
     }
     plain = Objective(FitConfig(preset="tiny", affine=0, boundary=0), CPU)(VivimOutput(output.logits, None), truth)
     assert set(plain) == {"segmentation", "total"} and plain["total"] == plain["segmentation"]
+
+
+def test_flicker_is_added_where_it_is_asked_for() -> None:
+    output, truth = example()
+    losses = Objective(FitConfig(preset="tiny", affine=0, boundary=0, flicker=0.5), CPU)(output, truth)
+    assert losses["flicker"] == flicker_loss(output.logits, truth) and losses["flicker"].item() > 0
+    assert losses["total"] == losses["segmentation"] + 0.5 * losses["flicker"]
 
 
 def test_outlines_without_an_edge_head_are_refused() -> None:

@@ -95,6 +95,8 @@ REFUSED = [
     ({"patience": -1}, "--patience is -1"),
     ({"boundary": -0.1}, "--boundary is -0.1"),
     ({"affine": NAN}, "--affine is nan"),
+    ({"flicker": -1.0}, "--flicker is -1.0"),
+    ({"flicker": 1.0, "frames": 1}, "--flicker compares the frames of a clip"),
     ({"max_norm": -1.0}, "--max-norm is -1.0; expected at least 0"),
     ({"weight_decay": -0.1}, "--weight-decay is -0.1"),
     ({"warmup": -0.1}, "--warmup is -0.1"),

@@ -73,7 +73,7 @@ def status_lines(status: Status, threshold: float | None = None, short: bool = F
         fps += f"{'/' if short else ' fps of '}{status.source_fps:.0f}"
     lines = [fps if " fps" in fps else f"{fps} fps"]
     lines.append("no mask" if age is None else f"mask {'' if short else 'age '}{age:.0f} ms")
-    if status.synchronised:
+    if status.held_up:
         lines.append("in step" if short else "picture waits for its mask")
     if latency:
         p95 = f"p95 {latency['p95']:.0f} ms"

@@ -56,6 +56,13 @@ def test_fewer_pictures_than_frames_are_told() -> None:
     assert status_lines(dataclasses.replace(LIVE, fps=12.4), short=True)[0] == "12/25 fps"
 
 
+def test_pictures_that_wait_are_told_where_that_holds_them_up() -> None:
+    quick = dataclasses.replace(LIVE, synchronised=True)
+    assert status_lines(quick) == status_lines(LIVE)
+    slow = dataclasses.replace(quick, held_up=True)
+    assert status_lines(slow)[2] == "picture waits for its mask" and status_lines(slow, short=True)[2] == "in step"
+
+
 @pytest.mark.parametrize("background", [0, 128, 255])
 def test_letters_are_light_with_a_dark_outline_on_every_background(background: int) -> None:
     region = Hud([GREEN]).draw(plain(background), LIVE)[:130, :400]
