@@ -5,16 +5,18 @@
 WEIGHTS have been through `vivim-train calibrate-confidence`. A clip is five frames, as the model sees them. Cines are
 real ultrasound: every gate that hides and closes for them is a false alarm. What is drawn here as noise, pages, bars
 and scenes is of the kinds, not of the numbers, that the gate `domain` learnt from; slices of CT and MR it has never
-seen. A FOLDER has pictures that are no ultrasound.
+seen. A FOLDER has pictures that are no ultrasound. Cines come again in other settings of a scanner, darker, coarser and
+nearer than real ones are (vivim/training/strangers.py), which stand still.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from time import process_time
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,9 +24,10 @@ import numpy.typing as npt
 from pydicom.data import get_testdata_file
 
 from vivim.checkpoint import read_training
+from vivim.training.strangers import varied
 from vivim_runtime.clips import windows
 from vivim_runtime.framing import Views, resized
-from vivim_runtime.gating import GATES, Gatekeeper
+from vivim_runtime.gating import GATES, HIDING, Gatekeeper
 from vivim_runtime.locating import located
 from vivim_runtime.phantom import PhantomSpec, phantom_frames
 from vivim_runtime.regions import RegionRule
@@ -105,6 +108,20 @@ def cine(name: str, size: tuple[int, int], rule: RegionRule, contract: object) -
             yield [views.pictures(frame.image)[0] for frame in window.frames]
 
 
+def _both_ways(name: str, *options: Any) -> Iterator[tuple[str, Iterator[Clip]]]:
+    """A cine as it is, and in other settings, with what each is called."""
+    label = name.rstrip("/").rpartition("/")[2]
+    yield label, cine(name, *options)
+    yield f"{label}, other settings", in_other_settings(cine(name, *options))
+
+
+def in_other_settings(clips: Iterable[Clip], times: int = 4) -> Iterator[Clip]:
+    """The newest picture of every clip, `times` times."""
+    for number, clip in enumerate(clips):
+        for time in range(times):
+            yield [varied(clip[-1], np.random.default_rng([number, time]))] * _T
+
+
 def _judged(keeper: Gatekeeper, clip: Clip) -> tuple[bool, float]:
     """Whether a gate closes, and the seconds of the process that it took."""
     begun = process_time()
@@ -147,16 +164,17 @@ def main() -> None:
           for name in asked.other),
         ("still, a sector in the dark", "", stills(_of_pydicom("examples_palette.dcm"), size)),
         ("still, colour flow", "", stills(_of_pydicom("examples_rgb_color.dcm"), size)),
-        *((name.rpartition("/")[2], "", cine(name, size, RegionRule.parse(asked.region), training.contract))
-          for name in asked.cines),
+        *((label, "", clips) for name in asked.cines for label, clips in _both_ways(
+            name, size, RegionRule.parse(asked.region), training.contract)),
     ]  # fmt: skip
-    print(f"{'clips':36} {'meant for':9} " + " ".join(f"{gate:>8}" for gate in keepers))
+    hiding = [gate in HIDING for gate in keepers]
+    print(f"{'clips':36} {'meant for':9} " + " ".join(f"{gate:>8}" for gate in (*keepers, "hidden")))
     seconds: list[list[float]] = []
     for name, meant, clips in sets:
         closed = []
         for clip in clips:
             row, spent = zip(*(_judged(keeper, clip) for keeper in keepers.values()), strict=True)
-            closed.append(row)
+            closed.append((*row, any(shut and hides for shut, hides in zip(row, hiding, strict=True))))
             seconds.append(list(spent))
         shares = np.mean(closed, axis=0)
         print(f"{name[:36]:36} {meant:9} " + " ".join(f"{share:8.1%}" for share in shares), flush=True)

@@ -24,8 +24,9 @@ first of the other.
 --dropped plays films of which a share of the frames is missing, at random, to the streaming networks: Dice of the
 frames that are left, against that of the same frames where none is missing, and Dice between the two masks. --data: the
 halves of every training video of an annotated data set instead of phantoms, at its own size. --drift plays one long
-film with trouble of any kind: at each mark the largest state, and the relative L2 of the logits to those of a run in
-float64 that began 60 frames before the mark. --warm-up gives one frame as the first, second, ... of a film to the
+film with trouble of any kind: at each mark the largest state, and the relative L2 of the logits to those of two runs in
+float64: one from the same beginning (--exact), which tells rounding, and one that began 60 frames before the mark,
+which tells what older frames still do as well. --warm-up gives one frame as the first, second, ... of a film to the
 streaming networks: its Dice, and how far that is from where 20 frames were seen before it; three frames of every film.
 """
 
@@ -239,15 +240,21 @@ def halves_of(data: str) -> list[Film]:
 
 
 @torch.no_grad()
-def drift(name: str, model: Vivim, frames: int, size: int) -> None:
-    """A long film: do states grow, and do the logits leave those of a run that began a moment ago?"""
+def drift(name: str, model: Vivim, frames: int, size: int, along: bool) -> None:
+    """A long film: do states grow, do roundings add up, and do the logits leave those of a run that began a moment ago?
+
+    Args:
+        along: whether a run in float64 goes on beside it, from the beginning.
+    """
     marks = [mark for mark in (100, 300, 1000, 3000, 10_000, 30_000) if mark <= frames]
     exact = copy.deepcopy(model).double()
-    states, fresh = None, None
+    states, fresh, beside = None, None, None
     spec = PhantomSpec(PHANTOM_SPLITS["test"], frames, (size, size), lesion=True, trouble="any")
     for count, (image, _) in enumerate(phantom_frames(spec), 1):
         pixels = normalised(image[None])
         (logits, _), states = model.step(pixels, states)
+        if along:
+            (true, _), beside = exact.step(pixels.double(), beside)
         following = next((mark for mark in marks if mark - 60 < count <= mark), None)
         if following is None:
             continue
@@ -255,8 +262,9 @@ def drift(name: str, model: Vivim, frames: int, size: int) -> None:
         if count == following:
             largest = max(float(tensor.abs().max()) for tensor in flat_states(states))
             norm = sum(float(tensor.double().square().sum()) for tensor in flat_states(states)) ** 0.5
-            error = relative_l2(logits, right)
-            print(f"{name} frame {count}: largest state {largest:.2f}, norm {norm:.1f}, logits {error:.1e}", flush=True)
+            errors = f"{relative_l2(logits, true):.1e} to float64 all along, " if along else ""
+            errors += f"{relative_l2(logits, right):.1e} to a run of 60 frames"
+            print(f"{name} frame {count}: largest state {largest:.2f}, norm {norm:.1f}, logits {errors}", flush=True)
 
 
 def main() -> None:
@@ -275,6 +283,7 @@ def main() -> None:
     parser.add_argument("--dropped", help="shares of missing frames, such as 0.1,0.25,0.5")
     parser.add_argument("--data", help="with --dropped: a data set instead of phantoms")
     parser.add_argument("--drift", type=int, default=0, metavar="FRAMES", help="one long film")
+    parser.add_argument("--exact", action="store_true", help="with --drift: a run in float64 beside it, all along")
     parser.add_argument("--warm-up", action="store_true", help="what the first frames of a film lack")
     arguments = parser.parse_args()
     if arguments.warm_up and arguments.frames <= WARM:
@@ -288,7 +297,7 @@ def main() -> None:
     streaming = [(name, of_stream(model)) for name, model in streams]
     if arguments.drift:
         for name, model in streams:
-            drift(name, model, arguments.drift, arguments.size)
+            drift(name, model, arguments.drift, arguments.size, arguments.exact)
         return
     numbers = [PHANTOM_SPLITS["test"] + number for number in range(arguments.films)]
     if arguments.warm_up:

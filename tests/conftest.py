@@ -6,6 +6,7 @@ import gc
 import os
 import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,16 @@ LIVE = (Path("tests/runtime/live"), Path("tests/runtime/commands/test_live.py"))
 def _as_of_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is said about installing does not depend on where this copy came from."""
     monkeypatch.setattr("vivim_runtime.installation._origin", dict)
+
+
+@pytest.fixture(autouse=True)
+def _handlers_of_signals_stay() -> Iterator[None]:
+    """A command that a test calls in this process takes them, and ends at once of Ctrl-C when its work is done."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -20,7 +20,7 @@ import pytest
 
 from tests.sharing import alone
 
-__all__ = ["LIBRARY_SOURCES", "PLUGINS", "build", "compile_emulated", "load_script", "load_tool"]
+__all__ = ["LIBRARY_SOURCES", "PLUGINS", "build", "build_mutants", "compile_emulated", "load_script", "load_tool"]
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "plugins"
@@ -62,6 +62,35 @@ def _compile(output: Path, sources: Sequence[Path], options: Sequence[str]) -> N
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}"
     made.rename(output)
+
+
+def build_mutants(folder: Path, mutants: Iterable[tuple[str, str, str]]) -> Path:
+    """All mutants in one library, in which the variable `vivim_mutant` says which it is; 0: none.
+
+    Args:
+        folder: an empty one for the changed sources.
+        mutants: of each the file of plugins/kernels, an expression that stands there once, and what it becomes.
+    """
+    for part in ("kernels", "emulation", "include"):
+        shutil.copytree(PLUGINS / part, folder / part)
+    shutil.copy(PLUGINS / "kernels.cu", folder)
+    places: dict[tuple[str, str], str] = {}
+    for number, (file, right, wrong) in enumerate(mutants, 1):
+        places[file, right] = places.get((file, right), "") + f"vivim_mutant == {number} ? {wrong} : "
+    for (file, right), choice in places.items():
+        path = folder / "kernels" / file
+        text = path.read_text()
+        assert text.count(right) == 1, right
+        path.write_text(text.replace(right, f"({choice}{right})"))
+    first = folder / "kernels" / "common.cuh"
+    first.write_text('extern "C" __attribute__((visibility("default"))) int vivim_mutant;\n' + first.read_text())
+    # With what was changed: the build is kept by the text of its sources, to which headers of elsewhere do not count.
+    changed = hashlib.sha256(repr(places).encode()).hexdigest()
+    (folder / "mutant.cpp").write_text(
+        f'// {changed}\nextern "C" __attribute__((visibility("default"))) int vivim_mutant;\nint vivim_mutant = 0;\n'
+    )
+    sources = [folder / "kernels.cu", folder / "emulation" / "control.cpp", folder / "mutant.cpp"]
+    return compile_emulated("libmutants.so", sources, ["-O1", "-fPIC", "-shared"])
 
 
 def load_tool(name: str) -> ModuleType:

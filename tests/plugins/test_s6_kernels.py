@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.plugins.kernel_library import PLUGINS, build
+from tests.plugins.kernel_library import PLUGINS, build, build_mutants
 from tests.plugins.test_kernels import (
     BAD_ARGUMENT,
     BAD_WORKSPACE,
@@ -82,6 +83,10 @@ CASES = {
     "dt near 0": Case(time=-9.0),
     "dt near 20": Case(time=23.0),
 }
+
+
+# Two pictures and groups, two blocks of channels a group, four chunks of a tile; slow states, which live through them.
+MUTATED = Case(batch=2, groups=2, inner=35, states=3, length=100, decay=1e-2)
 
 
 def arguments_of(case: Case) -> list[Tensor | None]:
@@ -196,6 +201,65 @@ def test_every_barrier_is_needed(states: int, tactic: str, launch: int) -> None:
     assert missed == []
 
 
+# ---- mutation: no line of the kernel can be another ----
+
+# An expression of s6_scan.cuh, and what it is in a mutant.
+MUTANTS = {
+    "every group reads the first one's B and C": (
+        "(size_t(b) * a.groups + group) * a.states * a.length",
+        "(size_t(b) * a.groups) * a.states * a.length",
+    ),
+    "every picture reads the first one's": (
+        "(size_t(b) * a.groups + group) * a.states * a.length",
+        "size_t(group) * a.states * a.length",
+    ),
+    "bias of the block's number": ("a.bias[firstChannel + c]", "a.bias[c]"),
+    "always softplus": ("a.softplus ? softplus(v) : v", "softplus(v)"),
+    "never softplus": ("a.softplus ? softplus(v) : v", "v"),
+    "skip of the first channel": ("a.skip[scanned]", "a.skip[firstChannel]"),
+    "no skip": ("a.skip ? fmaf(skip, place, y[0]) : y[0]", "y[0]"),
+    "A in powers of 2": (
+        "a.A[size_t(scanned) * a.states + state] * kLog2e",
+        "a.A[size_t(scanned) * a.states + state]",
+    ),
+    "inputs without their time": ("du * B[n]", "t.y * B[n]"),
+    "chunks begin at the one before": ("fmaf(exp2Fast(total * A[n]), h[n], ended[n])", "ended[n]"),
+    "chunks forget no more": ("fmaf(exp2Fast(total * A[n]), h[n], ended[n])", "h[n] + ended[n]"),
+    "chunks of the first picture": ("size_t(b) * a.width + scanned", "size_t(scanned)"),
+    "chunks are stored by picture": (
+        "(size_t(chunk) * a.batch + b) * a.width + scanned",
+        "(size_t(b) * (a.chunks - 1) + chunk) * a.width + scanned",
+    ),
+    "padding is what memory holds": ("n < kPadded", "n < 0"),
+    "sums of lanes go to one step": ("steps[step + lane]", "steps[step]"),
+}
+
+
+@pytest.mark.slow
+def test_the_kernel_cannot_be_changed_unnoticed(tmp_path: Path) -> None:
+    found = [("s6_scan.cuh", right, wrong) for right, wrong in MUTANTS.values()]
+    mutants = KernelLibrary(build_mutants(tmp_path / "sources", found))
+    which = ctypes.c_int.in_dll(mutants._library, "vivim_mutant")
+    given = {case: arguments_of(case) for case in (MUTATED, replace(MUTATED, states=16, softplus=False))}
+    expected = {case: s6_scan_reference(*arguments, case.softplus) for case, arguments in given.items()}
+
+    def is_wrong() -> bool:
+        return any(
+            not distance(mutants.s6_scan(*given[case], case.softplus, TACTICS.index(tactic)), expected[case])
+            <= TOLERANCES[torch.float32]
+            for case in given
+            for tactic in ("lanes 4", "lanes 4 x4", "lanes 1 x16")
+        )
+
+    assert not is_wrong()
+    unnoticed = []
+    for number, name in enumerate(MUTANTS, 1):
+        which.value = number
+        if not is_wrong():
+            unnoticed.append(name)
+    assert unnoticed == []
+
+
 # ---- what is called, and wrong arguments ----
 
 POINTERS = ["u", "delta", "B", "C", "A", "skip", "bias", "y", "workspace"]
@@ -293,13 +357,15 @@ def test_default_tactic_splits_what_has_few_channels(
     assert TACTICS[emulation().vivim_s6_default_tactic(ctypes.byref(desc))] == tactic
 
 
-def test_what_the_kernels_do_not_take_is_known_before() -> None:
+def test_what_the_kernels_do_not_take_is_known_before(monkeypatch: pytest.MonkeyPatch) -> None:
     u, delta, A, B, C, *_ = arguments_of(Case(states=16))
     assert library().takes_s6(u, delta, A, B, C)
     assert not library().takes_s6(u, delta.half(), A, B, C)  # two types
     assert not library().takes_s6(*(t.double() for t in (u, delta, A, B, C)))
     assert not library().takes_s6(u, delta, torch.zeros(5, 257), B, C)
     assert not library().takes_s6(u[:0], delta, A, B, C)
+    monkeypatch.setattr(library(), "s6_tactics", ())  # a library from before the plain scan
+    assert not library().takes_s6(u, delta, A, B, C)
 
 
 def test_pytorch_calls_them_for_cuda_tensors(monkeypatch: pytest.MonkeyPatch) -> None:

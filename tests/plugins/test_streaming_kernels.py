@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.plugins.kernel_library import PLUGINS, compile_emulated
+from tests.plugins.kernel_library import build_mutants
 from tests.plugins.test_kernels import (
     ORDERS,
     TACTICS,
@@ -150,86 +149,59 @@ def test_states_that_share_memory_or_are_missing_are_refused() -> None:
         assert status == 1 and message in said
 
 
-# File of plugins/kernels, what stands there, and what stands there in its place in a mutant.
+# File of plugins/kernels, an expression there, and what it is in a mutant.
 MUTANTS = {
     "comes into every direction": (
         "scan_state_split.cuh",
-        "if (kOutput && a.initial && k == 0 && state < a.states)",
-        "if (kOutput && a.initial && state < a.states)",
+        "kOutput && a.initial && k == 0 && state < a.states",
+        "kOutput && a.initial && state < a.states",
     ),
     "comes into the first pass, too": (
         "scan_state_split.cuh",
-        "if (kOutput && a.initial && k == 0 && state < a.states)",
-        "if (a.initial && k == 0 && state < a.states)",
+        "kOutput && a.initial && k == 0 && state < a.states",
+        "a.initial && k == 0 && state < a.states",
     ),
     "of the first film comes into all": (
         "scan_state_split.cuh",
-        "h[n] = a.initial[(size_t(b) * a.states + state) * a.width + scanned];",
-        "h[n] = a.initial[size_t(state) * a.width + scanned];",
+        "a.initial[(size_t(b) * a.states + state) * a.width + scanned]",
+        "a.initial[size_t(state) * a.width + scanned]",
     ),
     "every direction writes": (
         "scan_state_split.cuh",
-        "if (k == 0 && int(blockIdx.y) == a.chunks - 1 && scanned < a.width)",
-        "if (int(blockIdx.y) == a.chunks - 1 && scanned < a.width)",
+        "k == 0 && int(blockIdx.y) == a.chunks - 1 && scanned < a.width",
+        "int(blockIdx.y) == a.chunks - 1 && scanned < a.width",
     ),
     "the first chunk writes": (
         "scan_state_split.cuh",
-        "if (k == 0 && int(blockIdx.y) == a.chunks - 1 && scanned < a.width)",
-        "if (k == 0 && int(blockIdx.y) == 0 && scanned < a.width)",
+        "k == 0 && int(blockIdx.y) == a.chunks - 1 && scanned < a.width",
+        "k == 0 && int(blockIdx.y) == 0 && scanned < a.width",
     ),
     "comes into every direction, time-split": (
         "scan_time_split.cuh",
-        "real && a.initial && k == 0 ?",
-        "real && a.initial ?",
+        "real && a.initial && k == 0",
+        "real && a.initial",
     ),
     "every direction writes, time-split": (
         "scan_time_split.cuh",
-        "if (a.final && k == 0 && firstChannel + scanChannel < a.width)",
-        "if (a.final && firstChannel + scanChannel < a.width)",
+        "a.final && k == 0 && firstChannel + scanChannel < a.width",
+        "a.final && firstChannel + scanChannel < a.width",
     ),
     "the tail comes into every direction": (
         "causal_conv1d.cuh",
-        "step < 0 && k == 0 && a.tail;",
-        "step < 0 && a.tail;",
+        "step < 0 && k == 0 && a.tail",
+        "step < 0 && a.tail",
     ),
     "the tail comes in backwards": (
         "causal_conv1d.cuh",
-        "(kTaps - 1) + kTaps - 1 + step)",
-        "(kTaps - 1) - 1 - step)",
+        "size_t(blockIdx.z) * (kTaps - 1) + kTaps - 1 + step",
+        "size_t(blockIdx.z) * (kTaps - 1) - 1 - step",
     ),
 }
 
 
 @pytest.fixture(scope="module")
 def mutants(tmp_path_factory: pytest.TempPathFactory) -> KernelLibrary:
-    """All mutants in one library; `vivim_mutant` says which it is, 0 none."""
-    folder = tmp_path_factory.mktemp("mutants")
-    for part in ("kernels", "emulation", "include"):
-        shutil.copytree(PLUGINS / part, folder / part)
-    shutil.copy(PLUGINS / "kernels.cu", folder)
-    places: dict[tuple[str, str], str] = {}
-    for number, (file, right, wrong) in enumerate(MUTANTS.values(), 1):
-        places[file, right] = places.get((file, right), "") + f"vivim_mutant == {number} ? {condition(wrong)} : "
-    for (file, right), choice in places.items():
-        path = folder / "kernels" / file
-        text = path.read_text()
-        assert text.count(right) == 1, right
-        path.write_text(text.replace(right, right.replace(condition(right), f"({choice}{condition(right)})")))
-    first = folder / "kernels" / "common.cuh"
-    first.write_text('extern "C" __attribute__((visibility("default"))) int vivim_mutant;\n' + first.read_text())
-    (folder / "mutant.cpp").write_text(
-        'extern "C" __attribute__((visibility("default"))) int vivim_mutant;\nint vivim_mutant = 0;\n'
-    )
-    sources = [folder / "kernels.cu", folder / "emulation" / "control.cpp", folder / "mutant.cpp"]
-    return KernelLibrary(compile_emulated("libmutants.so", sources, ["-O1", "-fPIC", "-shared"]))
-
-
-def condition(code: str) -> str:
-    """The expression of a line of MUTANTS that is chosen."""
-    for begin, end in (("if (", ")"), ("h[n] = ", ";"), ("(kTaps - 1) ", ")")):
-        if code.startswith(begin):
-            return code[len(begin) : -len(end)].removeprefix("+ ")
-    return code.rstrip(" ;?")
+    return KernelLibrary(build_mutants(tmp_path_factory.mktemp("mutants"), MUTANTS.values()))
 
 
 @pytest.mark.slow

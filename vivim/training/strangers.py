@@ -51,7 +51,7 @@ def varied(picture: Picture, rng: Rng) -> Picture:
     found = np.clip(image, 0, 255).astype(np.uint8)
     if rng.random() < 0.5:
         _, coded = cv2.imencode(".jpg", found, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 96))])
-        found = cv2.imdecode(coded, cv2.IMREAD_COLOR).astype(np.uint8)
+        found = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
     return found
 
 
@@ -206,8 +206,9 @@ def _page(rng: Rng, size: tuple[int, int]) -> Picture:
         at = int(rng.integers(2, 40)), y
         cv2.putText(canvas, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, ink, 1 if scale < 0.6 else 2, cv2.LINE_AA)
     for _ in range(int(rng.integers(0, 6))):
-        corners = [(int(rng.integers(0, width)), int(rng.integers(0, height))) for _ in range(2)]
-        cv2.rectangle(canvas, *corners, tuple(int(v) for v in rng.integers(0, 256, 3)), -1 if rng.random() < 0.5 else 1)
+        one, other = ((int(rng.integers(0, width)), int(rng.integers(0, height))) for _ in range(2))
+        fill = tuple(int(v) for v in rng.integers(0, 256, 3))
+        cv2.rectangle(canvas, one, other, fill, -1 if rng.random() < 0.5 else 1)
     return canvas
 
 

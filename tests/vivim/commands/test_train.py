@@ -202,7 +202,8 @@ def test_every_part_of_a_recipe_has_its_option(train: Train, monkeypatch: pytest
     assert seen[0][0] == FitConfig(**{name: value for name, (_, value) in OPTIONS.items()})
     # Augmentation has no options; weights to start from come in place of those of the encoder, and streaming networks
     # have directions of their own.
-    assert {*OPTIONS, "augmentation", "init", "streaming"} == set(vars(FitConfig()))
+    # And `classes` are those of the clips (--classes names them there).
+    assert {*OPTIONS, "augmentation", "init", "streaming", "classes"} == set(vars(FitConfig()))
     assert train("fit", "--init", "tiny").code == 0 and seen[1][0] == FitConfig(init="tiny")
     assert train("fit", "--streaming").code == 0 and seen[2][0] == FitConfig(streaming=True)
 
