@@ -71,6 +71,7 @@ lowest: dev  ## the oldest and newest of every dependency, and releases of ONNX 
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS) tests/test_dependencies.py tests/export/test_runtime_versions.py
 
 native:  ## the operators for ONNX Runtime and PyTorch on this CPU, in plugins/build/native (a C++ compiler is enough)
+	@echo "Compiling the operators for this CPU (about half a minute on one core; at once where they are up to date)"
 	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) plugins/ort/build.py
 
 plugins:  ## the CUDA kernels and the TensorRT plugin, in plugins/build/gpu (ARCH=87: for one GPU architecture)

@@ -75,7 +75,7 @@ class FitConfig:
     ema: Annotated[float, "Decay of averaged weights, such as 0.999; they are evaluated and saved. 0: none."] = 0.0
     boundary: Annotated[float, "Weight of the boundary cross-entropy (Eq. 9)."] = 0.3
     affine: Annotated[float, "Weight of the affine constraint (Eq. 8)."] = 0.3
-    flicker: Annotated[float, "Weight of how restless the masks of a clip are; ours, not the paper's."] = 0.0
+    flicker: Annotated[float, "Weight of the flicker of masks within a clip (ours, not in the paper)."] = 0.0
     delta_1: Annotated[float, "Weight in Eq. 8 of the pull towards the outline of the frame."] = 1.0
     delta_2: Annotated[float, "Weight in Eq. 8 of the push away from the outline of the first frame."] = 0.01
     weighting: Annotated[Weighting, "Cross-entropy as intended, or as in the authors' code."] = "intended"

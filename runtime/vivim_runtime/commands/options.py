@@ -132,7 +132,7 @@ ClassesOption = Annotated[
     typer.Option(
         "--classes",
         metavar="A,B",
-        help="Names of the masks' values, 1=lesion,2=vessel; default by the table of the data.",
+        help="Classes that mask values stand for: 1=lesion,2=vessel; default: classes.json of the data.",
     ),
 ]
 
