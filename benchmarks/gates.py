@@ -5,8 +5,9 @@
 WEIGHTS have been through `vivim-train calibrate-confidence`. A clip is five frames, as the model sees them. Cines are
 real ultrasound: every gate that hides and closes for them is a false alarm. What is drawn here as noise, pages, bars
 and scenes is of the kinds, not of the numbers, that the gate `domain` learnt from; slices of CT and MR it has never
-seen. A FOLDER has pictures that are no ultrasound. Cines come again in other settings of a scanner, darker, coarser and
-nearer than real ones are (vivim/training/strangers.py), which stand still.
+seen. A FOLDER has pictures that are no ultrasound. Cines come again in other settings of a scanner, darker, coarser
+and nearer than real ones are (vivim/training/strangers.py), which stand still. Beyond log odds of 0 the grain of a
+picture is that of another kind.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from vivim_runtime.phantom import PhantomSpec, phantom_frames
 from vivim_runtime.regions import RegionRule
 from vivim_runtime.sizes import parse_size
 from vivim_runtime.sources import open_source
+from vivim_runtime.texture import texture_features
 
 Image = npt.NDArray[np.uint8]
 Clip = list[Image]
@@ -168,16 +170,22 @@ def main() -> None:
             name, size, RegionRule.parse(asked.region), training.contract)),
     ]  # fmt: skip
     hiding = [gate in HIDING for gate in keepers]
-    print(f"{'clips':36} {'meant for':9} " + " ".join(f"{gate:>8}" for gate in (*keepers, "hidden")))
+    print(
+        f"{'clips':36} {'meant for':9} " + " ".join(f"{gate:>8}" for gate in (*keepers, "hidden")) + "  odds of grain"
+    )
     seconds: list[list[float]] = []
     for name, meant, clips in sets:
-        closed = []
+        closed, odds = [], []
         for clip in clips:
             row, spent = zip(*(_judged(keeper, clip) for keeper in keepers.values()), strict=True)
             closed.append((*row, any(shut and hides for shut, hides in zip(row, hiding, strict=True))))
             seconds.append(list(spent))
-        shares = np.mean(closed, axis=0)
-        print(f"{name[:36]:36} {meant:9} " + " ".join(f"{share:8.1%}" for share in shares), flush=True)
+            if domain is not None and domain.texture is not None:
+                seen = domain.texture.judged(texture_features(clip[-1])[None])[0]
+                odds.append(float(seen[0]) - domain.texture.odds)
+        shares = " ".join(f"{share:8.1%}" for share in np.mean(closed, axis=0))
+        span = f"  {min(odds):+.1f} to {max(odds):+.1f}" if odds else ""
+        print(f"{name[:36]:36} {meant:9} {shares}{span}", flush=True)
     print(f"{'ms a clip, median':46} " + " ".join(f"{1000 * spent:8.1f}" for spent in np.median(seconds, axis=0)))
 
 

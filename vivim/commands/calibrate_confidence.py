@@ -39,6 +39,8 @@ __all__ = ["calibrate_command"]
 _console = terminal(stderr=True)
 # Training pictures to know for every clip that validates: screens differ more than what is on them.
 _PICTURES = 5
+# What the pictures of the data become, as those that the network learnt from did.
+_OF_CONTRACT = ("frames", "size", "stride", "region", "shape", "colour", "outside")
 
 
 def calibrate_command(
@@ -64,17 +66,9 @@ def calibrate_command(
     training = read_training(weights)
     contract = training.contract
     model = load_checkpoint(weights)
-    source = ClipOptions(
-        data,
-        layout,
-        split_file,
-        classes,
-        seed=seed,
-        frames=contract.frames,
-        size=contract.size,
-        stride=contract.stride,
-        trained=training.data,
-        marked=model.config.classes,
+    source = replace(
+        ClipOptions(data, layout, split_file, classes, seed=seed, trained=training.data, marked=model.config.classes),
+        **{name: getattr(contract, name) for name in _OF_CONTRACT},
     )
     validation = source.judged("validation", clips)
     with open_runner(weights, threads=threads) as session:

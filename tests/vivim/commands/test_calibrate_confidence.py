@@ -11,6 +11,7 @@ import torch
 
 from vivim.checkpoint import Training, load_checkpoint, read_training, save_checkpoint
 from vivim.commands.calibrate_confidence import calibrate_command
+from vivim.commands.clip_options import ClipOptions
 from vivim.config import PRESETS
 from vivim.model import Vivim
 from vivim.session import open_runner
@@ -41,6 +42,24 @@ def test_the_record_is_stored_with_unchanged_weights_and_reaches_sessions(tmp_pa
         assert session.info.confidence.temperature == record.temperature
     figures = json.loads((tmp_path / "r.json").read_text())
     assert figures["temperature"] == record.temperature and figures["coverage"][0]["coverage"] == 1.0
+
+
+def test_pictures_are_those_of_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A region, a kept shape and grey: calibration must not judge a network on pictures that it never sees."""
+    torch.manual_seed(0)
+    contract = InputContract((64, 64), 2, 2, 3, region="4,4,40,40", shape="kept", colour="grey", outside="black")
+    path = tmp_path / "w.safetensors"
+    save_checkpoint(path, Vivim(PRESETS["tiny"]), Training(contract).metadata())
+    seen: list[InputContract] = []
+
+    def judged(self: ClipOptions, split: str, phantoms: int) -> None:
+        seen.append(self.contract)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(ClipOptions, "judged", judged)
+    with pytest.raises(ConfigError, match="enough"):
+        calibrate_command(str(path), tmp_path / "c.safetensors", clips=8)
+    assert seen == [contract]
 
 
 def test_targets_that_are_none_and_too_few_clips_are_refused(tmp_path: Path) -> None:
