@@ -81,7 +81,9 @@ def contact_sheet(rows: list[tuple[str, list[Image], Masks, Masks | None]]) -> I
         tiles = []
         for index in np.linspace(0, len(images) - 1, COLUMNS).round().astype(int):
             truth = None if truths is None else truths[index]
-            score = "" if truth is None else f", Dice {float(metrics.dice(masks[index], truth)):.3f}"
+            score = (
+                ": mask has no meaning" if truth is None else f", Dice {float(metrics.dice(masks[index], truth)):.3f}"
+            )
             tiles.append(tile(images[index], masks[index], truth, f"{name}, frame {index}{score}"))
         lines.append(np.concatenate(tiles, axis=1))
     return np.concatenate(lines, axis=0)
@@ -141,10 +143,12 @@ def main() -> None:
     print()
     Console().print(summary(parity, records["phantom"], records["cine"], dice, seconds))
     print(f"\nLook at {out}/contact_sheet.png, {out}/phantom.mp4, {out}/cine-seg.dcm and {out}/parity.html.")
-    print("On the sheet green is what the weights mark, white the truth, which only the phantom knows.")
-    print("The weights learnt synthetic ultrasound only: what they mark on the real cine means nothing clinical.")
+    print("On the sheet, green is what the weights mark, and white is the truth, which is known only for the phantom.")
+    print(
+        "The weights were trained on synthetic ultrasound only: their masks on the real cine have no clinical meaning."
+    )
     command = Path(sys.executable).with_name("vivim-run")
-    print("\nNext, live (in a window, or else on a page whose address it prints; q or Ctrl-C ends it):")
+    print("\nNext, try it live (in a window, or on a page whose address is printed; q or Ctrl-C ends it):")
     print(f"  {shlex.quote(str(command))} 'phantom:size=480x640' screen --model {shlex.quote(str(model))}")
 
 
