@@ -41,7 +41,11 @@ def wheel(package: str, version: str) -> Path:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             pytest.skip(f"pip cannot install {package} {version} here: {done.stderr.strip().splitlines()[-1:]}")
-        (Path(made) / "site").rename(folder)  # whole, or not at all
+        try:
+            (Path(made) / "site").rename(folder)  # whole, or not at all
+        except OSError:
+            if not folder.is_dir():  # else another worker was faster
+                raise
     return folder
 
 
