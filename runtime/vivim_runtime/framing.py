@@ -18,7 +18,7 @@ import numpy.typing as npt
 from vivim_runtime.contract import InputContract
 from vivim_runtime.regions import Region
 
-__all__ = ["OUTSIDE_LOGIT", "WHITE_FROM", "Framing", "Views", "logits_at", "mask_at", "resized"]
+__all__ = ["OUTSIDE_LOGIT", "WHITE_FROM", "Framing", "Views", "logits_at", "mask_at", "planes_of", "resized"]
 
 Image = npt.NDArray[np.uint8]
 Masks = npt.NDArray[np.bool_]
@@ -207,6 +207,11 @@ def mask_at(mask: Masks, size: tuple[int, int]) -> Masks:
     if mask.shape == size:
         return mask
     return resized(mask.astype(np.uint8) * np.uint8(255), size) >= WHITE_FROM
+
+
+def planes_of(mask: Masks) -> Masks:
+    """A true mask (H, W) or (K, H, W) -> (K, H, W): of one class, it is one plane."""
+    return mask if mask.ndim == 3 else mask[None]
 
 
 def logits_at(logits: Logits, size: tuple[int, int]) -> Logits:

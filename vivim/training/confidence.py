@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from vivim.training.batches import ClipSource, judged_clip
 from vivim_runtime.confidence import expected_dice
-from vivim_runtime.framing import mask_at
+from vivim_runtime.framing import mask_at, planes_of
 from vivim_runtime.judging.reliability import Reliability, ReliabilityTally
 from vivim_runtime.sessions.base import Session
 
@@ -61,7 +61,7 @@ def judged_frames(session: Session, clips: ClipSource, threshold: float = 0.5, s
         clip = judged_clip(clips, index)
         said = session(clip.pixels[None])[0][clip.used]
         for frame, truth in zip(said, clip.truths, strict=True):
-            true = mask_at(truth if truth.ndim == 3 else truth[None], size)  # (K, H, W)
+            true = mask_at(planes_of(truth), size)  # (K, H, W)
             pixels = rng.integers(0, frame[0].size, _PIXELS)
             logits.append(frame.reshape(len(frame), -1)[:, pixels].ravel())
             truths.append(true.reshape(len(true), -1)[:, pixels].ravel())

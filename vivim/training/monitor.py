@@ -16,6 +16,7 @@ from vivim.preprocessing import normalised
 from vivim.training.batches import ClipSource, clip_source
 from vivim.training.fit import EpochReport
 from vivim_runtime.clips import Clip
+from vivim_runtime.framing import planes_of
 from vivim_runtime.overlay import drawn
 from vivim_runtime.sessions.base import ClassInfo
 
@@ -64,7 +65,6 @@ class Monitor:
 def compared(model: Vivim, clip: Clip) -> npt.NDArray[np.uint8]:
     """The last frame of a clip (H, W, 3): truth outlined in white, predictions in the colours of their classes."""
     found = (model(normalised(clip.pixels)[None]).logits[0, -1] > 0).numpy()  # (K, H, W)
-    true = clip.masks[-1]
-    masks = np.concatenate((true if true.ndim == 3 else true[None], found))
+    masks = np.concatenate((planes_of(clip.masks[-1]), found))
     marks = [_TRUTH] * len(found) + [ClassInfo("prediction", _COLOURS[k % len(_COLOURS)]) for k in range(len(found))]
     return drawn(clip.pixels[-1], masks, marks, ("contour",), 1.0)

@@ -20,6 +20,7 @@ from vivim.training.batches import ClipSource, clip_source, judged_clip
 from vivim.training.distributed import Group
 from vivim_runtime.clips import Clip
 from vivim_runtime.errors import DataError
+from vivim_runtime.framing import planes_of
 from vivim_runtime.judging import metrics
 from vivim_runtime.judging.outlines import EdgeTally
 
@@ -75,7 +76,7 @@ def evaluate(
         output = model(normalised(clip.pixels)[None].to(group.device))
         logits = output.logits[0].float().cpu().numpy()  # (T, K, H, W)
         for planes, truth in zip(logits[clip.used], clip.truths, strict=True):
-            true = truth if truth.ndim == 3 else truth[None]
+            true = planes_of(truth)
             if len(planes) != len(true):
                 raise DataError(f"the network has {len(planes)} classes, and the clips have {len(true)}")
             size = (true.shape[1], true.shape[2])

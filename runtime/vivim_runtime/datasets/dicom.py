@@ -74,10 +74,7 @@ class DicomVideo(TitledVideo):
         planes = segmentation.planes(index, self.classes)
         if planes is None and self.missing_is_empty:
             planes = np.zeros((len(self.classes.names), *segmentation.size), np.bool_)
-        if planes is None:
-            return None
-        geometry = _loop(os.getpid(), self.path).geometry
-        return np.stack([geometry.show_mask(plane.view(np.uint8)) > 0 for plane in planes])
+        return None if planes is None else _loop(os.getpid(), self.path).geometry.show_planes(planes)
 
     @property
     def strays(self) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 
 from vivim_runtime.datasets.classes import Labels
 from vivim_runtime.datasets.folder import image_names, read_labels, read_mask
@@ -100,7 +99,7 @@ class RecordedVideo(TitledVideo):
         planes, reader = super().planes(index), _reader(os.getpid(), self.path)
         if planes is None or not reader.takes_as_stored(planes.shape[1:]):
             return planes
-        return np.stack([reader.geometry.show_mask(plane.view(np.uint8)) > 0 for plane in planes])
+        return reader.geometry.show_planes(planes)
 
     @property
     def strays(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from vivim_runtime.datasets.videos import AnnotatedVideo, Dataset
 from vivim_runtime.errors import DataError
-from vivim_runtime.framing import mask_at, resized
+from vivim_runtime.framing import mask_at, planes_of, resized
 from vivim_runtime.overlay import drawn
 from vivim_runtime.sessions.base import ClassInfo
 from vivim_runtime.sources.base import Image
@@ -59,7 +59,7 @@ def _cell(video: AnnotatedVideo, index: int, width: int) -> Image:
     except DataError:
         return _captioned(_crossed(width), video.label(index), _WRONG)
     size = (max(1, round(width * image.shape[0] / image.shape[1])), width)
-    planes = mask_at(mask if mask.ndim == 3 else mask[None], size)
+    planes = mask_at(planes_of(mask), size)
     outlines = [ClassInfo(f"class {k}", _COLOURS[k % len(_COLOURS)]) for k in range(len(planes))]
     small = drawn(resized(image, size), planes, outlines, ("contour",), 0.0)
     return _captioned(small, video.label(index), _INK)

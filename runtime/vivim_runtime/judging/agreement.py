@@ -21,6 +21,7 @@ import numpy as np
 
 from vivim_runtime.clips import Clip
 from vivim_runtime.errors import UsageError
+from vivim_runtime.framing import planes_of
 from vivim_runtime.judging import metrics
 from vivim_runtime.sessions.base import Clips, Logits, Session
 from vivim_runtime.sources.base import Image
@@ -200,7 +201,7 @@ class AgreementMeter:
             for meter, mask in zip(self._meters[-1], (mask_a, mask_b), strict=True):
                 meter.add(mask[index])
             truth = clip.true_mask(index)
-            planes = None if truth is None else truth if truth.ndim == 3 else truth[None]
+            planes = None if truth is None else planes_of(truth)
             if planes is not None and len(planes) == a.shape[1]:  # else nothing says which class they are of
                 self._figures["truth_a"].append(float(metrics.dice(mask_a[index], planes).mean()))
                 self._figures["truth_b"].append(float(metrics.dice(mask_b[index], planes).mean()))

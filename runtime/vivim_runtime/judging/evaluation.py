@@ -15,6 +15,7 @@ from vivim_runtime.clips import Show, threshold_logit
 from vivim_runtime.datasets import Dataset, Video
 from vivim_runtime.datasets.as_source import VideoSource
 from vivim_runtime.errors import DataError, NotFiniteError, UsageError
+from vivim_runtime.framing import planes_of
 from vivim_runtime.judging.class_judge import ClassJudge
 from vivim_runtime.judging.figures import FIGURES, Bootstrap, ClassUnits, Estimate, Units, estimate
 from vivim_runtime.judging.maps import THRESHOLDS
@@ -320,7 +321,7 @@ def _judged(
         nonlocal lesion_frames
         frame = item.frame
         assert frame.truth is not None
-        truths = frame.truth if frame.truth.ndim == 3 else frame.truth[None]
+        truths = planes_of(frame.truth)
         if len(truths) != len(judges):
             marks = f"{session.info.path.name} marks {len(judges)} classes"
             raise DataError(f"{marks}, and the masks of {video.name} have {len(truths)}")

@@ -80,6 +80,10 @@ class Geometry:
         white = (values >= (highest + 1) // 2).astype(np.uint8) * np.uint8(255)
         return (_scaled(white, size, cv2.INTER_LINEAR) >= _HALF).astype(np.uint8) * np.uint8(highest)
 
+    def show_planes(self, planes: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Masks, bool (K, H, W), each as `show_mask` has it."""
+        return np.stack([self.show_mask(plane.view(np.uint8)) > 0 for plane in planes])
+
     def store(self, mask: npt.NDArray[np.bool_], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
         """A mask as it is seen, bool (H, W) -> on the stored pixels, (H, W) = `size`; the reverse of `show`."""
         between = size[::-1] if self.transposed else size
