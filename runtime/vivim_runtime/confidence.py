@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from vivim_runtime.errors import ModelError
 from vivim_runtime.text import parse_json
-from vivim_runtime.texture import TEXTURE_FEATURES, Texture, squared
+from vivim_runtime.texture import TEXTURE_FEATURES, TEXTURE_PRODUCTS, Texture
 
 __all__ = ["CONFIDENCE_KEY", "Confidence", "Domain", "expected_dice", "first_features"]
 
@@ -28,8 +28,14 @@ CONFIDENCE_KEY = "confidence"
 Array = npt.NDArray[np.float32]
 Picture = npt.NDArray[np.uint8]
 
-# Arrays of a record's `texture`, with their number of sides.
-_TEXTURE_ARRAYS = {"centre": 1, "scale": 1, "weights": 1, "whitening": 2, "middle": 1}
+# Arrays of a record's `texture`, with their shapes.
+_TEXTURE_ARRAYS = {
+    "centre": (TEXTURE_FEATURES,),
+    "scale": (TEXTURE_FEATURES,),
+    "weights": (TEXTURE_PRODUCTS,),
+    "whitening": (TEXTURE_FEATURES, TEXTURE_FEATURES),
+    "middle": (TEXTURE_FEATURES,),
+}
 # Bounds of what a file may say.
 _MOST_CHANNELS, _MOST_PATCH = 1024, 32
 
@@ -185,17 +191,9 @@ def _domain(entry: Any) -> Domain:
 
 
 def _texture(entry: Any) -> Texture:
-    count = TEXTURE_FEATURES
-    expected = {
-        "centre": (count,),
-        "scale": (count,),
-        "weights": (squared(np.zeros((1, count))).shape[1],),
-        "whitening": (count, count),
-        "middle": (count,),
-    }
-    arrays = {name: _unpacked(entry[name], sides) for name, sides in _TEXTURE_ARRAYS.items()}
+    arrays = {name: _unpacked(entry[name], len(shape)) for name, shape in _TEXTURE_ARRAYS.items()}
     odds, far = float(entry["odds"]), float(entry["far"])
-    if any(arrays[name].shape != shape for name, shape in expected.items()):
+    if any(arrays[name].shape != shape for name, shape in _TEXTURE_ARRAYS.items()):
         raise ValueError("statistics of grain that this version does not know")
     if arrays["scale"].min() <= 0 or not np.isfinite(odds) or not 0 < far < np.inf:
         raise ValueError("statistics of grain that are none")

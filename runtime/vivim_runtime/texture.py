@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["TEXTURE_FEATURES", "Texture", "squared", "texture_features"]
+__all__ = ["TEXTURE_FEATURES", "TEXTURE_PRODUCTS", "Texture", "squared", "texture_features"]
 
 Array = npt.NDArray[np.float32]
 Wide = npt.NDArray[np.float64]
@@ -35,6 +35,7 @@ _FLAT = 1.5  # levels; compression leaves so much where all was alike
 _LAGS = ((0, 1), (0, 2), (0, 4), (1, 0), (2, 0), (4, 0), (1, 1))  # down, across
 _EACH = 15  # of one size of the picture
 TEXTURE_FEATURES = 3 + 2 * _EACH
+TEXTURE_PRODUCTS = 1 + TEXTURE_FEATURES + TEXTURE_FEATURES * (TEXTURE_FEATURES + 1) // 2  # of `squared`
 # Features further out than this, in standard deviations of what was learnt from, say no more than these.
 _FURTHEST = 4.0
 

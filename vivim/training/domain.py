@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from vivim.training.strangers import stranger, varied
 from vivim_runtime.confidence import Domain, first_features
-from vivim_runtime.texture import Texture, squared, texture_features
+from vivim_runtime.texture import TEXTURE_FEATURES, TEXTURE_PRODUCTS, Texture, squared, texture_features
 
 __all__ = ["learn_domain", "learn_texture"]
 
@@ -75,20 +75,19 @@ def learn_texture(
     known = _features(learnt, _KNOWN)
     others = np.stack([texture_features(seen(stranger(n, size))) for n in range(_STRANGERS)])
     both = np.concatenate((known, others))
-    count, products = both.shape[1], squared(both[:1]).shape[1]
     found = Texture(
         both.mean(axis=0).astype(np.float32),
         (both.std(axis=0) + 1e-3).astype(np.float32),
-        np.zeros(products, np.float32),
+        np.zeros(TEXTURE_PRODUCTS, np.float32),
         0.0,
-        np.eye(count, dtype=np.float32),
-        np.zeros(count, np.float32),
+        np.eye(TEXTURE_FEATURES, dtype=np.float32),
+        np.zeros(TEXTURE_FEATURES, np.float32),
         1.0,
     )
     z = found.standardised(known)
     weights = _discriminant(squared(z), squared(found.standardised(others)))
     covariance = np.cov(z.T)
-    shrunk = (1 - _SHRUNK) * covariance + _SHRUNK * np.eye(count) * np.trace(covariance) / count
+    shrunk = (1 - _SHRUNK) * covariance + _SHRUNK * np.eye(TEXTURE_FEATURES) * np.trace(covariance) / TEXTURE_FEATURES
     found = replace(
         found,
         weights=weights.astype(np.float32),
