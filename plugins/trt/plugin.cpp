@@ -92,6 +92,13 @@ int32_t kernelSize(char const* name, int64_t size)
     return static_cast<int32_t>(size);
 }
 
+int32_t chosenTactic(int32_t tactic)
+{
+    if (tactic < 0)
+        throw Refusal(vivim_kernels_error());
+    return tactic;
+}
+
 Plugin::Plugin(Signature const& signature, Attributes const& attributes)
     : mSignature(signature),
       mAttributes(attributes),

@@ -136,4 +136,7 @@ int32_t kernelType(nvinfer1::DataType type);
 // A dimension as the kernels take it; `name` is its tensor's.
 int32_t kernelSize(char const* name, int64_t size);
 
+// A tactic that the kernels chose for a description; Refusal with their words where they can compute none.
+int32_t chosenTactic(int32_t tactic);
+
 } // namespace vivim::trt

@@ -11,13 +11,7 @@ namespace
 {
 
 // The kernels' own rule for a description, which refuses what they cannot compute.
-int32_t defaultTactic(vivim_scan_desc const& desc)
-{
-    int32_t const tactic = vivim_scan_default_tactic(&desc);
-    if (tactic < 0)
-        throw Refusal(vivim_kernels_error());
-    return tactic;
-}
+int32_t defaultTactic(vivim_scan_desc const& desc) { return chosenTactic(vivim_scan_default_tactic(&desc)); }
 
 } // namespace
 

@@ -6,6 +6,7 @@ import ctypes
 import functools
 import re
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -310,25 +311,35 @@ def directions(*codes: int) -> ctypes.Array[ctypes.c_int32]:
     return (ctypes.c_int32 * 4)(*codes)
 
 
-def call_scan(**changes: object) -> tuple[int, str]:
-    """A good call with some of its fields, pointers or numbers replaced: status and message."""
-    desc = _ScanDesc(1, 20, 8, 5, 4, 16, 2, directions(0, 2), 0, 1, 16, 0)
+def changed_call(
+    function: str, desc: ctypes.Structure, pointers: Sequence[str], odd: int, changes: Mapping[str, object]
+) -> tuple[int, str]:
+    """A good call with some of its fields, pointers or numbers replaced: status and message.
+
+    Args:
+        odd: bytes off alignment, for pointers that are to be "odd".
+    """
     memory = torch.zeros(1 << 16, dtype=torch.uint8)
     base = memory.data_ptr() + -memory.data_ptr() % 16
-    values: dict[str, object] = dict.fromkeys(SCAN_POINTERS, base) | {"tactic": 0, "workspace_bytes": 1 << 15}
+    values: dict[str, object] = dict.fromkeys(pointers, base) | {"tactic": 0, "workspace_bytes": 1 << 15}
     for name, value in changes.items():
         if name in values:
-            values[name] = base + 8 if value == "odd" else value
+            values[name] = base + odd if value == "odd" else value
         else:
             setattr(desc, name, value)
-    status = emulation().vivim_selective_scan(
+    status = getattr(emulation(), function)(
         None if changes.get("desc", desc) is None else ctypes.byref(desc),
         values["tactic"],
-        *(ctypes.c_void_p(values[name]) for name in SCAN_POINTERS),
+        *(ctypes.c_void_p(values[name]) for name in pointers),
         ctypes.c_size_t(values["workspace_bytes"]),
         None,
     )
     return status, emulation().vivim_kernels_error().decode()
+
+
+def call_scan(**changes: object) -> tuple[int, str]:
+    desc = _ScanDesc(1, 20, 8, 5, 4, 16, 2, directions(0, 2), 0, 1, 16, 0)
+    return changed_call("vivim_selective_scan", desc, SCAN_POINTERS, 8, changes)
 
 
 @pytest.mark.parametrize(

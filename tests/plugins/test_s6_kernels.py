@@ -18,6 +18,7 @@ from tests.plugins.test_kernels import (
     OK,
     ORDERS,
     TOLERANCES,
+    changed_call,
     default_emulation,  # noqa: F401  (a fixture: every test starts from ascending threads)
     distance,
     emulation,
@@ -266,24 +267,7 @@ POINTERS = ["u", "delta", "B", "C", "A", "skip", "bias", "y", "workspace"]
 
 
 def call(**changes: object) -> tuple[int, str]:
-    """A good call with some of its fields, pointers or numbers replaced: status and message."""
-    desc = _S6Desc(1, 20, 8, 2, 4, 1, 0)
-    memory = torch.zeros(1 << 16, dtype=torch.uint8)
-    base = memory.data_ptr() + -memory.data_ptr() % 16
-    values: dict[str, object] = dict.fromkeys(POINTERS, base) | {"tactic": 0, "workspace_bytes": 1 << 15}
-    for name, value in changes.items():
-        if name in values:
-            values[name] = base + 2 if value == "odd" else value
-        else:
-            setattr(desc, name, value)
-    status = emulation().vivim_s6_scan(
-        None if changes.get("desc", desc) is None else ctypes.byref(desc),
-        values["tactic"],
-        *(ctypes.c_void_p(values[name]) for name in POINTERS),
-        ctypes.c_size_t(values["workspace_bytes"]),
-        None,
-    )
-    return status, emulation().vivim_kernels_error().decode()
+    return changed_call("vivim_s6_scan", _S6Desc(1, 20, 8, 2, 4, 1, 0), POINTERS, 2, changes)
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,13 @@ export and to judge networks, not to train them.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vivim.scan.kernels import cpu_library, library
+from vivim.scan.kernels import CpuLibrary, KernelLibrary, cpu_library, library
 from vivim.scan.operators import _Chunks, _in_its_own_precision
 
 __all__ = ["s6_scan", "s6_scan_reference"]
@@ -58,24 +59,17 @@ def s6_scan(
 
 
 @s6_scan.register_kernel("cuda")
-def _s6_scan_cuda(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    skip: Tensor | None,
-    bias: Tensor | None,
-    softplus: bool,
-) -> Tensor:
-    _check(u, delta, A, B, C, skip, bias)
-    kernels = library()
-    compute = kernels.s6_scan if kernels and kernels.takes_s6(u, delta, A, B, C) else _chunked
-    return compute(u, delta, A, B, C, skip, bias, softplus)
+def _s6_scan_cuda(*arguments: Any) -> Tensor:
+    return _compiled(library(), *arguments)
 
 
 @s6_scan.register_kernel("cpu")
-def _s6_scan_cpu(
+def _s6_scan_cpu(*arguments: Any) -> Tensor:
+    return _compiled(cpu_library(), *arguments)
+
+
+def _compiled(
+    kernels: KernelLibrary | CpuLibrary | None,
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -85,8 +79,8 @@ def _s6_scan_cpu(
     bias: Tensor | None,
     softplus: bool,
 ) -> Tensor:
+    """`s6_scan` by the compiled kernels of a device, where there are any that take these tensors."""
     _check(u, delta, A, B, C, skip, bias)
-    kernels = cpu_library()
     compute = kernels.s6_scan if kernels and kernels.takes_s6(u, delta, A, B, C) else _chunked
     return compute(u, delta, A, B, C, skip, bias, softplus)
 
