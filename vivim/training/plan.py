@@ -46,9 +46,9 @@ def planned(
         f"of {a_step} clips{f', {left} clips left out of each epoch' if left else ''}; "
         f"{len(clip_source(validation))} clips to validate on"
     )
-    weights = {"affine": config.affine, "boundary": config.boundary} | (
-        {"flicker": config.flicker} if config.flicker else {}
-    )
+    weights = {"affine": config.affine, "boundary": config.boundary}
+    if config.flicker:
+        weights["flicker"] = config.flicker
     terms = ", ".join(f"{weight:g} {name}" for name, weight in weights.items())
     yield (
         f"{config.optimizer}, rate {config.lr:g} to {config.min_lr:g}; segmentation + {terms}; averaged weights "

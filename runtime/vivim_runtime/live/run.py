@@ -365,7 +365,7 @@ class _LiveRun:
             seconds=time.monotonic() - self.began,
             recording=self.recorder.active,
             synchronised=self.sync.on,
-            held_up=self.sync.on and not self.sync.quick,
+            held_up=self.sync.is_slow,
             regions=() if views is None else tuple((r.x, r.y, r.width, r.height) for r in views.regions),
             region=self.seeing.rule,
             scale=printable(self.scales.describe(), 200),

@@ -47,6 +47,11 @@ class SyncChoice:
         self.on, self.quick = asked == "on", False
 
     @property
+    def is_slow(self) -> bool:
+        """Whether pictures wait so that people have to be told: it was asked for, or masks are slow."""
+        return self.on and not self.quick
+
+    @property
     def patience_s(self) -> float:
         """How long a call of the session may take until pictures go on without: where nobody is told that they wait,
         no longer than a mask may be old without that."""
@@ -65,8 +70,7 @@ class SyncChoice:
         if self._asked != "auto" or len(self._recent) < _ENOUGH or now - self._changed < _STEADY_S:
             return
         usual = statistics.median(self._recent)
-        is_slow = self.on and not self.quick
-        slow = usual > (_SLOW_UNTIL_S if is_slow else _SLOW_FROM_S)
+        slow = usual > (_SLOW_UNTIL_S if self.is_slow else _SLOW_FROM_S)
         share = _QUICK_UNTIL if self.quick else _QUICK_FROM
         quick = not slow and every and len(self._recent) == _RECENT and usual < share * interval
         if (slow or quick, quick) != (self.on, self.quick):
