@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -48,6 +49,7 @@ __all__ = [
     "clip_source",
     "judged_clip",
     "micro_batches",
+    "scaled",
     "phantom_clips",
 ]
 
@@ -479,6 +481,21 @@ def micro_batches(seed: int, epoch: int, clips: int, batch: int, a_step: int) ->
     order = np.random.default_rng([seed, epoch]).permutation(clips)
     whole = len(order) // (batch * a_step) * a_step
     return [order[batch * i : batch * (i + 1)].tolist() for i in range(whole)]
+
+
+def scaled(pixels: Tensor, truth: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """A batch, pixels (B, T, 3, H, W) and truth (B, T, K, H, W), with sides of about `scale` times as many pixels.
+
+    Sides are multiples of 32, at least 32, as the strides of the stages divide them. Pixels are averaged as they are
+    where a run makes frames smaller (vivim_runtime.framing), masks stay what the nearest pixel says.
+    """
+    size = [max(32, 32 * round(side * scale / 32)) for side in pixels.shape[-2:]]
+    if size == list(pixels.shape[-2:]):
+        return pixels, truth
+    way = {"mode": "area"} if scale < 1 else {"mode": "bilinear", "align_corners": False}
+    pictures = functional.interpolate(pixels.flatten(0, 1), size, **way)
+    masks = functional.interpolate(truth.flatten(0, 1), size, mode="nearest-exact")
+    return pictures.unflatten(0, pixels.shape[:2]), masks.unflatten(0, truth.shape[:2])
 
 
 class _TrainingClips(TorchDataset[tuple[Tensor, Tensor]]):

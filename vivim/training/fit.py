@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -29,7 +30,7 @@ from vivim.config import MEAN, STD
 from vivim.conversion import streaming_from
 from vivim.mamba import TemporalMambaLayer
 from vivim.model import Vivim
-from vivim.training.batches import ClipSource, TrainingBatches, clip_name, clip_source, micro_batches
+from vivim.training.batches import ClipSource, TrainingBatches, clip_name, clip_source, micro_batches, scaled
 from vivim.training.distributed import Group
 from vivim.training.objective import Objective
 from vivim.training.optimising import optimizer_of, set_rate
@@ -260,6 +261,8 @@ class _Run:
         for index in range(config.accumulate):
             number = first + index * group.size + group.rank  # of the batch within the epoch
             pixels, truth = (tensor.to(group.device, non_blocking=True) for tensor in next(batches))
+            if config.scales:
+                pixels, truth = scaled(pixels, truth, self._scale(first))
             # Of dropout and stochastic depth; not before `next`, which draws a number where it starts an epoch.
             torch.manual_seed((config.seed * 100_003 + self.epoch) * 1_000_003 + number)
             is_last = index == config.accumulate - 1
@@ -287,6 +290,12 @@ class _Run:
         if self.average is not None:
             self.average.update_parameters(self.model)
         return means
+
+    def _scale(self, first: int) -> float:
+        """Of all clips of a step, in every process; `first` is its first batch within the epoch."""
+        scales = self.config.scales
+        assert scales
+        return scales[np.random.default_rng([self.config.seed, self.epoch, first, 2]).integers(len(scales))]
 
     def _diverged(self, losses: dict[str, float], clips: list[list[int]]) -> ConfigError:
         """What to say where a loss is not finite; the state of before is saved."""

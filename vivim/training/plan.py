@@ -41,8 +41,9 @@ def planned(
     steps = len(source) // a_step
     left = len(source) - steps * a_step
     stills = f" ({len(source.stills)} of them still pictures)" if isinstance(source, MixedClips) else ""
+    sizes = f" times {', '.join(f'{scale:g}' for scale in config.scales)}" if config.scales else ""
     yield (
-        f"{len(source)} clips{stills} of {config.frames} x {height} x {width}; {config.epochs} epochs of {steps} steps "
+        f"{len(source)} clips{stills} of {config.frames} x {height} x {width}{sizes}; {config.epochs} epochs of {steps} steps "
         f"of {a_step} clips{f', {left} clips left out of each epoch' if left else ''}; "
         f"{len(clip_source(validation))} clips to validate on"
     )

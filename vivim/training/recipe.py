@@ -64,6 +64,10 @@ class FitConfig:
     epochs: Annotated[int, "Passes over the clips."] = 100
     batch: Annotated[int, "Clips per step (and process)."] = 4
     frames: Annotated[int, "Frames of a clip, T."] = 5
+    scales: Annotated[
+        tuple[float, ...] | None,
+        "Sizes of the clips relative to --imgsz, such as 1,0.75,0.5: one is drawn for every step.",
+    ] = None
     accumulate: Annotated[int, "Batches whose gradients are added up before a step."] = 1
     optimizer: Annotated[Literal["adam", "adamw"], "Optimizer; adamw also decays weights."] = "adam"
     lr: Annotated[float, "Learning rate after the warm-up."] = 1e-4
@@ -123,6 +127,8 @@ class FitConfig:
             )
         if self.flicker and self.frames < 2:
             raise ConfigError("--flicker compares the frames of a clip; expected --frames of at least 2")
+        if self.scales is not None and not (self.scales and all(0.125 <= scale <= 8 for scale in self.scales)):
+            raise ConfigError(f"--scales is {','.join(map(str, self.scales))}; expected sizes of 0.125 to 8")
         if self.warmup > 1:
             raise ConfigError(f"--warmup is {self.warmup}; expected a share of the steps, 0 to 1")
         if not 0 <= self.ema < 1:

@@ -22,6 +22,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import typer
 
+from vivim_runtime.errors import UsageError
+
 __all__ = ["field_options", "options_of"]
 
 
@@ -74,8 +76,21 @@ def _value(kind: Any, given: Any) -> Any:
     parts = [part for part in get_args(kind) if part is not type(None)]
     is_tuple = get_origin(kind) is tuple or any(get_origin(part) is tuple for part in parts)
     if is_tuple and isinstance(given, str):
-        return tuple(part.strip() for part in given.split(",") if part.strip()) or None
+        parts_given = [part.strip() for part in given.split(",") if part.strip()]
+        return tuple(map(_number, parts_given) if _has_numbers(kind) else parts_given) or None
     return given
+
+
+def _has_numbers(kind: Any) -> bool:
+    """Whether a type is, or may be, a tuple of numbers."""
+    return any(get_args(part)[:1] == (float,) for part in (kind, *get_args(kind)) if get_origin(part) is tuple)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"{text} is no number; expected numbers joined by commas") from None
 
 
 def options_of(
