@@ -49,8 +49,8 @@ __all__ = [
     "clip_source",
     "judged_clip",
     "micro_batches",
-    "scaled",
     "phantom_clips",
+    "scaled",
 ]
 
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from vivim_runtime.phantom.probe import Beams, Probe
 from vivim_runtime.phantom.spec import PhantomSpec
 
-__all__ = ["Scene"]
+__all__ = ["Lesion", "Scene"]
 
 Field = npt.NDArray[np.float32]
 
@@ -42,7 +42,7 @@ def _blurred(x: Field, vertical: float, horizontal: float) -> Field:
 
 
 @dataclass(frozen=True)
-class _Lesion:
+class Lesion:
     """A star-shaped outline r(angle) = radius (1 + sum of harmonics), stretched and tilted, that pulses in time."""
 
     centre: tuple[float, float]
@@ -57,7 +57,7 @@ class _Lesion:
     behind: float
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, aspect: float) -> _Lesion:
+    def draw(cls, rng: np.random.Generator, aspect: float) -> Lesion:
         harmonics = np.arange(2, 7)
         radius = rng.uniform(0.07, 0.21)
         return cls(
@@ -73,7 +73,7 @@ class _Lesion:
             behind=rng.uniform(-7.0, 5.0),
         )
 
-    def below(self, probe: Probe, aspect: float) -> _Lesion:
+    def below(self, probe: Probe, aspect: float) -> Lesion:
         """The same where depth and beam are what this one has for its centre; where a fan is narrow, deeper."""
         deep = self.centre[0] + (0.14 if probe.kind == "sector" else 0.0)
         lateral = 2 * self.centre[1] / aspect - 1
@@ -108,7 +108,7 @@ class Scene:
         tissue_y, tissue_x = (tissue - self.margin) / self.scale
 
         present = rng.random() < 0.9 if spec.lesion is None else spec.lesion
-        self.lesion = _Lesion.draw(rng, aspect) if present else None
+        self.lesion = Lesion.draw(rng, aspect) if present else None
         self.scatterers = rng.standard_normal((*shape, 2)).astype(np.float32)
         if beams.probe is not None:
             self.lesion = self.lesion and self.lesion.below(beams.probe, aspect)
@@ -194,6 +194,57 @@ class Scene:
         y = self.beams.y + np.float32(swing[0]) + self.bulge[0] * beat
         return y, self.beams.x + np.float32(swing[1]) + self.bulge[1] * beat
 
+    def echogenicity(self, time: float, lesion: Lesion | None, visibility: float = 1.0) -> tuple[Field, Field | None]:
+        """How strongly tissue scatters in each cell at a time in seconds, with a lesion in it.
+
+        Args:
+            visibility: of the lesion, 1 as drawn and 0 like the tissue around it.
+
+        Returns:
+            decibels (rows, columns); depth below the lesion's outline, in units, positive inside, None without one.
+        """
+        y, x = self._tissue_at(time)
+        echo, texture = self._moved(self.echo, y, x), self._moved(self.texture, y, x)
+        echo += texture
+        if lesion is None:
+            return echo, None
+        depth = lesion.inside(y, x, time)
+        body = 0.5 + 0.5 * np.tanh(depth / (2 * lesion.edge))  # the logistic function, without overflow
+        if visibility < 1.0:
+            body = body * np.float32(visibility)
+        inner = np.float32(-11.0 + lesion.contrast) + 1.3 * texture
+        echo += body * (np.minimum(echo + lesion.contrast * 0.8, inner) - echo)
+        # Sound that crossed the lesion was weakened less (enhancement) or more (shadow) than its surroundings.
+        crossed = np.minimum(np.cumsum(body, axis=0) / self.scale / lesion.radius, 1.5) * (1 - body)
+        echo += _blurred(crossed.astype(np.float32), 1, 0.006 * self.scale) * lesion.behind
+        return echo, depth
+
+    def _moved(self, field: Field, y: Field, x: Field) -> Field:
+        """A field of the tissue at rest, where the tissue of each cell was."""
+        columns, rows = x * self.scale + self.margin, y * self.scale + self.margin
+        return cv2.remap(field, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+
+    def backscatter(
+        self, time: float, rng: np.random.Generator, visibility: float = 1.0
+    ) -> tuple[Field, Field | None]:
+        """The envelope (rows, columns) of what comes back, before attenuation and the scanner; and depth, as above.
+
+        Args:
+            rng: the frame's own noise.
+            visibility: of the lesion.
+        """
+        echo, depth = self.echogenicity(time, self.lesion, visibility)
+        signal = self._moved(self.scatterers, *self._tissue_at(time))
+        fresh = rng.standard_normal(signal.shape, dtype=np.float32)
+        signal = np.float32(np.sqrt(1 - _DECORRELATION)) * signal + np.float32(np.sqrt(_DECORRELATION)) * fresh
+        signal *= np.exp(echo * np.float32(np.log(10) / 20))[..., None]
+        signal = _blurred(signal, *self.psf)
+        # The blur averages 4 pi s_y s_x independent scatterers; undo what that takes from the power.
+        envelope = cv2.magnitude(signal[..., 0], signal[..., 1]) * np.float32(
+            np.sqrt(4 * np.pi * self.psf[0] * self.psf[1])
+        )
+        return envelope, depth
+
     def echoes(
         self, time: float, rng: np.random.Generator, gain_db: float = 0.0, visibility: float = 1.0
     ) -> tuple[Field, Field | None]:
@@ -208,31 +259,7 @@ class Scene:
             grey: (rows, columns), of 0..1 but not clipped; depth below the lesion's outline, in units, positive inside,
             None where there is no lesion.
         """
-        y, x = self._tissue_at(time)
-        map_x, map_y = x * self.scale + self.margin, y * self.scale + self.margin
-        echo = cv2.remap(self.echo, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-        texture = cv2.remap(self.texture, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-        echo += texture
-        depth = None
-        if self.lesion is not None:
-            depth = self.lesion.inside(y, x, time)
-            body = 0.5 + 0.5 * np.tanh(depth / (2 * self.lesion.edge))  # the logistic function, without overflow
-            if visibility < 1.0:
-                body = body * np.float32(visibility)
-            inner = np.float32(-11.0 + self.lesion.contrast) + 1.3 * texture
-            echo += body * (np.minimum(echo + self.lesion.contrast * 0.8, inner) - echo)
-            # Sound that crossed the lesion was weakened less (enhancement) or more (shadow) than its surroundings.
-            crossed = np.minimum(np.cumsum(body, axis=0) / self.scale / self.lesion.radius, 1.5) * (1 - body)
-            echo += _blurred(crossed.astype(np.float32), 1, 0.006 * self.scale) * self.lesion.behind
-        signal = cv2.remap(self.scatterers, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-        fresh = rng.standard_normal(signal.shape, dtype=np.float32)
-        signal = np.float32(np.sqrt(1 - _DECORRELATION)) * signal + np.float32(np.sqrt(_DECORRELATION)) * fresh
-        signal *= np.exp(echo * np.float32(np.log(10) / 20))[..., None]
-        signal = _blurred(signal, *self.psf)
-        # The blur averages 4 pi s_y s_x independent scatterers; undo what that takes from the power.
-        envelope = cv2.magnitude(signal[..., 0], signal[..., 1]) * np.float32(
-            np.sqrt(4 * np.pi * self.psf[0] * self.psf[1])
-        )
+        envelope, depth = self.backscatter(time, rng, visibility)
         level = 20 * np.log10(envelope + 1e-4) + self.depth_gain + self.shadows + (self.gain_db + gain_db)
         if self.smoothing > 0.3:
             level = _blurred(level, self.smoothing, self.smoothing)

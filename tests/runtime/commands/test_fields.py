@@ -22,6 +22,7 @@ class Recipe:
     init: Annotated[str | None, "Weights to start from."] = None
     directions: Annotated[tuple[str, ...] | None, "Scans."] = None
     epochs: Annotated[int, "Passes over the clips."] = 100
+    scales: Annotated[tuple[float, ...] | None, "Sizes."] = None
     lr: Annotated[float, "Learning rate."] = 1e-4
     fresh: Annotated[bool, "New clips in every epoch."] = True
     optimizer: Annotated[Literal["adam", "adamw"], "How weights move."] = "adam"
@@ -51,10 +52,15 @@ def test_without_options_a_command_gets_the_defaults_of_the_dataclass() -> None:
 
 
 def test_every_field_with_a_help_text_is_an_option_of_its_type() -> None:
-    words = "--preset tiny --init w.pt --directions a,b --epochs 3 --lr 0.5 --no-fresh --optimizer adamw --out x"
-    expected = Recipe("tiny", "w.pt", ("a", "b"), 3, 0.5, False, "adamw")
-    assert run(*words.split()) == {"recipe": expected, "out": Path("x")}
+    words = "--preset tiny --init w.pt --directions a,b --epochs 3 --scales 1,.5 --lr 0.5 --no-fresh"
+    expected = Recipe("tiny", "w.pt", ("a", "b"), 3, (1.0, 0.5), 0.5, False, "adamw")
+    assert run(*words.split(), *"--optimizer adamw --out x".split()) == {"recipe": expected, "out": Path("x")}
     assert "noise" not in field_options(Recipe)
+
+
+def test_numbers_that_are_none_are_refused() -> None:
+    with pytest.raises(UsageError, match="half is no number; expected numbers joined by commas"):
+        run("--scales", "1,half")
 
 
 def test_what_the_configuration_refuses_is_refused() -> None:

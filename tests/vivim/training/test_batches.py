@@ -33,6 +33,7 @@ from vivim.training.batches import (
     clip_name,
     micro_batches,
     phantom_clips,
+    scaled,
 )
 from vivim_runtime import errors
 from vivim_runtime.clips import Clip
@@ -375,6 +376,21 @@ def test_workers_deal_the_same_batches_as_none_epoch_after_epoch() -> None:
     for epoch in (0, 1):
         numbers = micro_batches(3, epoch, 5, 2, 1)
         assert equal(list(here.of(epoch, numbers)), list(ahead.of(epoch, numbers)))
+
+
+def test_a_batch_of_another_size_is_averaged_where_it_gets_smaller_and_masks_stay_masks() -> None:
+    pixels = torch.rand(2, 3, 3, 64, 96)
+    truth = (torch.rand(2, 3, 2, 64, 96) > 0.5).float()
+    small, marked = scaled(pixels, truth, 0.5)
+    assert small.shape == (2, 3, 3, 32, 64) and marked.shape == (2, 3, 2, 32, 64)  # 48 is no multiple of 32
+    half, _ = scaled(pixels[..., :64], truth[..., :64], 0.5)
+    means = pixels[..., :64].unflatten(4, (32, 2)).unflatten(3, (32, 2)).mean((4, 6))
+    assert torch.allclose(half, means, atol=1e-6)  # sums of four numbers below 1
+    assert set(marked.unique().tolist()) == {0.0, 1.0}
+    large, wide = scaled(pixels, truth, 1.5)
+    assert large.shape[-2:] == wide.shape[-2:] == (96, 160)
+    assert scaled(pixels, truth, 0.1)[0].shape[-2:] == (32, 32)
+    assert all(a is b for a, b in zip(scaled(pixels, truth, 1.0), (pixels, truth), strict=True))
 
 
 def test_fresh_phantoms_are_new_in_every_epoch_and_the_same_for_the_same_epoch() -> None:

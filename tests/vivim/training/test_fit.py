@@ -90,11 +90,12 @@ def test_loss_decreases_on_one_clip(
 
 
 # What a resumed run may get wrong: moments of Adam, averaged weights, gradients that are added up, the random numbers
-# of dropout, the rate, and sums of losses of the part of an epoch that is done.
+# of dropout, the rate, the sizes of clips, and sums of losses of the part of an epoch that is done.
 KINDS = {
     "adam": {},
     "adamw": {"optimizer": "adamw", "weight_decay": 0.1, "warmup": 0.5, "lr": 1e-3, "max_norm": 0.5},
     "averaged and accumulated": {"ema": 0.9, "batch": 1, "accumulate": 2, "lr": 1e-3},
+    "scales": {"scales": (1.0, 1.5), "lr": 1e-3},
 }
 # Where a run ends, as (epoch, step): on_step is called before the state of a step is saved, so the last state is the
 # one of the step before. What a recipe has and where it ends do not depend on each other: all ends of the richest
@@ -103,6 +104,7 @@ ENDS = [
     *(("averaged and accumulated", *end) for end in ((1, 2), (1, 3), (2, 1), (2, 3))),
     ("adam", 2, 1),
     ("adamw", 1, 3),
+    ("scales", 2, 3),
 ]
 
 
@@ -539,6 +541,24 @@ def test_gradients_are_clipped_to_the_norm_and_no_further(
     free, clipped, wide = (step.norm for step in steps)
     # clip_grad_norm_ divides by the norm plus 1e-6, a ten-thousandth of 0.01; the rest is float32.
     assert free > 0.02 and clipped == pytest.approx(0.01, rel=2e-4) and wide == free
+
+
+def test_sizes_of_clips_are_drawn_step_by_step_and_masks_go_with_them(
+    quick: FitConfig, clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vivim.training.fit, "evaluate", no_scores)
+    seen: list[tuple[int, ...]] = []
+    forward = Vivim.forward
+    monkeypatch.setattr(Vivim, "forward", lambda self, x: seen.append(tuple(x.shape[-2:])) or forward(self, x))
+    run = replace(quick, epochs=4, accumulate=2, scales=(0.5, 1.0))
+    list(fit(run, clips, [], tmp_path / "several"))
+    pairs = list(zip(seen[::2], seen[1::2], strict=True))  # the batches of a step
+    assert len(pairs) == 12 and all(one == other for one, other in pairs)
+    assert set(seen) == {(32, 32), (64, 64)}
+    again = seen.copy()
+    seen.clear()
+    list(fit(replace(run, seed=run.seed + 1), clips, [], tmp_path / "others"))
+    assert seen != again and set(seen) == set(again)
 
 
 def test_accumulated_gradients_are_the_mean_of_those_of_the_batches(
