@@ -43,8 +43,8 @@ def planned(
     stills = f" ({len(source.stills)} of them still pictures)" if isinstance(source, MixedClips) else ""
     sizes = f" times {', '.join(f'{scale:g}' for scale in config.scales)}" if config.scales else ""
     yield (
-        f"{len(source)} clips{stills} of {config.frames} x {height} x {width}{sizes}; {config.epochs} epochs of {steps} steps "
-        f"of {a_step} clips{f', {left} clips left out of each epoch' if left else ''}; "
+        f"{len(source)} clips{stills} of {config.frames} x {height} x {width}{sizes}; {config.epochs} epochs of "
+        f"{steps} steps of {a_step} clips{f', {left} clips left out of each epoch' if left else ''}; "
         f"{len(clip_source(validation))} clips to validate on"
     )
     weights = {"affine": config.affine, "boundary": config.boundary}

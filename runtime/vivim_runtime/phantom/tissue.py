@@ -224,9 +224,7 @@ class Scene:
         columns, rows = x * self.scale + self.margin, y * self.scale + self.margin
         return cv2.remap(field, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
-    def backscatter(
-        self, time: float, rng: np.random.Generator, visibility: float = 1.0
-    ) -> tuple[Field, Field | None]:
+    def backscatter(self, time: float, rng: np.random.Generator, visibility: float = 1.0) -> tuple[Field, Field | None]:
         """The envelope (rows, columns) of what comes back, before attenuation and the scanner; and depth, as above.
 
         Args:

@@ -54,7 +54,7 @@ def test_without_options_a_command_gets_the_defaults_of_the_dataclass() -> None:
 def test_every_field_with_a_help_text_is_an_option_of_its_type() -> None:
     words = "--preset tiny --init w.pt --directions a,b --epochs 3 --scales 1,.5 --lr 0.5 --no-fresh"
     expected = Recipe("tiny", "w.pt", ("a", "b"), 3, (1.0, 0.5), 0.5, False, "adamw")
-    assert run(*words.split(), *"--optimizer adamw --out x".split()) == {"recipe": expected, "out": Path("x")}
+    assert run(*words.split(), "--optimizer", "adamw", "--out", "x") == {"recipe": expected, "out": Path("x")}
     assert "noise" not in field_options(Recipe)
 
 
