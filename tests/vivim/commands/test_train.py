@@ -177,6 +177,7 @@ OPTIONS = {
     "boundary": ("0.1", 0.1),
     "affine": ("0.2", 0.2),
     "flicker": ("0.4", 0.4),
+    "scales": ("1,0.5", (1.0, 0.5)),
     "delta_1": ("0.9", 0.9),
     "delta_2": ("0.02", 0.02),
     "weighting": ("authors", "authors"),
