@@ -5,8 +5,7 @@
 For every film with a lesion, one frame is fitted by what made it: the tissue around the lesion, its contrast, the
 softness of its edge, its enhancement or shadow, the point-spread function, gain and attenuation are given, and the
 search starts at the truth. Unknown are the 15 numbers of the outline alone: centre, radius, stretch, tilt, and five
-harmonics. The envelope is given as it is before the scanner compresses, clips, blurs and rounds it. So nobody who sees
-the picture, and does not know the scene, should do better than such a fit.
+harmonics. The envelope is given as it is before the scanner compresses, clips, blurs and rounds it.
 
 Its likelihood takes the pixels' intensities as independent and exponential (Rayleigh speckle) around the means that the
 outline implies, with --weight for the pixels of a speckle grain that are not independent (0.03 to 0.3 was tried), and
@@ -37,8 +36,8 @@ from vivim_runtime.judging import metrics
 from vivim_runtime.judging.outlines import EdgeTally, outline_of
 from vivim_runtime.measuring import measured
 from vivim_runtime.phantom import PhantomSpec, phantom_frames
-from vivim_runtime.phantom.probe import Beams
-from vivim_runtime.phantom.tissue import Lesion, Scene
+from vivim_runtime.phantom.plain import PlainPhantom
+from vivim_runtime.phantom.tissue import Lesion
 
 SIZE, FRAMES, JUDGED = 256, 5, 2  # the frame in the middle of a clip, which a network sees from both sides
 HARMONICS = np.arange(2, 7)
@@ -80,39 +79,37 @@ class Fit:
     """What a frame says about the outline of its lesion to one who knows the scene."""
 
     def __init__(self, spec: PhantomSpec, weight: float) -> None:
-        self.scene = Scene(spec, np.random.default_rng([spec.seed, 0x5641]), Beams.of_picture(*spec.size))
-        time = JUDGED / spec.fps
-        noise = np.random.default_rng([spec.seed, 0x4652, JUDGED])  # that of vivim_runtime.phantom.plain
-        envelope, _ = self.scene.backscatter(time, noise)
+        phantom = PlainPhantom(spec)
+        self.scene, self.shown, self.weight = phantom.scene, phantom.sector, weight
+        self.time = JUDGED / spec.fps
+        self.tissue = self.scene.tissue_at(self.time)
         assert self.scene.lesion is not None
-        self.truth, self.time, self.weight = Outline(self.scene.lesion, time), time, weight
+        self.truth = Outline(self.scene.lesion, self.time)
+        envelope, _ = self.scene.backscatter(self.time, spec.frame_rng(JUDGED))
         self.intensity = envelope.astype(np.float64) ** 2
 
     def mean(self, numbers: Array) -> Array:
         """Expected intensity (H, W): the power of scatterers, blurred by the square of the point-spread function."""
-        echo, _ = self.scene.echogenicity(self.time, self.truth.changed(numbers))
+        echo, _ = self.scene.echogenicity(self.time, *self.tissue, self.truth.changed(numbers))
         power = np.exp(echo * (np.log(10) / 10)).astype(np.float64)
         down, across = (sigma / np.sqrt(2) for sigma in self.scene.psf)
         return 2 * cv2.GaussianBlur(power, (0, 0), sigmaX=max(across, 0.3), sigmaY=max(down, 0.3))
 
     def mask(self, numbers: Array) -> npt.NDArray[np.bool_]:
-        _, depth = self.scene.echogenicity(self.time, self.truth.changed(numbers))
-        assert depth is not None
-        return depth > 0
+        """What the picture shows (H, W) of a lesion with these numbers."""
+        return (self.truth.changed(numbers).inside(*self.tissue, self.time) > 0) & self.shown
 
-    def _value(self, numbers: Array, shown: npt.NDArray[np.bool_]) -> tuple[float, Array]:
+    def _value(self, numbers: Array) -> tuple[float, Array]:
+        """Log posterior probability, and what `mean` says."""
         mean = self.mean(numbers)
-        likelihood = -(np.log(mean) + self.intensity / mean)[shown].sum()
+        likelihood = -(np.log(mean) + self.intensity / mean)[self.shown].sum()
         return float(self.weight * likelihood - 0.5 * (((numbers - MEAN) / SPREAD) ** 2).sum()), mean
 
-    def found(self, shown: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
-        """The most probable numbers (15,) and their covariance (15, 15), by damped Fisher scoring from the truth.
-
-        Args:
-            shown: pixels (H, W) that the picture shows.
-        """
+    def found(self) -> tuple[Array, Array]:
+        """The most probable numbers (15,) and their covariance (15, 15), by damped Fisher scoring from the truth."""
         numbers, damping = self.truth.numbers(), 1e-3
-        value, mean = self._value(numbers, shown)
+        value, mean = self._value(numbers)
+        shown = self.shown
         for _ in range(40):
             slopes = np.stack(
                 [
@@ -125,7 +122,7 @@ class Fit:
             better = None
             while better is None and damping < 1e6:
                 step = np.linalg.solve(information + damping * np.diag(np.diag(information)), gradient)
-                tried, mean_there = self._value(numbers + step, shown)
+                tried, mean_there = self._value(numbers + step)
                 if tried > value:
                     better = tried - value
                     numbers, value, mean, damping = numbers + step, tried, mean_there, damping / 10
@@ -163,14 +160,10 @@ class Side:
         )
 
 
-def drawn(
-    fit: Fit, numbers: Array, covariance: Array, shown: npt.NDArray[np.bool_], draws: int, rng: np.random.Generator
-) -> npt.NDArray[np.float32]:
+def drawn(fit: Fit, numbers: Array, covariance: Array, draws: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     """Logits (H, W) of an outline in each pixel, over outlines that the fit takes for possible."""
     root = np.linalg.cholesky(covariance)
-    share = np.mean(
-        [outline_of(fit.mask(numbers + root @ rng.standard_normal(15)) & shown) for _ in range(draws)], axis=0
-    )
+    share = np.mean([outline_of(fit.mask(numbers + root @ rng.standard_normal(15))) for _ in range(draws)], axis=0)
     share = np.clip(share, 1e-4, 1 - 1e-4)
     return np.log(share / (1 - share)).astype(np.float32)
 
@@ -195,7 +188,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     print(machine())
     model = load_checkpoint(asked.model).eval()
-    sides = {"the fit that knows the scene": Side(), asked.model: Side()}
+    informed, network = Side(), Side()
     rng = np.random.default_rng(0)
     for seed in range(PHANTOM_SPLITS[asked.split], PHANTOM_SPLITS[asked.split] + asked.clips):
         spec = PhantomSpec(seed, FRAMES, (SIZE, SIZE))
@@ -204,16 +197,10 @@ def main() -> None:
         if not truth.any():
             continue
         fit = Fit(spec, asked.weight)
-        # Outside a fan or a margin a lesion is cut off: what a frame shows of it is its mask there.
-        shown = pixels.max((0, 3)) > 0
-        shown = cv2.morphologyEx(shown.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8)) > 0
-        numbers, covariance = fit.found(shown)
-        fitted = fit.mask(numbers) & shown
-        sides["the fit that knows the scene"].add(
-            drawn(fit, numbers, covariance, shown, asked.draws, rng), fitted, truth
-        )
-        sides[asked.model].add(*of_network(model, pixels), truth)
-    for name, side in sides.items():
+        numbers, covariance = fit.found()
+        informed.add(drawn(fit, numbers, covariance, asked.draws, rng), fit.mask(numbers), truth)
+        network.add(*of_network(model, pixels), truth)
+    for name, side in (("the fit that knows the scene", informed), (asked.model, network)):
         print(f"{name:28}  {side.line()}")
 
 

@@ -486,12 +486,13 @@ def micro_batches(seed: int, epoch: int, clips: int, batch: int, a_step: int) ->
 def scaled(pixels: Tensor, truth: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """A batch, pixels (B, T, 3, H, W) and truth (B, T, K, H, W), with sides of about `scale` times as many pixels.
 
-    Sides are multiples of 32, at least 32, as the strides of the stages divide them. Pixels are averaged as they are
-    where a run makes frames smaller (vivim_runtime.framing), masks stay what the nearest pixel says.
+    At 1 it stays as it is. Otherwise sides are multiples of 32, at least 32, as the strides of the stages divide them.
+    Pixels are averaged as they are where a run makes frames smaller (vivim_runtime.framing); masks stay what the
+    nearest pixel says.
     """
-    size = [max(32, 32 * round(side * scale / 32)) for side in pixels.shape[-2:]]
-    if size == list(pixels.shape[-2:]):
+    if scale == 1:
         return pixels, truth
+    size = [max(32, 32 * round(side * scale / 32)) for side in pixels.shape[-2:]]
     way = {"mode": "area"} if scale < 1 else {"mode": "bilinear", "align_corners": False}
     pictures = functional.interpolate(pixels.flatten(0, 1), size, **way)
     masks = functional.interpolate(truth.flatten(0, 1), size, mode="nearest-exact")

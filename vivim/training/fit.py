@@ -258,11 +258,11 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         before = [buffer.clone() for buffer in self.model.buffers()]  # running statistics: a forward pass moves them
         sums: dict[str, Tensor] = {}
+        scale = self._scale(first)
         for index in range(config.accumulate):
             number = first + index * group.size + group.rank  # of the batch within the epoch
             pixels, truth = (tensor.to(group.device, non_blocking=True) for tensor in next(batches))
-            if config.scales:
-                pixels, truth = scaled(pixels, truth, self._scale(first))
+            pixels, truth = scaled(pixels, truth, scale)
             # Of dropout and stochastic depth; not before `next`, which draws a number where it starts an epoch.
             torch.manual_seed((config.seed * 100_003 + self.epoch) * 1_000_003 + number)
             is_last = index == config.accumulate - 1
@@ -293,8 +293,7 @@ class _Run:
 
     def _scale(self, first: int) -> float:
         """Of all clips of a step, in every process; `first` is its first batch within the epoch."""
-        scales = self.config.scales
-        assert scales
+        scales = self.config.scales or (1.0,)
         return scales[np.random.default_rng([self.config.seed, self.epoch, first, 2]).integers(len(scales))]
 
     def _diverged(self, losses: dict[str, float], clips: list[list[int]]) -> ConfigError:

@@ -17,7 +17,7 @@ import inspect
 import types
 from collections.abc import Callable, Collection
 from dataclasses import MISSING, fields
-from functools import wraps
+from functools import partial, wraps
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
@@ -71,26 +71,22 @@ def _taken(kind: Any) -> tuple[Any, str]:
     return (taken | None if optional else taken), note
 
 
-def _value(kind: Any, given: Any) -> Any:
+def _value(name: str, kind: Any, given: Any) -> Any:
     """A field's value from what was given on the command line."""
-    parts = [part for part in get_args(kind) if part is not type(None)]
-    is_tuple = get_origin(kind) is tuple or any(get_origin(part) is tuple for part in parts)
-    if is_tuple and isinstance(given, str):
-        parts_given = [part.strip() for part in given.split(",") if part.strip()]
-        return tuple(map(_number, parts_given) if _has_numbers(kind) else parts_given) or None
-    return given
+    tuples = [part for part in (kind, *get_args(kind)) if get_origin(part) is tuple]
+    if not tuples or not isinstance(given, str):
+        return given
+    of_each = partial(_number, name) if get_args(tuples[0])[0] is float else str
+    return tuple(of_each(part.strip()) for part in given.split(",") if part.strip()) or None
 
 
-def _has_numbers(kind: Any) -> bool:
-    """Whether a type is, or may be, a tuple of numbers."""
-    return any(get_args(part)[:1] == (float,) for part in (kind, *get_args(kind)) if get_origin(part) is tuple)
-
-
-def _number(text: str) -> float:
+def _number(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise UsageError(f"{text} is no number; expected numbers joined by commas") from None
+        raise UsageError(
+            f"--{name.replace('_', '-')}: {text} is no number; expected numbers joined by commas"
+        ) from None
 
 
 def options_of(
@@ -120,7 +116,7 @@ def options_of(
 
         @wraps(command)
         def call(**given: Any) -> Any:
-            values = {name: _value(kinds[name], given.pop(name)) for name in chosen}
+            values = {name: _value(name, kinds[name], given.pop(name)) for name in chosen}
             return command(**given, **{keyword: config(**values)})
 
         parameters = [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *chosen.values()]

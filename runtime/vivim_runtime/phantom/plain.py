@@ -13,31 +13,40 @@ from vivim_runtime.phantom.spec import PhantomSpec
 from vivim_runtime.phantom.tissue import Scene
 from vivim_runtime.phantom.trouble import Trouble
 
-__all__ = ["plain_frames"]
+__all__ = ["PlainPhantom"]
 
 Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 Field = npt.NDArray[np.float32]
 
 
-def plain_frames(spec: PhantomSpec) -> Iterator[tuple[Image, Mask]]:
-    """The frames (H, W, 3) and masks (H, W) of a phantom without a scanner around it, one by one."""
-    rng = np.random.default_rng([spec.seed, 0x5641])
-    beams = Beams.of_picture(*spec.size)
-    scene = Scene(spec, rng, beams)
-    sector = _sector(rng, beams.y, beams.x)
-    furniture = _furniture(rng, *spec.size)
-    trouble = Trouble(spec) if spec.trouble else None
-    for index in range(spec.frames):
-        noise = np.random.default_rng([spec.seed, 0x4652, index])
-        grey, depth = scene.echoes(
-            index / spec.fps, noise, visibility=1.0 if trouble is None else trouble.visibility(index)
-        )
-        image = np.where(sector, np.clip(grey, 0, 1) * 255, 0)
-        image = np.where(furniture > 0, np.maximum(image, furniture), image)
-        rgb = np.clip(image[..., None] * scene.tint, 0, 255).astype(np.uint8)
-        mask = np.zeros(sector.shape, bool) if depth is None else (depth > 0) & sector
-        yield (rgb, mask) if trouble is None else trouble.upon(index, rgb, mask)
+class PlainPhantom:
+    """A phantom without a scanner around it.
+
+    Attributes:
+        scene: what its frames show.
+        sector: which pixels (H, W) show it.
+    """
+
+    def __init__(self, spec: PhantomSpec) -> None:
+        rng = spec.scene_rng()
+        beams = Beams.of_picture(*spec.size)
+        self._spec, self.scene = spec, Scene(spec, rng, beams)
+        self.sector = _sector(rng, beams.y, beams.x)
+        self._furniture = _furniture(rng, *spec.size)
+
+    def frames(self) -> Iterator[tuple[Image, Mask]]:
+        """The frames (H, W, 3) and masks (H, W), one by one."""
+        spec, sector, furniture = self._spec, self.sector, self._furniture
+        trouble = Trouble(spec) if spec.trouble else None
+        for index in range(spec.frames):
+            visibility = 1.0 if trouble is None else trouble.visibility(index)
+            grey, depth = self.scene.echoes(index / spec.fps, spec.frame_rng(index), visibility=visibility)
+            image = np.where(sector, np.clip(grey, 0, 1) * 255, 0)
+            image = np.where(furniture > 0, np.maximum(image, furniture), image)
+            rgb = np.clip(image[..., None] * self.scene.tint, 0, 255).astype(np.uint8)
+            mask = np.zeros(sector.shape, bool) if depth is None else (depth > 0) & sector
+            yield (rgb, mask) if trouble is None else trouble.upon(index, rgb, mask)
 
 
 def _sector(rng: np.random.Generator, y: Field, x: Field) -> Mask:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from vivim_runtime.phantom.layouts import LAYOUTS, layouts_of
 from vivim_runtime.phantom.painter import Painter
-from vivim_runtime.phantom.plain import plain_frames
+from vivim_runtime.phantom.plain import PlainPhantom
 from vivim_runtime.phantom.probe import Probe
 from vivim_runtime.phantom.spec import PhantomSpec
 from vivim_runtime.phantom.tissue import Scene
@@ -74,7 +74,7 @@ class _Draws:
 def phantom_frames(spec: PhantomSpec) -> Iterator[tuple[Image, Mask]]:
     """The frames (H, W, 3) and masks (H, W) of `spec`, one by one."""
     screen = phantom_screen(spec)
-    return plain_frames(spec) if screen is None else screen.frames()
+    return PlainPhantom(spec).frames() if screen is None else screen.frames()
 
 
 def phantom_screen(spec: PhantomSpec) -> PhantomScreen | None:
@@ -208,7 +208,7 @@ class PhantomScreen:
         finer = _FINER if fine > 1 else 1.0
         scale = int(np.clip((self._bottom - self._top) * finer / drawn.probe.extent[0], 64, _MOST_ROWS))
         beams = drawn.probe.beams(scale)
-        scene = Scene(spec, np.random.default_rng([spec.seed, 0x5641]), beams)
+        scene = Scene(spec, spec.scene_rng(), beams)
         scene.gain_db += drawn.gain_db
         scene.depth_gain = scene.depth_gain - np.float32(drawn.fade_db) * beams.deep
         painter = Painter(
@@ -224,7 +224,7 @@ class PhantomScreen:
         picture, mask = np.zeros(size[::-1], np.float32), np.zeros(spec.size, bool)
         for index in range(spec.frames):
             time = index / spec.fps
-            rng = np.random.default_rng([spec.seed, 0x4652, index])
+            rng = spec.frame_rng(index)
             if time < drawn.frozen_from or index == 0:
                 gain = sum(step for start, step in drawn.gain_steps if start <= time)
                 grey, depth = scene.echoes(time, rng, gain)

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from vivim_runtime.errors import UsageError
 from vivim_runtime.phantom.layouts import SCREENS
 from vivim_runtime.sizes import parse_size
@@ -63,6 +65,14 @@ class PhantomSpec:
             raise UsageError(f"phantom with trouble={self.trouble}: expected {', '.join(TROUBLES)}")
         if self.trouble and self.screen != "none":
             raise UsageError(f"phantom with trouble={self.trouble} and screen={self.screen}: expected one of the two")
+
+    def scene_rng(self) -> np.random.Generator:
+        """What a scene is drawn with, from its beginning."""
+        return np.random.default_rng([self.seed, 0x5641])
+
+    def frame_rng(self, index: int) -> np.random.Generator:
+        """The noise of a frame's own."""
+        return np.random.default_rng([self.seed, 0x4652, index])
 
 
 @dataclass(frozen=True)

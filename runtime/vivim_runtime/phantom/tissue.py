@@ -186,24 +186,26 @@ class Scene:
             total -= (across * rng.uniform(3, 8) / (1 + np.exp(-(self.beams.deep - top) / 0.02))).astype(np.float32)
         return total
 
-    def _tissue_at(self, time: float) -> tuple[Field, Field]:
-        """Where the tissue of each cell was at rest: (rows, columns) twice, in units."""
+    def tissue_at(self, time: float) -> tuple[Field, Field]:
+        """Where the tissue of each cell was at rest, at a time in seconds: y and x (rows, columns), in units."""
         swing = np.sin(2 * np.pi * self.rates * time + self.offsets) @ self.sway + self.drift * time
         swing = 0.13 * np.tanh(swing / 0.13)  # stay within the margin
         beat = np.float32(np.sin(2 * np.pi * self.pulse[0] * time + self.pulse[1]))
         y = self.beams.y + np.float32(swing[0]) + self.bulge[0] * beat
         return y, self.beams.x + np.float32(swing[1]) + self.bulge[1] * beat
 
-    def echogenicity(self, time: float, lesion: Lesion | None, visibility: float = 1.0) -> tuple[Field, Field | None]:
+    def echogenicity(
+        self, time: float, y: Field, x: Field, lesion: Lesion | None, visibility: float = 1.0
+    ) -> tuple[Field, Field | None]:
         """How strongly tissue scatters in each cell at a time in seconds, with a lesion in it.
 
         Args:
+            y, x: of `tissue_at`.
             visibility: of the lesion, 1 as drawn and 0 like the tissue around it.
 
         Returns:
             decibels (rows, columns); depth below the lesion's outline, in units, positive inside, None without one.
         """
-        y, x = self._tissue_at(time)
         echo, texture = self._moved(self.echo, y, x), self._moved(self.texture, y, x)
         echo += texture
         if lesion is None:
@@ -231,8 +233,9 @@ class Scene:
             rng: the frame's own noise.
             visibility: of the lesion.
         """
-        echo, depth = self.echogenicity(time, self.lesion, visibility)
-        signal = self._moved(self.scatterers, *self._tissue_at(time))
+        y, x = self.tissue_at(time)
+        echo, depth = self.echogenicity(time, y, x, self.lesion, visibility)
+        signal = self._moved(self.scatterers, y, x)
         fresh = rng.standard_normal(signal.shape, dtype=np.float32)
         signal = np.float32(np.sqrt(1 - _DECORRELATION)) * signal + np.float32(np.sqrt(_DECORRELATION)) * fresh
         signal *= np.exp(echo * np.float32(np.log(10) / 20))[..., None]

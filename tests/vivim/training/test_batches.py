@@ -390,6 +390,8 @@ def test_a_batch_of_another_size_is_averaged_where_it_gets_smaller_and_masks_sta
     large, wide = scaled(pixels, truth, 1.5)
     assert large.shape[-2:] == wide.shape[-2:] == (96, 128)  # 144 lies between two, the even one is taken
     assert scaled(pixels, truth, 0.1)[0].shape[-2:] == (32, 32)
+    odd = pixels[..., :60, :], truth[..., :60, :]  # a size that nobody asked to change
+    assert all(a is b for a, b in zip(scaled(*odd, 1.0), odd, strict=True))
     assert all(a is b for a, b in zip(scaled(pixels, truth, 1.0), (pixels, truth), strict=True))
 
 
