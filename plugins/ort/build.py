@@ -45,6 +45,7 @@ _OTHERS = (
     "functions.cpp",
     "cpu/run.cpp",
     "cpu/s6.cpp",
+    "cpu/gradients.cpp",
     "cuda/library.cpp",
     "runtime/context.cpp",
     "runtime/library.cpp",

@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "cpu/gradients.h"
 #include "cpu/kernels.h"
 #include "cpu/operations.h"
 #include "cpu/s6.h"
@@ -140,6 +141,19 @@ int32_t vivim_cpu_s6_scan(vivim_s6_desc const* desc, void const* u, void const* 
     return guarded([&] {
         OwnThreads workers(threads);
         scanS6(s6Of(*desc, u, delta, B, C, A, skip, bias, y), workers);
+    });
+}
+
+int32_t vivim_cpu_scan_gradients(vivim_gradients_desc const* desc, float const* dt, float const* u, float const* B,
+    float const* C, float const* A_log2e, float const* skip, float const* initial, float const* grad, float* y,
+    float* grad_dt, float* grad_u, float* grad_B, float* grad_C, float* grad_A, int32_t threads)
+{
+    using namespace vivim::cpu;
+    return guarded([&] {
+        OwnThreads workers(threads);
+        scanGradients({dt, u, B, C, A_log2e, skip, initial, grad, y, grad_dt, grad_u, grad_B, grad_C, grad_A,
+                          desc->sequences, desc->length, desc->width, desc->states, nullptr, nullptr},
+            workers);
     });
 }
 

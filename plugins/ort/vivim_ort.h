@@ -42,6 +42,25 @@ VIVIM_API int32_t vivim_cpu_streaming_scan(vivim_scan_desc const* desc, void con
 VIVIM_API int32_t vivim_cpu_s6_scan(vivim_s6_desc const* desc, void const* u, void const* delta, void const* B,
     void const* C, float const* A, float const* skip, float const* bias, void* y, int32_t threads);
 
+/* Gradients of the recurrence of a scan, for training: for sequences that are in the order of their direction, with time
+ * steps dt that are made already,
+ *
+ *   h_l = 2^(dt_l A_log2e) h_{l-1} + dt_l u_l B_l,  y_l = C_l h_l + skip u_l
+ *
+ * All is float32: dt, u, y, their gradients and grad, that of y, are (S, L, D); B and C (S, L, N); A_log2e (D, N); skip
+ * (D); initial, the state before the first step, (S, N, D), or null for zeros; grad_A (S, N, D), of A_log2e. */
+typedef struct
+{
+    int32_t sequences; /* S */
+    int32_t length;    /* L */
+    int32_t width;     /* D */
+    int32_t states;    /* N, up to 256 */
+} vivim_gradients_desc;
+
+VIVIM_API int32_t vivim_cpu_scan_gradients(vivim_gradients_desc const* desc, float const* dt, float const* u,
+    float const* B, float const* C, float const* A_log2e, float const* skip, float const* initial, float const* grad,
+    float* y, float* grad_dt, float* grad_u, float* grad_B, float* grad_C, float* grad_A, int32_t threads);
+
 /* What the last failing call of this thread said. */
 VIVIM_API char const* vivim_cpu_error(void);
 

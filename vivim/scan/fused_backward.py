@@ -31,7 +31,7 @@ from torch.nn import Parameter, functional
 
 from vivim.scan.orders import from_order, to_order
 
-__all__ = ["conv_gradients", "scan_gradients", "takes_conv", "takes_scan"]
+__all__ = ["conv_gradients", "is_plain", "scan_gradients", "takes_conv", "takes_scan"]
 
 _DEVICE = "cuda"
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -60,13 +60,19 @@ def takes_scan(xc: Tensor, A_log2e: Tensor) -> bool:
 def _suits(x: Tensor) -> bool:
     """Whether x is on a GPU, of a type that the kernels have, and the backward pass a plain one.
 
-    Not plain: one that torch.compile traces, with tensors that have no data; one that is itself differentiated, since
-    the packages have no second derivative; one that must be repeatable, since their kernels add up in any order.
+    One that must be repeatable is not for them either, since they add up in any order.
     """
-    plain = type(x) in (Tensor, Parameter) and not torch.is_grad_enabled()
-    return (
-        x.device.type == _DEVICE and x.dtype in _DTYPES and plain and not torch.are_deterministic_algorithms_enabled()
-    )
+    fits = x.device.type == _DEVICE and x.dtype in _DTYPES
+    return fits and is_plain(x) and not torch.are_deterministic_algorithms_enabled()
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether a backward pass that works on x is for compiled kernels.
+
+    Not one that torch.compile traces, with tensors that have no data, and not one that is itself differentiated, since
+    they have no second derivative.
+    """
+    return type(x) in (Tensor, Parameter) and not torch.is_grad_enabled()
 
 
 @functools.cache

@@ -61,6 +61,12 @@ class _S6Desc(ctypes.Structure):
     ]
 
 
+class _GradientsDesc(ctypes.Structure):
+    """vivim_gradients_desc."""
+
+    _fields_ = [(name, ctypes.c_int32) for name in ("sequences", "length", "width", "states")]
+
+
 @functools.cache
 def library() -> KernelLibrary | None:
     """The library that is installed, loaded once; None where there is none.
@@ -336,6 +342,42 @@ class CpuLibrary(_Convolutions):
         tensors = (*inputs, *states[:1], y, *states[1:])
         self._check(run(ctypes.byref(desc), *map(_pointer, tensors), torch.get_num_threads()))
         return y, *states[1:]
+
+    def takes_gradients(self, states: int) -> bool:
+        """Whether the kernels have the gradients of a recurrence of that many states; a library of before has none."""
+        return hasattr(self._library, "vivim_cpu_scan_gradients") and states <= _CPU_MAX_STATES
+
+    def scan_gradients(
+        self,
+        dt: Tensor,
+        u: Tensor,
+        b: Tensor,
+        c: Tensor,
+        A_log2e: Tensor,
+        d_skip: Tensor,
+        initial: Tensor | None,
+        grad: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Of h_l = exp2(dt_l A) h_{l-1} + dt_l u_l b_l, y_l = c_l h_l + skip u_l, in the order of a direction, float32.
+
+        Args:
+            dt, u: (S, L, D).
+            b, c: (S, L, N).
+            A_log2e, d_skip: (D, N) and (D).
+            initial: (S, N, D), the state before the first step; None for zeros.
+            grad: (S, L, D), of y.
+
+        Returns:
+            y, and the gradients of dt, u, b, c and, for each sequence, of A_log2e (S, N, D).
+        """
+        inputs = [None if t is None else t.contiguous() for t in (dt, u, b, c, A_log2e, d_skip, initial, grad)]
+        sequences, length, width = dt.shape
+        desc = _GradientsDesc(sequences, length, width, b.shape[2])
+        found = [dt.new_empty(t.shape) for t in (dt, dt, u, b, c)]
+        found.append(dt.new_empty(sequences, b.shape[2], width))
+        pointers = map(_pointer, (*inputs, *found))
+        self._check(self._library.vivim_cpu_scan_gradients(ctypes.byref(desc), *pointers, torch.get_num_threads()))
+        return tuple(found)
 
     def takes_s6(self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> bool:
         """Whether the kernels can compute a plain scan with these tensors; a library of before has none."""

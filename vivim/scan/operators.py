@@ -14,8 +14,8 @@ sequences are cut into M chunks that advance side by side too, and there are L /
 gives each chunk's last state; those are chained through the chunks' total decays; a second pass from the true initial
 states gives y. Nothing of size L * N * D is stored, so the memory is that of a few (K*B, L, D) tensors. State and
 recurrence are float32 (float64 for float64 input) whatever the inputs are. Where they are installed, compiled kernels
-do the forward pass, on a GPU and on the CPU (vivim.scan.kernels), and those of mamba-ssm and causal-conv1d the backward
-pass on a GPU (vivim.scan.fused_backward).
+do the forward pass, on a GPU and on the CPU, and the gradients of the recurrence on the CPU (vivim.scan.kernels), and
+those of mamba-ssm and causal-conv1d the backward pass on a GPU (vivim.scan.fused_backward).
 """
 
 from __future__ import annotations
@@ -521,20 +521,9 @@ def _chunked_scan_gradients(
         u, gk = to_order(x[shared], rows, direction), to_order(g, rows, direction)
         pre = functional.linear(low, w_dt[k], b_dt[k])  # (B, L, D)
         dt = functional.softplus(pre)
-        y, gu, g_dt = u * skip[k], gk * skip[k], torch.empty_like(dt)
-        gb, gc = torch.zeros_like(b), torch.zeros_like(c)
-        for block in _channel_blocks(u.shape[0] * u.shape[1] * states, width):
-            A = A_all[k, block].T.expand(u.shape[0], -1, -1)  # (B, N, channels)
-            incoming = initial[..., block].to(dtype) if initial is not None and k == 0 else None
-            scan = _Chunks(A, u.shape[1], incoming)
-            scan.fill(slice(None), dt[..., block], u[..., block], b, c)
-            part_y, part_dt, part_du, part_b, part_c, part_A = scan.backward(gk[..., block])
-            y[..., block] += part_y
-            g_dt[..., block] = part_dt + part_du * u[..., block]
-            gu[..., block] += part_du * dt[..., block]
-            grad_A[k, block] = part_A.sum(0).T
-            gb += part_b
-            gc += part_c
+        incoming = initial.to(dtype) if initial is not None and k == 0 else None
+        y, g_dt, gu, gb, gc, gA = _recurrence_gradients(dt, u, b, c, A_all[k], skip[k], incoming, gk)
+        grad_A[k] = gA.sum(0).T
         total += from_order(y, rows, direction)
         g_pre = g_dt * torch.sigmoid(pre)  # softplus' = sigmoid
         grad_skip[k] = (gk * u).sum((0, 1))
@@ -550,6 +539,31 @@ def _chunked_scan_gradients(
     sources = (xc, dbc, A_log2e, dt_weight, dt_bias, d_skip)
     narrow = [t.to(source.dtype) for t, source in zip(grads, sources, strict=True)]
     return narrow[0], narrow[1], grad_xz, *narrow[2:]
+
+
+def _recurrence_gradients(
+    dt: Tensor, u: Tensor, b: Tensor, c: Tensor, A: Tensor, skip: Tensor, initial: Tensor | None, grad: Tensor
+) -> tuple[Tensor, ...]:
+    """See `CpuLibrary.scan_gradients`; here of any floating type, on any device."""
+    states = b.shape[-1]
+    fits = dt.device.type == "cpu" and dt.dtype == torch.float32 and fused_backward.is_plain(dt)
+    kernels = cpu_library() if fits else None
+    if kernels and kernels.takes_gradients(states):
+        return kernels.scan_gradients(dt, u, b, c, A, skip, initial, grad)
+    y, gu, g_dt = u * skip, grad * skip, torch.empty_like(dt)
+    gb, gc, gA = torch.zeros_like(b), torch.zeros_like(c), u.new_empty(u.shape[0], states, u.shape[2])
+    for block in _channel_blocks(u.shape[0] * u.shape[1] * states, u.shape[2]):
+        incoming = None if initial is None else initial[..., block]
+        scan = _Chunks(A[block].T.expand(u.shape[0], -1, -1), u.shape[1], incoming)  # A: (B, N, channels)
+        scan.fill(slice(None), dt[..., block], u[..., block], b, c)
+        part_y, part_dt, part_du, part_b, part_c, part_A = scan.backward(grad[..., block])
+        y[..., block] += part_y
+        g_dt[..., block] = part_dt + part_du * u[..., block]
+        gu[..., block] += part_du * dt[..., block]
+        gA[..., block] = part_A
+        gb += part_b
+        gc += part_c
+    return y, g_dt, gu, gb, gc, gA
 
 
 def _channel_blocks(history_of_one: int, width: int) -> Iterator[slice]:

@@ -102,7 +102,8 @@ struct MergeScales
     int64_t frames, channels, classes;
 };
 
-struct S6; // s6.h
+struct S6;        // s6.h
+struct Gradients; // gradients.h
 
 // One instruction set's implementation. `combine` follows a scan that is split.
 struct Kernels
@@ -115,6 +116,7 @@ struct Kernels
     void (*s6)(S6 const& s6, int64_t task);
     void (*addNorm)(AddNorm const& norm, int64_t task);
     void (*mergeScales)(MergeScales const& merge, int64_t task);
+    void (*scanGradients)(Gradients const& gradients, int64_t task);
 };
 
 namespace baseline

@@ -5,6 +5,7 @@
 //   scan   16 channels of one clip are a task, which walks its directions one after the other: the state (N x 16) stays
 //          in registers, kSteps steps are made at a time: time steps (projection, softplus), recurrence, output
 //   scanS6 in s6.inl, the plain scan of other people's networks
+//   scanGradients in gradients.inl, for training
 //   depthwise   gelu(bias + sum of 3 x 3 (x 3) neighbours), channels last: one row of pixels is a task
 //   addNorm   x + y and its LayerNorm: kNormRows rows are a task
 //   mergeScales   the classes of relu(bias + scales, upsampled): one row of pixels is a task
@@ -15,6 +16,7 @@
 //
 // Nothing of the standard library is used here: an inline function of it, compiled for AVX-512, could be what the linker
 // keeps for the whole library.
+#include "gradients.h"
 #include "s6.h"
 
 #if defined(__SSE__)
@@ -833,9 +835,11 @@ void mergeScales(MergeScales const& a, int64_t task)
 }
 
 #include "s6.inl"
+#include "gradients.inl"
 } // namespace
 
 #define VIVIM_TEXT_(name) #name
 #define VIVIM_TEXT(name) VIVIM_TEXT_(name)
-extern Kernels const kKernels = {VIVIM_TEXT(VIVIM_ISA), conv, scan, combine, depthwise, scanS6, addNorm, mergeScales};
+extern Kernels const kKernels = {
+    VIVIM_TEXT(VIVIM_ISA), conv, scan, combine, depthwise, scanS6, addNorm, mergeScales, scanGradients};
 } // namespace vivim::cpu::VIVIM_ISA

@@ -1,11 +1,10 @@
 // Which instruction set this CPU gets, what the kernels can take, and how an operator is cut into tasks.
 #include <cstdlib>
 #include <cstring>
-#include <initializer_list>
-#include <stdexcept>
 #include <string>
 #include <thread>
 
+#include "checks.h"
 #include "kernels.h"
 
 #if defined(__x86_64__)
@@ -56,12 +55,6 @@ Kernels const& best()
 
 int64_t quotient(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-void expect(bool good, char const* what, int64_t value, std::string const& expected)
-{
-    if (!good)
-        throw std::invalid_argument(std::string(what) + " is " + std::to_string(value) + "; expected " + expected);
-}
-
 void check(Order const& order, int64_t batch, int64_t width)
 {
     expect(batch >= 1, "the batch", batch, "1 or more");
@@ -74,13 +67,6 @@ void check(Order const& order, int64_t batch, int64_t width)
         order.directionCount, "1 to 4");
     for (int k = 0; k < order.directionCount; ++k)
         expect(order.directions[k] >= 0 && order.directions[k] <= 3, "a direction", order.directions[k], "0 to 3");
-}
-
-void expectPointers(std::initializer_list<void const*> pointers)
-{
-    for (void const* const pointer : pointers)
-        if (!pointer)
-            throw std::invalid_argument("a tensor is null; expected all of them");
 }
 
 void checkType(vivim_dtype type)

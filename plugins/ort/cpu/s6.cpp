@@ -1,20 +1,12 @@
 // What the plain scan takes, and how it is cut into tasks.
 #include "s6.h"
 
-#include <stdexcept>
 #include <string>
+
+#include "checks.h"
 
 namespace vivim::cpu
 {
-namespace
-{
-void expect(bool good, char const* what, int64_t value, std::string const& expected)
-{
-    if (!good)
-        throw std::invalid_argument(std::string(what) + " is " + std::to_string(value) + "; expected " + expected);
-}
-} // namespace
-
 void scanS6(S6 const& s6, Workers& workers)
 {
     expect(s6.batch >= 1, "the batch", s6.batch, "1 or more");
@@ -25,10 +17,7 @@ void scanS6(S6 const& s6, Workers& workers)
     expect(s6.states >= 1 && s6.states <= VIVIM_S6_MAX_STATES, "the number of states", s6.states,
         "1 to " + std::to_string(VIVIM_S6_MAX_STATES));
     expect(s6.type >= VIVIM_FLOAT32 && s6.type <= VIVIM_BFLOAT16, "the data type", s6.type, "a vivim_dtype");
-    for (void const* const pointer :
-        {s6.u, s6.delta, s6.B, s6.C, static_cast<void const*>(s6.A), static_cast<void const*>(s6.y)})
-        if (!pointer)
-            throw std::invalid_argument("a tensor is null; expected all of them");
+    expectPointers({s6.u, s6.delta, s6.B, s6.C, s6.A, s6.y});
     workers.run(
         s6.batch * s6.groups * s6TasksOfGroup(s6),
         [](void const* operation, int64_t task) { kernels().s6(*static_cast<S6 const*>(operation), task); }, &s6);

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "../cpu/gradients.h"
 #include "../cpu/kernels.h"
 #include "../cpu/operations.h"
 #include "../cpu/s6.h"
@@ -176,8 +177,8 @@ public:
     }
     void* room(size_t bytes) override
     {
-        m_room.assign(bytes / 4, NAN);
-        return m_room.data();
+        m_room.assign(bytes / 4 + 16, NAN);
+        return m_room.data() + (64 - uintptr_t(m_room.data()) % 64) / 4;
     }
     int64_t threads() const override { return m_threads; }
 
@@ -479,6 +480,91 @@ void testMergeScales(int64_t frames, int64_t channels, int64_t classes, std::vec
     report(error <= 5e-7, "merge", name, error);
 }
 
+// Gradients of the recurrence, by the chain rule through every state in double precision, one channel after the other.
+void testGradients(
+    char const* name, size_t S, size_t L, size_t D, size_t N, bool hasInitial = false, float dtScale = 0.1f)
+{
+    Numbers const dt = randoms(S * L * D, dtScale, dtScale), u = randoms(S * L * D, 1.7f);
+    Numbers const B = randoms(S * L * N, 1.7f), C = randoms(S * L * N, 1.7f), A = randoms(D * N, 8.f, -12.f);
+    Numbers const skip = randoms(D, 1.f, 1.f), initial = randoms(S * N * D, 1.f), grad = randoms(S * L * D, 1.f);
+    std::vector<double> y(S * L * D), gradDt(y.size()), gradU(y.size()), gradB(S * L * N), gradC(S * L * N);
+    std::vector<double> gradA(S * N * D), states(L + 1);
+    for (size_t s = 0; s < S; ++s)
+        for (size_t d = 0; d < D; ++d)
+            for (size_t n = 0; n < N; ++n)
+            {
+                double const a = A[d * N + n];
+                auto const at = [&](size_t l) { return (s * L + l) * D + d; };
+                states[0] = hasInitial ? initial[(s * N + n) * D + d] : 0.0;
+                for (size_t l = 0; l < L; ++l)
+                {
+                    size_t const column = (s * L + l) * N + n;
+                    states[l + 1] = std::exp2(dt[at(l)] * a) * states[l] + double(dt[at(l)]) * u[at(l)] * B[column];
+                    y[at(l)] += states[l + 1] * C[column] + (n ? 0.0 : double(skip[d]) * u[at(l)]);
+                    gradU[at(l)] += n ? 0.0 : double(skip[d]) * grad[at(l)];
+                }
+                double back = 0;
+                for (size_t l = L; l-- > 0;)
+                {
+                    size_t const column = (s * L + l) * N + n;
+                    back += double(C[column]) * grad[at(l)];
+                    gradC[column] += states[l + 1] * grad[at(l)];
+                    gradB[column] += back * dt[at(l)] * u[at(l)];
+                    gradU[at(l)] += back * dt[at(l)] * B[column];
+                    double const decay = std::exp2(dt[at(l)] * a),
+                                 ofExponent = back * states[l] * decay * std::log(2.0);
+                    gradDt[at(l)] += back * u[at(l)] * B[column] + ofExponent * a;
+                    gradA[(s * N + n) * D + d] += ofExponent * dt[at(l)];
+                    back *= decay;
+                }
+            }
+    std::vector<std::vector<double> const*> const expected = {&y, &gradDt, &gradU, &gradB, &gradC, &gradA};
+    auto const computed = [&](auto run) {
+        std::vector<Numbers> found;
+        for (std::vector<double> const* const numbers : expected)
+            found.emplace_back(numbers->size(), NAN);
+        run(found);
+        return found;
+    };
+    float const* const first = hasInitial ? initial.data() : nullptr;
+    vivim_gradients_desc const desc{int32_t(S), int32_t(L), int32_t(D), int32_t(N)};
+    auto const onThreads = [&](int32_t threads) {
+        return computed([&](std::vector<Numbers>& f) {
+            if (vivim_cpu_scan_gradients(&desc, dt.data(), u.data(), B.data(), C.data(), A.data(), skip.data(), first,
+                    grad.data(), f[0].data(), f[1].data(), f[2].data(), f[3].data(), f[4].data(), f[5].data(), threads))
+                throw std::runtime_error(vivim_cpu_error());
+        });
+    };
+    auto const found = onThreads(1);
+    double worst = 0;
+    for (size_t i = 0; i < expected.size(); ++i)
+    {
+        bool const isZero = std::all_of(expected[i]->begin(), expected[i]->end(), [](double v) { return v == 0.0; });
+        bool const staysZero = std::all_of(found[i].begin(), found[i].end(), [](float v) { return v == 0.f; });
+        worst = std::max(worst, isZero ? (staysZero ? 0.0 : INFINITY) : relativeL2(found[i], *expected[i]));
+    }
+    // As of the scan, and the sums over L for A, of which each segment's is exact to its own rounding.
+    report(worst <= 1e-6, "gradients", name, worst);
+    auto const same = [&](std::vector<Numbers> const& again) {
+        bool equal = true;
+        for (size_t i = 0; i < again.size(); ++i)
+            equal = equal && !std::memcmp(again[i].data(), found[i].data(), 4 * again[i].size());
+        return equal;
+    };
+    for (int32_t const threads : {2, 3, 16})
+        if (!same(onThreads(threads)))
+            report(false, "threads", name, threads);
+    Backwards workers(3);
+    auto const again = computed([&](std::vector<Numbers>& f) {
+        scanGradients({dt.data(), u.data(), B.data(), C.data(), A.data(), skip.data(), first, grad.data(), f[0].data(),
+                          f[1].data(), f[2].data(), f[3].data(), f[4].data(), f[5].data(), int64_t(S), int64_t(L),
+                          int64_t(D), int(N), nullptr, nullptr},
+            workers);
+    });
+    if (!same(again))
+        report(false, "backwards", name, 3);
+}
+
 // A state that does not decay (A = 0) and takes in nothing must stay what it is: 2^0 is exactly 1.
 void testMemory()
 {
@@ -560,6 +646,11 @@ void testRefusals()
     refused("directions", [](auto& desc) { desc.direction_count = 5; });
     refused("data type", [](auto& desc) { desc.dtype = 3; });
     refused("width of xz", [](auto& desc) { desc.gate_width = 8; });
+    vivim_gradients_desc const gradients{2, 6, 16, 300};
+    int32_t const refusedToo = vivim_cpu_scan_gradients(&gradients, nullptr, nullptr, nullptr, nullptr, nullptr,
+        nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, 1);
+    report(
+        refusedToo == VIVIM_BAD_ARGUMENT && std::strstr(vivim_cpu_error(), "states"), "refusal", vivim_cpu_error(), 0);
     vivim_conv_desc const conv{1, 6, 16, 2, 8, 1, {0, 0, 0, 0}, VIVIM_FLOAT32};
     int32_t const status = vivim_cpu_causal_conv1d(&conv, 4, nullptr, nullptr, nullptr, nullptr, 1);
     report(
@@ -637,6 +728,20 @@ int main(int count, char** words)
         testMergeScales(1, 200, 3, {7, 11, 4, 6, 2, 3, 1, 2});
         testMergeScales(1, 40, 1, {3, 400, 3, 230, 2, 100, 1, 9}); // too wide for 48 channels at a time
         testMergeScales(1, 5, 2, {1, 1, 1, 1, 1, 1, 1, 1});
+        testGradients("two blocks of channels", 2, 63, 48, 16);
+        testGradients("a state that comes in", 2, 70, 32, 16, true);
+        testGradients("width of no vector", 2, 77, 37, 16, true);
+        testGradients("fewer channels than lanes", 3, 16, 3, 8);
+        testGradients("one token", 2, 1, 16, 16);
+        testGradients("5 states, a segment and one", 1, 17, 40, 5);
+        testGradients("128 states", 1, 66, 18, 128, true);
+        testGradients("huge steps", 1, 100, 32, 16, true, 60.f);
+        testGradients("steps of almost nothing", 1, 500, 32, 16, true, 1e-4f);
+        if (!quick)
+        {
+            testGradients("b3 stage 1", 1, 20480, 128, 16);
+            testGradients("b3 stage 4", 1, 320, 1024, 16);
+        }
         testMemory();
         for (vivim_dtype const type : {VIVIM_FLOAT32, VIVIM_FLOAT16, VIVIM_BFLOAT16})
         {

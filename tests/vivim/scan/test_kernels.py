@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from tests.plugins.kernel_library import build
+from tests.plugins.native_library import library
 from tests.vivim.scan.test_operators import scan_arguments
 from vivim.scan import kernels
 from vivim.scan.operators import causal_conv1d, selective_scan
-from vivim.scan.reference import causal_conv1d_reference, selective_scan_reference
+from vivim.scan.reference import causal_conv1d_reference, selective_scan_reference, streaming_scan_reference
+from vivim.scan.streaming import streaming_scan
 from vivim_runtime.errors import KernelError
+from vivim_runtime.sessions.native import NativeLibrary
 
 
 @pytest.fixture(autouse=True)
@@ -87,3 +90,64 @@ def test_operators_on_a_gpu_equal_the_sequential_loop(dtype: torch.dtype) -> Non
     expected = causal_conv1d_reference(x, weight, bias, 5, [0, 1, 2])
     value = causal_conv1d(*(t.to(dtype).cuda() for t in (x, weight, bias)), 5, [0, 1, 2])
     assert (value.cpu() - expected).norm() <= tolerance * expected.norm()
+
+
+@pytest.fixture(params=["kernels", "torch"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """With the compiled kernels for this CPU, and without."""
+    found = kernels.CpuLibrary(NativeLibrary(library(), "", "", "")) if request.param == "kernels" else None
+    monkeypatch.setattr("vivim.scan.operators.cpu_library", lambda: found)
+    return str(request.param)
+
+
+@pytest.mark.parametrize("shape", [(2, 35, 24, 16), (1, 70, 37, 5), (3, 1, 8, 16), (1, 130, 100, 64)])
+@pytest.mark.parametrize("streams", [False, True])
+def test_gradients_on_a_cpu_equal_those_of_autograd(shape: tuple[int, int, int, int], streams: bool, path: str) -> None:
+    batch, length, width, states = shape
+    given = [a.requires_grad_() for a in scan_arguments(3, batch, length, width, states)]
+    rows = 5 if length % 5 == 0 else 1
+    initial = torch.randn(batch, states, width, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    weight = torch.randn(batch, length, width, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+
+    def gradients(dtype: torch.dtype, reference: bool) -> list[torch.Tensor]:
+        tensors = [a.to(dtype) for a in given]
+        if streams:
+            scan = streaming_scan_reference if reference else streaming_scan
+            y = scan(*tensors, initial.to(dtype), rows, [0, 1, 2], True)[0]
+        else:
+            y = (selective_scan_reference if reference else selective_scan)(*tensors, rows, [0, 1, 2], True)
+        return list(torch.autograd.grad((y * weight.to(dtype)).sum(), given))
+
+    expected = gradients(torch.float64, reference=True)
+    for ours, wanted in zip(gradients(torch.float32, reference=False), expected, strict=True):
+        # Float32 sums of up to 3 x 130 steps, of products of rounded factors: a few ulp (6e-8) of their root.
+        assert (ours - wanted).norm() <= 5e-6 * wanted.norm()
+
+
+def test_gradients_do_not_depend_on_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = kernels.CpuLibrary(NativeLibrary(library(), "", "", ""))
+    monkeypatch.setattr("vivim.scan.operators.cpu_library", lambda: found)
+    before, results = torch.get_num_threads(), []
+    g = torch.Generator().manual_seed(7)
+    dt, u, grad = (torch.rand(2, 50, 70, generator=g) for _ in range(3))
+    b, c = (torch.randn(2, 50, 16, generator=g) for _ in range(2))
+    A, skip = -torch.rand(70, 16, generator=g), torch.rand(70, generator=g)
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            results.append(found.scan_gradients(dt, u, b, c, A, skip, None, grad))
+    finally:
+        torch.set_num_threads(before)
+    assert all(one.equal(other) for one, other in zip(*results, strict=True))
+
+
+def test_a_library_of_before_leaves_gradients_to_pytorch() -> None:
+    class Former:
+        """Has what every release had."""
+
+        vivim_cpu_error = type("Function", (), {})()
+
+    native = type("Native", (), {"load": lambda self: Former()})()
+    assert not kernels.CpuLibrary(native).takes_gradients(16)
+    ours = kernels.CpuLibrary(NativeLibrary(library(), "", "", ""))
+    assert ours.takes_gradients(16) and not ours.takes_gradients(257)
