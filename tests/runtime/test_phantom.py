@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from vivim_runtime.clips import Clip
-from vivim_runtime.datasets.phantom import phantom_clip
+from vivim_runtime.datasets.phantom import phantom_clip, phantom_videos
 from vivim_runtime.errors import UsageError
 from vivim_runtime.phantom import PhantomSpec, phantom_frames
+from vivim_runtime.sources.phantom import spec_from_uri
 
 
 def clip(seed: int = 0, frames: int = 2, size: tuple[int, int] = (64, 64), **options: Any) -> Clip:
@@ -107,6 +108,23 @@ def test_without_a_lesion_the_masks_are_empty() -> None:
     for seed in range(4):
         made = clip(seed, lesion=False)
         assert not made.masks.any() and made.pixels.any()
+
+
+def test_a_share_of_lesions_takes_some_away_and_leaves_the_others_as_they_are() -> None:
+    usual, half = ([clip(seed, frames=1, size=(64, 64), lesion=share) for seed in range(40)] for share in (None, 0.5))
+    kept = [bool(video.masks.any()) for video in half]
+    assert 10 <= sum(kept) <= 30  # of 40 at 0.5: beyond three standard deviations
+    assert sum(bool(video.masks.any()) for video in usual) > 30
+    for one, other, has in zip(usual, half, kept, strict=True):
+        assert np.array_equal(one.pixels, other.pixels) or not has
+    assert phantom_videos("phantom:clips=40,lesion=0.5", "test")[0].spec.lesion == 0.5
+    assert spec_from_uri("phantom:lesion=0").lesion == 0.0
+
+
+@pytest.mark.parametrize("share", ["1.5", "-0.1", "nan", "half"])
+def test_a_share_of_lesions_that_is_none_is_refused(share: str) -> None:
+    with pytest.raises(UsageError, match="lesion="):
+        spec_from_uri(f"phantom:lesion={share}")
 
 
 def test_with_a_lesion_no_mask_is_empty_or_most_of_the_frame() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from vivim.training.batches import ClipSource, DatasetClips, JudgedVideos, MixedClips, PhantomClips, StillClips
 from vivim.training.cache import CacheOptions
@@ -99,12 +99,12 @@ class ClipOptions:
         return self.data.partition(":")[0] == "phantom"
 
     @property
-    def screen(self) -> dict[str, str]:
-        """Of phantoms, what their name says of the scanner's screen around them, and of what hides lesions; UsageError
-        where it says more."""
-        keys = ("screen", "view", "trouble")
+    def drawn(self) -> dict[str, Any]:
+        """Of phantoms, what their name says of lesions, of what hides them and of the scanner's screen around them;
+        UsageError where it says more."""
+        keys = ("lesion", "screen", "view", "trouble")
         asked = PhantomName.parse(self.data, keys, "phantom:screen=mixed; options say frames and sizes")
-        return {"screen": asked.screen, "view": asked.view, "trouble": asked.trouble}
+        return {key: getattr(asked, key) for key in keys}
 
     def dataset(self, split: str) -> Dataset:
         """The annotated videos of a split; of data without a validation split, a tenth of those to train on is one."""
@@ -159,7 +159,7 @@ class ClipOptions:
                 self.frames,
                 self.size,
                 fresh,
-                **self.screen,
+                **self.drawn,
                 framing=self._of_phantoms(),
                 strides=self.strides,
             )

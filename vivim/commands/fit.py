@@ -178,8 +178,9 @@ def _evaluation(source: ClipOptions, out: Path, split: str, clips: int) -> str:
     data = source.data
     if source.is_phantom:
         height, width = source.size
-        screen = "".join(f",{key}={value}" for key, value in source.screen.items() if value and "=" in source.data)
-        data = f"phantom:clips={clips},frames={source.frames},size={height}x{width}{screen}"
+        drawn = source.drawn.items() if "=" in source.data else ()
+        asked = "".join(f",{key}={value}" for key, value in drawn if value not in (None, ""))
+        data = f"phantom:clips={clips},frames={source.frames},size={height}x{width}{asked}"
     files = [] if source.is_phantom else ["--split-file", str(out / SPLIT_FILE)]
     files += ["--classes", source.classes] if source.classes else []
     split = split if source.is_phantom else "validation"

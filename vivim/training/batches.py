@@ -99,7 +99,7 @@ class PhantomClips:
         count: clips an epoch.
         frames, size: T and (H, W).
         fresh: whether epoch e shows the clips e * count to (e + 1) * count - 1 of the split, so that none comes twice.
-        screen, view, trouble: of `PhantomSpec`.
+        lesion, screen, view, trouble: of `PhantomSpec`.
         strides: a clip shows every first frame of its film, or every second, ... up to `strides`, by its number.
         framing: how what is drawn becomes pictures of another colour; its region is that of `view`.
     """
@@ -114,6 +114,7 @@ class PhantomClips:
     framing: Framing | None = None
     trouble: str = ""
     strides: int = 1
+    lesion: float | None = None
 
     def __post_init__(self) -> None:
         _check_phantoms(self.split, self.count)
@@ -127,7 +128,8 @@ class PhantomClips:
         number = index + (epoch * self.count if self.fresh else 0)
         spec = _spec(self.split, number % _MOST_CLIPS, self.frames, self.size)
         rate = spec.fps / (1 + number % self.strides)  # motion is per second
-        clip = phantom_clip(replace(spec, fps=rate, screen=self.screen, view=self.view, trouble=self.trouble))
+        drawn = {name: getattr(self, name) for name in ("lesion", "screen", "view", "trouble")}
+        clip = phantom_clip(replace(spec, fps=rate, **drawn))
         if self.framing is None:
             return clip
         return replace(clip, pixels=np.stack([self.framing.picture(image) for image in clip.pixels]))

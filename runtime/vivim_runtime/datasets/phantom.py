@@ -59,19 +59,20 @@ def phantom_videos(name: str, split: str) -> tuple[PhantomVideo, ...]:
 
     Args:
         name: `phantom`, or with options `phantom:clips=40,frames=5,size=256` (also `size=480x640`, height first;
-            `fps=25`, `screen=mixed`, `view=region`; `trouble=shadow` hides lesions for a while).
+            `fps=25`, `screen=mixed`, `view=region`; `lesion=0.7` for a lesion in seven of ten; `trouble=shadow` hides
+            lesions for a while).
         split: `train`, `validation`, `test`, or "".
 
     Raises:
         DataError: another split, or a number of clips that is out of range.
         UsageError: options that do not exist or are no numbers, or phantoms that cannot be made.
     """
-    asked = PhantomName.parse(name, ("clips", "frames", "size", "fps", "screen", "view", "trouble"), _EXAMPLE)
+    asked = PhantomName.parse(name, ("clips", "frames", "size", "fps", "lesion", "screen", "view", "trouble"), _EXAMPLE)
     if split and split not in PHANTOM_SPLITS:
         raise DataError(f"phantoms have no split {split!r}; expected one of {', '.join(PHANTOM_SPLITS)}")
     clips, frames = asked.whole("clips", 40), asked.whole("frames", 5)
     size, fps = asked.size("256"), asked.number("fps", 25.0)
-    like = PhantomSpec(0, frames, size, fps, screen=asked.screen, view=asked.view, trouble=asked.trouble)
+    like = PhantomSpec(0, frames, size, fps, asked.lesion, screen=asked.screen, view=asked.view, trouble=asked.trouble)
     if not 0 < clips <= _MOST_CLIPS:
         raise DataError(f"{name} asks for {clips} clips; expected 1 to {_MOST_CLIPS}")
     return tuple(

@@ -29,7 +29,8 @@ class PhantomSpec:
         frames: how many frames.
         size: (H, W) in pixels, each at least 32.
         fps: frames per second; motion is per second.
-        lesion: whether there is one; None lets the seed decide (nine in ten have one).
+        lesion: whether there is one; a share of 0 to 1 lets the seed decide, and None is 0.9. Videos that have one at
+            two shares are the same.
         screen: the scanner's screen around it, one of `SCREENS`: `none`; a layout by its name; `convex`, `linear` or
             `sector`, the layouts of such probes, of `any` probe, or those that are `held-out` from these; `mixed`: by
             the seed a third each of plain ones, of whole screens, and of regions of screens.
@@ -44,7 +45,7 @@ class PhantomSpec:
     frames: int = 5
     size: tuple[int, int] = (256, 256)
     fps: float = 25.0
-    lesion: bool | None = None
+    lesion: bool | float | None = None
     screen: str = "none"
     view: str = "whole"
     contact: bool = True
@@ -56,6 +57,8 @@ class PhantomSpec:
                 f"phantom with seed {self.seed}, {self.frames} frames, {self.fps} fps: expected a seed of at least 0, "
                 "at least 1 frame and a positive, finite rate"
             )
+        if self.lesion is not None and not 0.0 <= self.lesion <= 1.0:
+            raise UsageError(f"phantom with lesion={self.lesion:g}: expected a share of 0 to 1")
         if min(self.size) < 32 or max(self.size) > 4096:
             raise UsageError(f"phantom of {self.size[0]}x{self.size[1]}: expected height and width of 32 to 4096")
         for key, value, known in (("screen", self.screen, SCREENS), ("view", self.view, VIEWS)):
@@ -133,6 +136,11 @@ class PhantomName:
     def view(self) -> str:
         """The value of `view`."""
         return self.values.get("view", "whole")
+
+    @property
+    def lesion(self) -> float | None:
+        """The value of `lesion`, a share; None where there is none."""
+        return self.number("lesion", 0.0) if "lesion" in self.values else None
 
     @property
     def trouble(self) -> str:

@@ -107,7 +107,8 @@ class Scene:
         tissue = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
         tissue_y, tissue_x = (tissue - self.margin) / self.scale
 
-        present = rng.random() < 0.9 if spec.lesion is None else spec.lesion
+        share = 0.9 if spec.lesion is None else spec.lesion
+        present = share if isinstance(share, bool) else rng.random() < share
         self.lesion = Lesion.draw(rng, aspect) if present else None
         self.scatterers = rng.standard_normal((*shape, 2)).astype(np.float32)
         if beams.probe is not None:

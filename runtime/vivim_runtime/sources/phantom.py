@@ -20,12 +20,13 @@ def spec_from_uri(uri: str) -> PhantomSpec:
     Raises:
         UsageError: an unknown key, a value that is no number, or a phantom that cannot be made.
     """
-    name = PhantomName.parse(uri, ("seed", "frames", "size", "fps", "screen", "view", "trouble"), _EXAMPLE)
+    name = PhantomName.parse(uri, ("seed", "frames", "size", "fps", "lesion", "screen", "view", "trouble"), _EXAMPLE)
     return PhantomSpec(
         seed=name.whole("seed", 0),
         frames=name.whole("frames", 90),
         size=name.size("256"),
         fps=name.number("fps", 25.0),
+        lesion=name.lesion,
         screen=name.screen,
         view=name.view,
         trouble=name.trouble,

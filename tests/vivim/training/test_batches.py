@@ -424,6 +424,13 @@ def test_phantoms_of_several_speeds_are_judged_at_their_own() -> None:
     assert options.judged("validation", 4) == PhantomClips("validation", 4, 2, (32, 32), fresh=False)
 
 
+def test_phantoms_without_a_lesion_can_be_asked_for() -> None:
+    options = ClipOptions(data="phantom:screen=mixed,lesion=0", frames=1, size=(64, 64))
+    source = options.clips("train", 12)
+    assert isinstance(source, PhantomClips) and source.lesion == 0.0
+    assert not any(source.clip(i, epoch=3).masks.any() for i in range(12))
+
+
 def test_fresh_phantoms_stay_in_their_split_however_many_epochs_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 
