@@ -60,7 +60,7 @@ template <int States> void channels(Gradients const& a, int64_t task)
     {
         Lanes const lanes{count - v * kLanes};
         int64_t const channel = first + v * kLanes;
-        Vector h[States ? States : VIVIM_S6_MAX_STATES];
+        Vector h[States ? States : kMaxStates];
         Vector* const A = rate + v * states;
         for (int n = 0; n < states; ++n)
         {
@@ -122,7 +122,7 @@ template <int States> void channels(Gradients const& a, int64_t task)
                 lanes.store(a.y + at, even + odd);
             }
             Vector* const back = adjoint + v * states;
-            Vector part[States ? States : VIVIM_S6_MAX_STATES];
+            Vector part[States ? States : kMaxStates];
             for (int n = 0; n < states; ++n)
                 part[n] = Vector{};
             for (int s = steps - 1; s >= 0; --s)
