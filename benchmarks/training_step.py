@@ -48,9 +48,9 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=7, help="default 7")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     arguments = parser.parse_args()
-    found = native_library()
-    if found is None:
-        print("no compiled operators here; build them with: make native", file=sys.stderr)
+    found, operators = native_library(), kernels.cpu_library()
+    if found is None or operators is None or not operators.takes_gradients(16):
+        print("no compiled operators with gradients here; build them with: make native", file=sys.stderr)
         return 2
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
