@@ -4,6 +4,7 @@ Python raises the exception of a signal's handler between any two lines. A handl
 again a moment later (`vivim_runtime.commands.signals`) spares
 
 - imports: onnx's extension crashes of an exception while it is loaded, and others make another error of it;
+- what PyTorch's dispatcher calls back while it traces: an exception that unwinds its C++ frames may abort the process;
 - functions that are `undisturbed`: a file that has no name yet is not left behind, and a frame that was given to one
   output is given to all.
 """
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 __all__ = ["may_interrupt", "undisturbed"]
 
 _IMPORTING = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
+_CALLED_BACK = "__torch_dispatch__"
 _undisturbed: set[CodeType] = set()
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -31,7 +33,8 @@ def undisturbed(function: _Function) -> _Function:
 def may_interrupt(frame: FrameType | None) -> bool:
     """Whether an exception that is raised in this frame harms nothing."""
     while frame is not None:
-        if frame.f_code in _undisturbed or frame.f_code.co_filename in _IMPORTING:
+        code = frame.f_code
+        if code in _undisturbed or code.co_filename in _IMPORTING or code.co_name == _CALLED_BACK:
             return False
         frame = frame.f_back
     return True

@@ -59,6 +59,25 @@ def app(**options):
 """,
         "whole",
     ),
+    # An exception that unwinds the dispatcher's C++ frames may end the process with SIGABRT: seen in an export.
+    "PyTorch's dispatcher calls back": (
+        """def app(**options):
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Traced(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            told()
+            print("dispatched")
+            return function(*arguments, **(options or {}))
+
+    ones = torch.ones(2)
+    with Traced():
+        torch.neg(ones)
+    wait()
+""",
+        "dispatched",
+    ),
     "a frame is given to the outputs": (
         """from vivim_runtime.interrupts import undisturbed
 
