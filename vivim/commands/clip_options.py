@@ -14,7 +14,7 @@ from vivim_runtime.contract import InputContract
 from vivim_runtime.datasets import Classes, Dataset, held_out, open_dataset, training_data
 from vivim_runtime.errors import DataError
 from vivim_runtime.framing import Framing
-from vivim_runtime.phantom import PhantomName
+from vivim_runtime.phantom import DRAWN, PhantomName
 from vivim_runtime.provenance import TrainingData
 from vivim_runtime.regions import WHOLE, RegionRule
 
@@ -102,9 +102,7 @@ class ClipOptions:
     def drawn(self) -> dict[str, Any]:
         """Of phantoms, what their name says of lesions, of what hides them and of the scanner's screen around them;
         UsageError where it says more."""
-        keys = ("lesion", "screen", "view", "trouble")
-        asked = PhantomName.parse(self.data, keys, "phantom:screen=mixed; options say frames and sizes")
-        return {key: getattr(asked, key) for key in keys}
+        return PhantomName.parse(self.data, DRAWN, "phantom:screen=mixed; options say frames and sizes").drawn
 
     def dataset(self, split: str) -> Dataset:
         """The annotated videos of a split; of data without a validation split, a tenth of those to train on is one."""

@@ -29,7 +29,7 @@ from vivim_runtime.datasets import PHANTOM_SPLITS, Dataset, clip_indices, framed
 from vivim_runtime.datasets.phantom import phantom_clip
 from vivim_runtime.errors import ConfigError, DataError
 from vivim_runtime.framing import Framing
-from vivim_runtime.phantom import PhantomSpec
+from vivim_runtime.phantom import DRAWN, PhantomSpec
 from vivim_runtime.sources.base import Image
 
 __all__ = [
@@ -99,7 +99,7 @@ class PhantomClips:
         count: clips an epoch.
         frames, size: T and (H, W).
         fresh: whether epoch e shows the clips e * count to (e + 1) * count - 1 of the split, so that none comes twice.
-        lesion, screen, view, trouble: of `PhantomSpec`.
+        lesion, screen, view, trouble: of `PhantomSpec` (its `DRAWN`).
         strides: a clip shows every first frame of its film, or every second, ... up to `strides`, by its number.
         framing: how what is drawn becomes pictures of another colour; its region is that of `view`.
     """
@@ -128,7 +128,7 @@ class PhantomClips:
         number = index + (epoch * self.count if self.fresh else 0)
         spec = _spec(self.split, number % _MOST_CLIPS, self.frames, self.size)
         rate = spec.fps / (1 + number % self.strides)  # motion is per second
-        drawn = {name: getattr(self, name) for name in ("lesion", "screen", "view", "trouble")}
+        drawn = {name: getattr(self, name) for name in DRAWN}
         clip = phantom_clip(replace(spec, fps=rate, **drawn))
         if self.framing is None:
             return clip

@@ -10,7 +10,7 @@ import numpy as np
 from vivim_runtime.clips import Clip
 from vivim_runtime.datasets.videos import TitledVideo, Values
 from vivim_runtime.errors import DataError
-from vivim_runtime.phantom import PhantomName, PhantomSpec, phantom_frames
+from vivim_runtime.phantom import DRAWN, PhantomName, PhantomSpec, phantom_frames
 from vivim_runtime.sources.base import Image
 
 __all__ = ["PHANTOM_SPLITS", "PhantomVideo", "phantom_clip", "phantom_videos"]
@@ -67,12 +67,12 @@ def phantom_videos(name: str, split: str) -> tuple[PhantomVideo, ...]:
         DataError: another split, or a number of clips that is out of range.
         UsageError: options that do not exist or are no numbers, or phantoms that cannot be made.
     """
-    asked = PhantomName.parse(name, ("clips", "frames", "size", "fps", "lesion", "screen", "view", "trouble"), _EXAMPLE)
+    asked = PhantomName.parse(name, ("clips", "frames", "size", "fps", *DRAWN), _EXAMPLE)
     if split and split not in PHANTOM_SPLITS:
         raise DataError(f"phantoms have no split {split!r}; expected one of {', '.join(PHANTOM_SPLITS)}")
     clips, frames = asked.whole("clips", 40), asked.whole("frames", 5)
     size, fps = asked.size("256"), asked.number("fps", 25.0)
-    like = PhantomSpec(0, frames, size, fps, asked.lesion, screen=asked.screen, view=asked.view, trouble=asked.trouble)
+    like = PhantomSpec(0, frames, size, fps, **asked.drawn)
     if not 0 < clips <= _MOST_CLIPS:
         raise DataError(f"{name} asks for {clips} clips; expected 1 to {_MOST_CLIPS}")
     return tuple(

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from vivim_runtime.phantom.layouts import SCREENS
 from vivim_runtime.phantom.screen import PhantomScreen, phantom_frames, phantom_screen
-from vivim_runtime.phantom.spec import HIDING, TROUBLES, PhantomName, PhantomSpec
+from vivim_runtime.phantom.spec import DRAWN, HIDING, TROUBLES, PhantomName, PhantomSpec
 
 __all__ = [
+    "DRAWN",
     "HIDING",
     "SCREENS",
     "TROUBLES",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,12 +13,16 @@ from vivim_runtime.errors import UsageError
 from vivim_runtime.phantom.layouts import SCREENS
 from vivim_runtime.sizes import parse_size
 
-__all__ = ["HIDING", "TROUBLES", "VIEWS", "PhantomName", "PhantomSpec"]
+__all__ = ["DRAWN", "HIDING", "TROUBLES", "VIEWS", "PhantomName", "PhantomSpec"]
 
 VIEWS = ("whole", "region")
 # What hides a lesion for a while; `any` is one of the first three, stretch by stretch (vivim_runtime.phantom.trouble).
 TROUBLES = ("shadow", "lift", "contrast", "drift", "any")
 HIDING = TROUBLES[:3]
+
+
+# Fields of a specification that a name may give wherever phantoms are named: sources, data sets, training.
+DRAWN = ("lesion", "screen", "view", "trouble")
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,11 @@ class PhantomName:
     def size(self, default: str) -> tuple[int, int]:
         """The value of `size` as (H, W); UsageError where it is none."""
         return parse_size(self.values.get("size", default), f"size of {self.text}")
+
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """The values of `DRAWN`, defaults where the name says nothing."""
+        return {key: getattr(self, key) for key in DRAWN}
 
     @property
     def screen(self) -> str:

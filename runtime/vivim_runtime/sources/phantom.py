@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from types import TracebackType
 
-from vivim_runtime.phantom import PhantomName, PhantomSpec, phantom_frames
+from vivim_runtime.phantom import DRAWN, PhantomName, PhantomSpec, phantom_frames
 from vivim_runtime.sources.base import Frame
 
 __all__ = ["PhantomSource", "spec_from_uri"]
@@ -20,16 +20,13 @@ def spec_from_uri(uri: str) -> PhantomSpec:
     Raises:
         UsageError: an unknown key, a value that is no number, or a phantom that cannot be made.
     """
-    name = PhantomName.parse(uri, ("seed", "frames", "size", "fps", "lesion", "screen", "view", "trouble"), _EXAMPLE)
+    name = PhantomName.parse(uri, ("seed", "frames", "size", "fps", *DRAWN), _EXAMPLE)
     return PhantomSpec(
         seed=name.whole("seed", 0),
         frames=name.whole("frames", 90),
         size=name.size("256"),
         fps=name.number("fps", 25.0),
-        lesion=name.lesion,
-        screen=name.screen,
-        view=name.view,
-        trouble=name.trouble,
+        **name.drawn,
     )
 
 
