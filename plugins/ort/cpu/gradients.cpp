@@ -49,6 +49,6 @@ void scanGradients(Gradients gradients, Workers& workers)
         },
         &gradients);
     if (parts)
-        workers.run((numbers + kSumNumbers - 1) / kSumNumbers, sumBlocks, &gradients);
+        workers.run(quotient(numbers, kSumNumbers), sumBlocks, &gradients);
 }
 } // namespace vivim::cpu

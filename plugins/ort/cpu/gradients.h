@@ -31,8 +31,8 @@ struct Gradients
     float* parts; // (blocks of channels, 2, S, L, N), sums for gradB and gradC; null where there is one block
 };
 
-inline int64_t gradientBlocks(Gradients const& a) { return (a.width + kGradientChannels - 1) / kGradientChannels; }
-inline int64_t gradientSegments(Gradients const& a) { return (a.length + kGradientSteps - 1) / kGradientSteps; }
+inline int64_t gradientBlocks(Gradients const& a) { return quotient(a.width, kGradientChannels); }
+inline int64_t gradientSegments(Gradients const& a) { return quotient(a.length, kGradientSteps); }
 
 // Rows of N vectors, one for every 4, 8 or 16 channels, that a task needs at most: states kept and of a segment,
 // decays, sums for B and C, and of each vector of channels the adjoint state, A and its gradient.

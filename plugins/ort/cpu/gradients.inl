@@ -34,7 +34,7 @@ template <int States> void channels(Gradients const& a, int64_t task)
     int64_t const blocks = gradientBlocks(a), sequence = task / blocks, block = task % blocks;
     int64_t const first = block * kGradientChannels, length = a.length, width = a.width;
     int64_t const count = width - first < kGradientChannels ? width - first : kGradientChannels;
-    int64_t const vectors = (count + kLanes - 1) / kLanes, segments = gradientSegments(a);
+    int64_t const vectors = quotient(count, kLanes), segments = gradientSegments(a);
 
     Vector* room = reinterpret_cast<Vector*>(a.room + task * gradientRoom(a));
     auto const rows = [&](int64_t number) {

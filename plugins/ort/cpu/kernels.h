@@ -20,6 +20,9 @@ constexpr int64_t kScanChannels = 16;   // of a task of the scan: one cache line
 constexpr int64_t kCombineTokens = 256; // of a task that adds up directions
 constexpr int64_t kNormRows = 64;       // of a task of the sum and its norm
 
+// a / b, rounded up.
+constexpr int64_t quotient(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 struct Order
 {
     int64_t length, rows;

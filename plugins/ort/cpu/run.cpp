@@ -53,8 +53,6 @@ Kernels const& best()
     return baseline::kKernels;
 }
 
-int64_t quotient(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 void check(Order const& order, int64_t batch, int64_t width)
 {
     expect(batch >= 1, "the batch", batch, "1 or more");

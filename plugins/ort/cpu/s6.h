@@ -31,7 +31,7 @@ inline S6 s6Of(vivim_s6_desc const& desc, void const* u, void const* delta, void
 }
 
 // Tasks of 16 channels of one group of one picture: kernels().s6 computes one.
-inline int64_t s6TasksOfGroup(S6 const& a) { return (a.width / a.groups + kScanChannels - 1) / kScanChannels; }
+inline int64_t s6TasksOfGroup(S6 const& a) { return quotient(a.width / a.groups, kScanChannels); }
 
 // Throws std::invalid_argument as the other operators do.
 void scanS6(S6 const& s6, Workers& workers);
