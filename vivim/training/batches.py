@@ -120,16 +120,20 @@ class PhantomClips:
         _check_phantoms(self.split, self.count)
         if not 1 <= self.strides <= 25:
             raise DataError(f"phantoms with strides of 1 to {self.strides}; expected at most 1 to 25")
+        self._spec(0)  # which refuses what cannot be drawn, before anything begins
+
+    def _spec(self, number: int) -> PhantomSpec:
+        spec = _spec(self.split, number % _MOST_CLIPS, self.frames, self.size)
+        return replace(spec, **{name: getattr(self, name) for name in DRAWN})
 
     def __len__(self) -> int:
         return self.count
 
     def clip(self, index: int, epoch: int) -> Clip:
         number = index + (epoch * self.count if self.fresh else 0)
-        spec = _spec(self.split, number % _MOST_CLIPS, self.frames, self.size)
+        spec = self._spec(number)
         rate = spec.fps / (1 + number % self.strides)  # motion is per second
-        drawn = {name: getattr(self, name) for name in DRAWN}
-        clip = phantom_clip(replace(spec, fps=rate, **drawn))
+        clip = phantom_clip(replace(spec, fps=rate))
         if self.framing is None:
             return clip
         return replace(clip, pixels=np.stack([self.framing.picture(image) for image in clip.pixels]))

@@ -431,6 +431,12 @@ def test_phantoms_without_a_lesion_can_be_asked_for() -> None:
     assert not any(source.clip(i, epoch=3).masks.any() for i in range(12))
 
 
+@pytest.mark.parametrize("name", ["lesion=2", "screen=fog", "trouble=fog"])
+def test_phantoms_that_cannot_be_drawn_are_refused_before_anything_begins(name: str) -> None:
+    with pytest.raises(errors.UsageError, match=name.partition("=")[0]):
+        ClipOptions(data=f"phantom:{name}", frames=1, size=(64, 64)).clips("train", 2)
+
+
 def test_fresh_phantoms_stay_in_their_split_however_many_epochs_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 
