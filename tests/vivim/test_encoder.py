@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
 
 import vivim
 from vivim.config import PRESETS
+from vivim.model import Decoder
 from vivim.training.batches import phantom_clips
 from vivim.training.fit import fit
 from vivim.training.recipe import FitConfig
@@ -90,6 +93,42 @@ def test_decode_head_comes_along_and_fuses_as_theirs_does() -> None:
         expected, found = theirs.decode_head(features), ours.decoder(features)
     # Same arithmetic in float32: sums of 1024 products.
     assert (found - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_decode_head_learns_in_training_as_theirs_does() -> None:
+    """Ours fuses scales before it upsamples them, theirs afterwards; outputs and gradients are equal, dropout aside."""
+    theirs = segmenting(PRESETS["b0"].decoder_width)
+    ours = vivim.from_segformer(theirs.state_dict())
+    assert isinstance(ours.decoder, Decoder)
+    theirs.decode_head.classifier = copy.deepcopy(ours.decoder.classifier)
+    for module in (theirs.decode_head.dropout, ours.decoder.dropout):
+        module.p = 0.0
+    torch.manual_seed(0)
+    features = [torch.randn(2, width, 16 >> i, 24 >> i) for i, width in enumerate(ours.config.widths)]
+    weights = torch.randn(2, 1, 16, 24)
+
+    def learnt(head: nn.Module) -> tuple[Tensor, list[Tensor]]:
+        inputs = [feature.clone().requires_grad_() for feature in features]
+        logits = head.train()(inputs)
+        (logits * weights).sum().backward()
+        return logits.detach(), [x.grad for x in inputs if x.grad is not None]
+
+    expected, expected_gradients = learnt(theirs.decode_head)
+    found, found_gradients = learnt(ours.decoder)
+    # Sums of up to 1024 products in float32 in another order; gradients go through the norm's statistics, too.
+    assert (found - expected).norm() <= 1e-5 * expected.norm()
+    pairs = list(zip(found_gradients, expected_gradients, strict=True))
+    assert len(pairs) == len(features)
+    head = theirs.decode_head
+    for layer, linear in zip(ours.decoder.projections, head.linear_c, strict=True):
+        pairs.append((layer.weight.grad, linear.proj.weight.grad))
+    pairs.append((ours.decoder.fuse.weight.grad, head.linear_fuse.weight.grad))
+    pairs.append((ours.decoder.norm.weight.grad, head.batch_norm.weight.grad))
+    for own, other in pairs:
+        assert other.norm() > 0
+        assert (own - other).norm() <= 1e-4 * other.norm()
+    statistics = ours.decoder.norm.running_var, head.batch_norm.running_var
+    assert statistics[0] is not None and (statistics[0] - statistics[1]).norm() <= 1e-5 * statistics[1].norm()
 
 
 def test_a_head_that_does_not_fit_starts_from_chance_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
