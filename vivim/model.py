@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -113,6 +113,17 @@ class DecoderForm(nn.Module, ABC):
         return logits
 
 
+def upsampled_sum(scales: Iterable[Tensor], size: Sequence[int], bias: Tensor) -> Tensor:
+    """Scales (F, H_i, W_i, E), upsampled to `size` (H_1, W_1) and added up, and a bias (E,) -> (F, E, H_1, W_1)."""
+    total = bias[:, None, None]
+    for scale in scales:
+        x = scale.permute(0, 3, 1, 2)
+        if x.shape[-2:] != size:
+            x = functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
+        total = total + x
+    return total
+
+
 class Decoder(DecoderForm):
     """SegFormer's all-MLP head: project every scale, upsample to the first, concatenate (deepest first), fuse.
 
@@ -145,18 +156,17 @@ class Decoder(DecoderForm):
 
     def _fused_early(self, features: list[Tensor]) -> Tensor:
         """The same with one matrix a scale, at that scale's resolution."""
-        size = features[0].shape[-2:]
-        blocks = self.fuse.weight.flatten(1).chunk(len(self.projections), dim=1)[::-1]  # (E, E), the first scale first
-        fused: Tensor | None = None
-        for project, block, feature in zip(self.projections, blocks, features, strict=True):
+        matrices, bias = [], self.fuse.weight.new_zeros(self.fuse.out_channels)
+        for project, block in zip(self.projections, self.blocks(), strict=True):
             assert isinstance(project, nn.Linear)
-            weight, bias = block @ project.weight, block @ project.bias  # (E, C_i), (E,)
-            scale = functional.linear(feature.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)  # channels last
-            if scale.shape[-2:] != size:
-                scale = functional.interpolate(scale, size=size, mode="bilinear", align_corners=False)
-            fused = scale if fused is None else fused + scale
-        assert fused is not None
-        return fused
+            matrices.append(block @ project.weight)  # (E, C_i)
+            bias = bias + block @ project.bias
+        scales = (functional.linear(x.permute(0, 2, 3, 1), w) for x, w in zip(features, matrices, strict=True))
+        return upsampled_sum(scales, features[0].shape[-2:], bias)
+
+    def blocks(self) -> list[Tensor]:
+        """The part (E, E) of the fusing convolution that every scale meets, the first scale first."""
+        return list(self.fuse.weight.flatten(1).chunk(len(self.projections), dim=1)[::-1])
 
     def classified(self, fused: Tensor) -> Tensor:
         return super().classified(self.dropout(fused))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vivim.mamba import SpatioTemporalMamba
-from vivim.model import Decoder, DecoderForm, Vivim
+from vivim.model import Decoder, DecoderForm, Vivim, upsampled_sum
 from vivim.segformer import Attention
 from vivim.streaming import StreamingMamba
 from vivim_export.rules import Declined, Rule
@@ -47,14 +47,14 @@ class FoldedDecoder(DecoderForm):
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
-        norm, fuse = decoder.norm, decoder.fuse.weight.double().flatten(1)  # (E, 4E), deepest scale first
+        norm = decoder.norm
         assert norm.running_var is not None and norm.running_mean is not None
         gain = norm.weight.double() * torch.rsqrt(norm.running_var.double() + norm.eps)  # (E,)
         bias = norm.bias.double() - gain * norm.running_mean.double()
-        blocks = fuse.chunk(len(decoder.projections), dim=1)[::-1]
         self.scales = nn.ModuleList()
-        for projection, block in zip(decoder.projections, blocks, strict=True):
+        for projection, part in zip(decoder.projections, decoder.blocks(), strict=True):
             assert isinstance(projection, nn.Linear)
+            block = part.double()
             scale = nn.Linear(projection.in_features, block.shape[0], bias=False, dtype=projection.weight.dtype)
             scale.weight = nn.Parameter((gain[:, None] * block @ projection.weight.double()).to(scale.weight.dtype))
             bias = bias + gain * (block @ projection.bias.double())
@@ -63,14 +63,8 @@ class FoldedDecoder(DecoderForm):
         self.classifier = decoder.classifier
 
     def fused(self, features: list[Tensor]) -> Tensor:
-        size = features[0].shape[-2:]
-        total = self.bias[:, None, None]
-        for scale, feature in zip(self.scales, features, strict=True):
-            x = scale(feature.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (F, E, H_i, W_i)
-            if x.shape[-2:] != size:
-                x = functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
-            total = total + x
-        return functional.relu(total)
+        scales = (scale(x.permute(0, 2, 3, 1)) for scale, x in zip(self.scales, features, strict=True))
+        return functional.relu(upsampled_sum(scales, features[0].shape[-2:], self.bias))
 
 
 class FoldedAttention(Attention):
